@@ -1,0 +1,64 @@
+"""trtlab: the TensorRT course that runs anywhere. Import it as `lab`; everything below is loaded on first use."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trtlab import datasets, draw, models, widgets
+    from trtlab.build import build
+    from trtlab.diagnose import diagnose
+    from trtlab.engine import Engine, Layer, Tensor
+    from trtlab.errors import AssetError, BuildError, Diagnosis, ModelError, ProfileError, TrtlabError
+    from trtlab.explain import explain
+    from trtlab.gpus import Gpu, gpu
+    from trtlab.machine import Machine, doctor
+
+    trt: Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "build": "build",
+    "diagnose": "diagnose",
+    "Engine": "engine",
+    "Layer": "engine",
+    "Tensor": "engine",
+    "AssetError": "errors",
+    "BuildError": "errors",
+    "Diagnosis": "errors",
+    "ModelError": "errors",
+    "ProfileError": "errors",
+    "TrtlabError": "errors",
+    "explain": "explain",
+    "Gpu": "gpus",
+    "gpu": "gpus",
+    "Machine": "machine",
+    "doctor": "machine",
+}
+_MODULES = ("datasets", "draw", "models", "widgets")
+
+__all__ = [  # noqa: RUF022  (the order of a newcomer's questions)
+    "doctor", "Machine", "gpu", "Gpu", "trt", "build", "Engine", "Layer", "Tensor", "diagnose", "Diagnosis", "explain",
+    "models", "datasets", "draw", "widgets",
+    "TrtlabError", "BuildError", "ModelError", "ProfileError", "AssetError",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name == "trt":
+        from trtlab.machine import load_tensorrt
+
+        return load_tensorrt()
+    if name in _MODULES:
+        return importlib.import_module(f"trtlab.{name}")
+    if name in _HOME:
+        value = getattr(importlib.import_module(f"trtlab.{_HOME[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'trtlab' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

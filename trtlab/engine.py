@@ -1,0 +1,189 @@
+"""What did TensorRT compile? The layers, tensors and memory of an engine, as frozen data."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trtlab.errors import AssetError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from trtlab.fate import Model
+
+# Layer types that launch nothing: RTX's bookkeeping, and the inspector's name for a tensor that only changes its label.
+BOOKKEEPING = frozenset({"shape_call", "signal", "wait", "NoOp"})
+
+BITS = {
+    "FP32": 32, "FP16": 16, "BF16": 16, "FP8": 8, "INT8": 8, "UINT8": 8, "INT4": 4, "FP4": 4,
+    "INT32": 32, "INT64": 64, "BOOL": 8,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor at the border of a layer. `shape` has -1 where the size is known only at run time."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    format: str = ""
+
+    @property
+    def nbytes(self) -> int | None:
+        """Logical size in bytes (no padding), or None when a dimension or the type is unknown."""
+        if self.dtype not in BITS or any(size < 0 for size in self.shape):
+            return None
+        return math.prod(self.shape) * BITS[self.dtype] // 8
+
+    def __str__(self) -> str:
+        return f"{self.dtype} {'×'.join('?' if size < 0 else str(size) for size in self.shape) or 'scalar'}"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One entry of the compiled engine: usually one GPU kernel, and the ONNX nodes whose work it does.
+
+    `type` is the compiler's own word (`correlation`, `gemm`, `kgen`, `CaskConvolution`, …). `tactic` is None where
+    TensorRT leaves the choice of kernel to the GPU's first run. `profile` is the index of the optimization profile.
+    """
+
+    name: str
+    type: str
+    onnx_nodes: tuple[str, ...] = ()
+    inputs: tuple[Tensor, ...] = ()
+    outputs: tuple[Tensor, ...] = ()
+    constants: tuple[Tensor, ...] = ()
+    stream: int = 0
+    tactic: str | None = None
+    profile: int = 0
+
+    @property
+    def is_kernel(self) -> bool:
+        """False for bookkeeping (`shape_call`, `signal`, `wait`, `NoOp`), which computes nothing."""
+        return self.type not in BOOKKEEPING
+
+    @property
+    def nbytes(self) -> int | None:
+        """Bytes read and written once: inputs, constants and outputs; None when a size is unknown."""
+        sizes = [tensor.nbytes for tensor in (*self.inputs, *self.constants, *self.outputs)]
+        return None if None in sizes else sum(size for size in sizes if size is not None)
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output of the engine, and for an input its (min, opt, max) shapes, one triple a profile."""
+
+    name: str
+    mode: str
+    dtype: str
+    shape: tuple[int, ...]
+    profiles: tuple[tuple[tuple[int, ...], ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What TensorRT compiled. Sizes are in bytes; a size TensorRT did not report is None.
+
+    `activation_bytes` is what one execution context reserves for intermediate tensors (of the largest profile),
+    `weight_bytes` the constants in the engine, `scratch_bytes` the workspace of the hungriest layer,
+    `network_layers` the layers the parser made of the ONNX nodes, and `seconds` the compiler's own time.
+    """
+
+    layers: tuple[Layer, ...]
+    ports: tuple[Port, ...] = ()
+    activation_bytes: int | None = None
+    weight_bytes: int | None = None
+    scratch_bytes: int | None = None
+    network_layers: int | None = None
+    original_layers: int | None = None
+    seconds: float | None = None
+    compiler: str = ""
+    target: str = ""
+    log: str = field(default="", repr=False)
+    plan: bytes | Path | None = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def from_inspector(cls, text: str) -> Engine:
+        """Read the JSON of `IEngineInspector.get_engine_information` or `trtexec --exportLayerInfo` (8, 10, 11)."""
+        from trtlab.inspector import read_inspector
+
+        return read_inspector(text)
+
+    @cached_property
+    def kernels(self) -> tuple[Layer, ...]:
+        """The layers that launch work on the GPU, of the first profile."""
+        return tuple(layer for layer in self.layers if layer.is_kernel and layer.profile == 0)
+
+    def table(self) -> pd.DataFrame:
+        """One row a layer; `KiB` is what the layer reads and writes, missing where a shape is dynamic."""
+        import pandas as pd
+
+        rows = [
+            {
+                "layer": layer.name,
+                "type": layer.type,
+                "onnx_nodes": ", ".join(layer.onnx_nodes),
+                "inputs": ", ".join(map(str, layer.inputs)),
+                "outputs": ", ".join(map(str, layer.outputs)),
+                "constants": len(layer.constants),
+                "KiB": None if layer.nbytes is None else round(layer.nbytes / 1024, 1),
+                "stream": layer.stream,
+                "tactic": layer.tactic,
+                "profile": layer.profile,
+            }
+            for layer in self.layers
+        ]
+        columns = ["layer", "type", "onnx_nodes", "inputs", "outputs", "constants", "KiB", "stream", "tactic", "profile"]
+        return pd.DataFrame(rows, columns=columns)
+
+    def fate(self, model: Model) -> pd.DataFrame:
+        """What became of each ONNX node of `model`: its layer, or from the graph alone why it needs none."""
+        from trtlab.fate import fate
+
+        return fate(self, model)
+
+    def folded(self, model: Model) -> list[str]:
+        """The names of the ONNX nodes that are in no layer."""
+        table = self.fate(model)
+        return table.loc[table["layer"].isna(), "node"].tolist()
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the serialized engine for a TensorRT runtime of the same version; returns the path."""
+        from trtlab.files import write_atomically
+
+        if self.plan is None:
+            raise AssetError("This engine was read from text, so there is no plan to save.", fix="build() the model.")
+        path = Path(path)
+        if path.exists() and not overwrite:
+            raise AssetError(f"'{path}' exists.", fix="choose another name or pass overwrite=True.")
+        write_atomically(path, self.plan)
+        return path
+
+    def _repr_html_(self) -> str:
+        facts = {
+            "compiled by": " for ".join(filter(None, (self.compiler, self.target))),
+            "network layers → kernels": f"{self.network_layers or '?'} → {len(self.kernels)}",
+            "weights": _mib(self.weight_bytes),
+            "activations": _mib(self.activation_bytes),
+            "inputs": "; ".join(_port(port) for port in self.ports if port.mode == "Input"),
+            "outputs": "; ".join(_port(port) for port in self.ports if port.mode == "Output"),
+        }
+        left = "style='text-align:left'"
+        rows = "".join(f"<tr><th {left}>{key}</th><td {left}>{escape(value)}</td></tr>" for key, value in facts.items())
+        return f"<table>{rows}</table>"
+
+
+def _mib(size: int | None) -> str:
+    return "not reported" if size is None else f"{size / 2**20:.1f} MiB"
+
+
+def _port(port: Port) -> str:
+    shape = "×".join("?" if size < 0 else str(size) for size in port.shape)
+    ranges = "; ".join(" … ".join("×".join(map(str, dims)) for dims in profile) for profile in port.profiles)
+    return f"{port.name}: {port.dtype} {shape}" + (f" ({ranges})" if ranges and "?" in shape else "")

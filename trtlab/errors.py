@@ -1,0 +1,65 @@
+"""The errors trtlab raises: one sentence says what, where and why; the diagnosis says what to do next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What went wrong, how we know, what to do next, and where to read more."""
+
+    cause: str
+    evidence: str = ""
+    fix: str = ""
+    reference: str = ""
+
+    def __str__(self) -> str:
+        rows = (("evidence", self.evidence), ("fix", self.fix), ("see", self.reference))
+        return "\n".join([self.cause, *(f"  {name}: {text}" for name, text in rows if text)])
+
+    def _repr_html_(self) -> str:
+        rows = (("cause", self.cause), ("evidence", self.evidence), ("fix", self.fix), ("see", self.reference))
+        cells = "".join(
+            f"<tr><th style='text-align:left'>{name}</th><td style='text-align:left'>{escape(text)}</td></tr>"
+            for name, text in rows
+            if text
+        )
+        return f"<table>{cells}</table>"
+
+
+class TrtlabError(Exception):
+    """Base of every error that trtlab raises; its text is the message followed by the fix."""
+
+    def __init__(self, message: str, *, fix: str = "", diagnosis: Diagnosis | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.diagnosis = diagnosis or Diagnosis(cause=message, fix=fix)
+
+    def __str__(self) -> str:
+        fix = self.diagnosis.fix
+        return f"{self.message} Fix: {fix}" if fix else self.message
+
+
+class ModelError(TrtlabError):
+    """The model cannot be read, or is not one that can be compiled."""
+
+
+class ProfileError(TrtlabError):
+    """The shapes asked for do not fit the model's inputs."""
+
+
+class AssetError(TrtlabError):
+    """A file, package or name that was asked for is not there."""
+
+
+class BuildError(TrtlabError):
+    """TensorRT did not make an engine; `stage` says where it stopped and `log` what TensorRT printed."""
+
+    def __init__(
+        self, message: str, *, stage: str, log: str = "", fix: str = "", diagnosis: Diagnosis | None = None
+    ) -> None:
+        super().__init__(message, fix=fix, diagnosis=diagnosis)
+        self.stage = stage
+        self.log = log

@@ -1,0 +1,35 @@
+"""Files that are either whole or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+from trtlab.errors import AssetError
+
+
+def write_atomically(path: Path, content: bytes | str | Path) -> None:
+    """Write `content` (bytes, text, or the file to copy) so that `path` is either the old file or the whole new one."""
+    try:
+        data = content.read_bytes() if isinstance(content, Path) else content
+    except OSError as error:
+        raise AssetError(f"'{content}' cannot be read ({error.strerror}).", fix="build the model again.") from error
+    data = data.encode() if isinstance(data, str) else data
+    temporary = None
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise AssetError(
+            f"'{path}' cannot be written ({error.strerror or error}).",
+            fix="choose a folder that exists, that you may write to and that has room.",
+        ) from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
