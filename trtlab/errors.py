@@ -42,24 +42,33 @@ class TrtlabError(Exception):
         return f"{self.message} Fix: {fix}" if fix else self.message
 
 
-class ModelError(TrtlabError):
-    """The model cannot be read, or is not one that can be compiled."""
-
-
-class ProfileError(TrtlabError):
-    """The shapes asked for do not fit the model's inputs."""
-
-
 class AssetError(TrtlabError):
     """A file, package or name that was asked for is not there."""
 
 
 class BuildError(TrtlabError):
-    """TensorRT did not make an engine; `stage` says where it stopped and `log` what TensorRT printed."""
+    """No engine was made; `stage` says where it stopped and `log` holds what TensorRT printed.
+
+    Stages: model, profile, target, parse, build, crash, memory, time, cancelled.
+    """
+
+    default_stage = "build"
 
     def __init__(
-        self, message: str, *, stage: str, log: str = "", fix: str = "", diagnosis: Diagnosis | None = None
+        self, message: str, *, stage: str = "", log: str = "", fix: str = "", diagnosis: Diagnosis | None = None
     ) -> None:
         super().__init__(message, fix=fix, diagnosis=diagnosis)
-        self.stage = stage
+        self.stage = stage or self.default_stage
         self.log = log
+
+
+class ModelError(BuildError):
+    """The model cannot be read, or is not one that can be compiled."""
+
+    default_stage = "model"
+
+
+class ProfileError(BuildError):
+    """The shapes asked for do not fit the model's inputs."""
+
+    default_stage = "profile"
