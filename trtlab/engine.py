@@ -139,7 +139,7 @@ class Engine:
             }
             for layer in self.layers
         ]
-        columns = ["layer", "type", "onnx_nodes", "inputs", "outputs", "constants", "KiB", "stream", "tactic", "profile"]
+        columns = "layer type onnx_nodes inputs outputs constants KiB stream tactic profile".split()
         return pd.DataFrame(rows, columns=columns)
 
     def fate(self, model: Model) -> pd.DataFrame:
@@ -165,8 +165,9 @@ class Engine:
         write_atomically(path, self.plan)
         return path
 
-    def _repr_html_(self) -> str:
-        facts = {
+    def summary(self) -> dict[str, str]:
+        """The engine in six lines, {fact: value}."""
+        return {
             "compiled by": " for ".join(filter(None, (self.compiler, self.target))),
             "network layers → kernels": f"{self.network_layers or '?'} → {len(self.kernels)}",
             "weights": _mib(self.weight_bytes),
@@ -174,8 +175,15 @@ class Engine:
             "inputs": "; ".join(_port(port) for port in self.ports if port.mode == "Input"),
             "outputs": "; ".join(_port(port) for port in self.ports if port.mode == "Output"),
         }
+
+    def __str__(self) -> str:
+        return "\n".join(f"{key}: {value}" for key, value in self.summary().items())
+
+    def _repr_html_(self) -> str:
         left = "style='text-align:left'"
-        rows = "".join(f"<tr><th {left}>{key}</th><td {left}>{escape(value)}</td></tr>" for key, value in facts.items())
+        rows = "".join(
+            f"<tr><th {left}>{key}</th><td {left}>{escape(value)}</td></tr>" for key, value in self.summary().items()
+        )
         return f"<table>{rows}</table>"
 
 

@@ -15,7 +15,7 @@ def write_atomically(path: Path, content: bytes | str | Path) -> None:
     try:
         data = content.read_bytes() if isinstance(content, Path) else content
     except OSError as error:
-        raise AssetError(f"'{content}' cannot be read ({error.strerror}).", fix="build the model again.") from error
+        raise AssetError(f"'{content!s}' cannot be read ({error.strerror}).", fix="build the model again.") from error
     data = data.encode() if isinstance(data, str) else data
     temporary = None
     try:

@@ -1,0 +1,161 @@
+"""Drive JupyterLab in a headless Chromium as a reader would: a server on loopback with a token, and a page on it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
+IDLE = "(ipykernel) | Idle"
+
+
+def chromium() -> str | None:
+    """The path of a Chromium on this machine, or None."""
+    return next((path for path in map(shutil.which, PROGRAMS) if path), None)
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A running JupyterLab: its address, its token, and the file its log goes to."""
+
+    address: str
+    token: str
+    log: Path
+
+    def url(self, notebook: str) -> str:
+        """The address that opens `notebook`, a path below the server's folder, in an empty workspace."""
+        return f"{self.address}/lab/workspaces/test/tree/{notebook}?token={self.token}&reset"
+
+
+@contextlib.contextmanager
+def jupyter_lab(folder: Path, home: Path) -> Iterator[Lab]:
+    """Serve `folder` with JupyterLab on a free loopback port; `home` takes its settings, so the user's stay untouched."""
+    token, port = secrets.token_hex(16), _free_port()
+    home.mkdir(parents=True, exist_ok=True)
+    lab = Lab(f"http://127.0.0.1:{port}", token, home / "jupyterlab.log")
+    command = [
+        sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}",
+        "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}",
+        f"--LabApp.app_settings_dir={ROOT / '.jupyter'}",
+    ]  # fmt: skip
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        command.append("--allow-root")
+    own = {name: str(home / name.lower()) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR")}
+    with lab.log.open("wb") as log:
+        server = subprocess.Popen(command, env={**os.environ, **own}, cwd=folder, stdout=log, stderr=log)
+        try:
+            _wait_until_up(lab, server)
+            yield lab
+        finally:
+            server.terminate()  # it ends its kernels itself
+            try:
+                server.wait(20)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _wait_until_up(lab: Lab, server: subprocess.Popen[bytes], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and server.poll() is None:
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(f"{lab.address}/api?token={lab.token}", timeout=2).close()
+            return
+        time.sleep(0.2)
+    raise RuntimeError(f"JupyterLab did not start:\n{lab.log.read_text(errors='replace')[-3000:]}")
+
+
+@contextlib.contextmanager
+def browser_page() -> Iterator[Any]:
+    """A page of a headless Chromium, wide enough for a notebook; `chromium()` must have found one."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-dev-shm-usage"])
+        try:
+            yield browser.new_page(viewport={"width": 1400, "height": 1000})
+        finally:
+            browser.close()
+
+
+class NotebookPage:
+    """One notebook open in JupyterLab: run it, move its sliders, look at its outputs."""
+
+    def __init__(self, page: Any, lab: Lab, notebook: str) -> None:
+        self.page = page
+        self.errors: list[str] = []  # of the page's own scripts
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.goto(lab.url(notebook))
+        page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
+        self.wait_idle()
+
+    def wait_idle(self, seconds: float = 60) -> None:
+        """Wait until the status bar says that the kernel is idle."""
+        self.page.wait_for_selector(f"#jp-main-statusbar >> text={IDLE}", timeout=seconds * 1000)
+
+    def run_all(self, seconds: float = 300) -> None:
+        """Run > Run All Cells, and wait until the last code cell has a number."""
+        for button in self.page.query_selector_all(".jp-Dialog .jp-mod-accept"):
+            button.click()
+        # A notebook draws only the cells in view: ask the shell's own command rather than each cell.
+        self.page.click("#jp-MainMenu >> text=Run")
+        self.page.click("[data-command='runmenu:run-all']")
+        self.page.wait_for_function(
+            """() => {
+                const prompts = [...document.querySelectorAll('.jp-Notebook .jp-CodeCell .jp-InputPrompt')];
+                const texts = prompts.map(prompt => prompt.textContent.trim()).filter(text => text);
+                return texts.length > 0 && !texts.some(text => text.includes('*')) && texts.some(text => /\\d/.test(text));
+            }""",
+            timeout=seconds * 1000,
+        )
+        self.wait_idle(seconds)
+
+    def error_texts(self) -> list[str]:
+        """The tracebacks that cells show."""
+        selector = ".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']"
+        return [element.inner_text() for element in self.page.query_selector_all(selector)]
+
+    def pictures(self) -> list[str]:
+        """The pictures inside widgets, in order: the source of each img, the mark-up of each svg."""
+        found: list[str] = self.page.evaluate(
+            """() => [...document.querySelectorAll('.jupyter-widgets img, .jupyter-widgets svg')].filter(
+                node => !node.closest('button') && !(node.parentElement && node.parentElement.closest('svg'))
+            ).map(node => node.tagName === 'IMG' ? node.src : node.outerHTML)"""
+        )
+        return found
+
+    def move_slider(self, key: str = "ArrowRight", number: int = 0) -> None:
+        """Press an arrow key on the notebook's slider."""
+        handle = self.page.locator(".jp-Notebook .noUi-handle").nth(number)
+        handle.scroll_into_view_if_needed()
+        handle.focus()
+        handle.press(key)
+
+    def wait_for_other_pictures(self, before: list[str], seconds: float = 60) -> float:
+        """Wait until the widgets' pictures differ from `before` and none is missing; returns the seconds it took."""
+        begin = time.perf_counter()
+        while time.perf_counter() - begin < seconds:
+            now = self.pictures()
+            if now and now != before:
+                return time.perf_counter() - begin
+            self.page.wait_for_timeout(50)
+        raise AssertionError(f"the picture did not change within {seconds:.0f} s")

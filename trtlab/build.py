@@ -1,0 +1,192 @@
+"""build(): ONNX in, Engine out, compiled by the real TensorRT in a process of its own."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from trtlab import cache as engine_cache
+from trtlab.buildlog import read_build_log
+from trtlab.compiler_process import CompilerProcess, Limits, Progress, Transcript
+from trtlab.diagnose import diagnose_text, plain
+from trtlab.engine import Engine, Layer
+from trtlab.errors import AssetError, BuildError, Diagnosis
+from trtlab.gpus import Gpu, check_target, target_of
+from trtlab.node_names import Names, rename_for_build
+from trtlab.onnx_model import Source, check_model, inlined, parse, read_source
+from trtlab.profiles import Shapes, check_profiles, read_shapes
+from trtlab.progress import progress_display
+
+if TYPE_CHECKING:
+    from trtlab.onnx_model import Model
+
+
+def build(
+    model: Model,
+    gpu: str | float | Gpu | None = None,
+    shapes: Shapes = None,
+    *,
+    time_limit: float = 600,
+    memory_limit: float | None = None,
+    progress: bool | Progress = True,
+    cache: bool = True,
+) -> Engine:
+    """Compile an ONNX model and describe the engine; no GPU is needed.
+
+    `model` is a path, bytes or a ModelProto; `gpu` a name, a compute capability or a build target (default: SM89);
+    `shapes` maps each dynamic input to one shape or to (min, opt, max), or is a list of such maps, one a profile.
+    `time_limit` is in seconds, `memory_limit` in GiB of the compiler's process (default: four fifths of what is free).
+    `progress` may be a function of (phase, done, total).
+
+    Raises BuildError (its subclasses ModelError and ProfileError for the model and the shapes) with a diagnosis; the
+    caller's process survives an abort, a crash and Ctrl-C. Engines are cached by content.
+    """
+    profiles = read_shapes(shapes)
+    source = read_source(model)
+    compiler, version = _compiler()
+    order = {"target": _target(gpu), "profiles": profiles, "tensorrt": [compiler, version]}
+    if not cache:
+        return _compile(source, order, _limits(time_limit, memory_limit), progress)[0]
+    key = engine_cache.key_of(source, order)
+    found = engine_cache.load(key)
+    if found is None:
+        with engine_cache.lock(key):
+            found = engine_cache.load(key)  # another process may have built it meanwhile
+            if found is None:
+                engine, record = _compile(source, order, _limits(time_limit, memory_limit), progress)
+                return _keep(key, engine, record)
+    return replace(_engine(*_restore(found[0])), plan=found[1])
+
+
+def _compiler() -> tuple[str, str]:
+    """The name and version of the TensorRT that will compile, without importing it where that can be avoided."""
+    from trtlab.machine import load_tensorrt
+
+    trt = load_tensorrt()
+    return ("TensorRT-RTX" if trt.__name__ == "tensorrt_rtx" else "TensorRT"), str(trt.__version__)
+
+
+def _target(gpu: str | float | Gpu | None) -> str:
+    from trtlab.machine import load_tensorrt
+
+    try:
+        return check_target(target_of(gpu), load_tensorrt())
+    except AssetError as error:
+        raise BuildError(error.message, stage="target", fix=error.diagnosis.fix) from error
+
+
+def _limits(seconds: float, gibibytes: float | None) -> Limits:
+    if not seconds > 0:
+        raise BuildError(f"time_limit is {seconds}.", stage="time", fix="give a number of seconds above zero.")
+    if gibibytes is None:
+        import psutil
+
+        return Limits(seconds, int(0.8 * psutil.virtual_memory().available))
+    if not gibibytes > 0:
+        raise BuildError(f"memory_limit is {gibibytes}.", stage="memory", fix="give a number of GiB above zero.")
+    return Limits(seconds, int(gibibytes * 2**30))
+
+
+def _compile(
+    source: Source, order: dict[str, Any], limits: Limits, progress: bool | Progress
+) -> tuple[Engine, dict[str, Any]]:
+    with CompilerProcess() as process:  # started first: it loads TensorRT while the model is checked here
+        model = inlined(parse(source))
+        names = rename_for_build(model)
+        try:
+            check_model(model, source)
+        except BuildError as error:
+            raise _named(error, names) from error
+        check_profiles(order["profiles"], model)
+        data = model.SerializeToString(deterministic=True)
+        job = {**order, "path": str(source.path) if source.external else None}
+        del model
+        with progress_display(progress, source.title) as report:
+            try:
+                transcript = process.run(job, data, limits, report)
+            except BuildError as error:
+                raise _named(error, names) from error
+    if transcript.error is not None:
+        raise _failure(transcript, names, source)
+    record = {
+        "order": order,
+        "messages": transcript.messages,
+        "result": transcript.result,
+        "nodes": {new: old for new, old in names.nodes.items() if new != old},
+    }
+    return replace(_engine(*_restore(record)), plan=transcript.plan), record
+
+
+def _restore(record: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str]], dict[str, Any], dict[str, str]]:
+    return record["order"], record["messages"], record["result"], record["nodes"]
+
+
+def _engine(
+    order: dict[str, Any], messages: list[tuple[str, str]], result: dict[str, Any], own_names: Mapping[str, str]
+) -> Engine:
+    """The Engine of a build: its layers with the model's own node names, its figures and its log."""
+    engine = read_build_log(message for _, message in messages)
+    if "inspector" in result:
+        described = Engine.from_inspector(result["inspector"])
+        engine = replace(engine, layers=described.layers, ports=described.ports)
+    return replace(
+        engine,
+        layers=tuple(_with_own_names(layer, own_names) for layer in engine.layers),
+        network_layers=result["network_layers"],
+        seconds=result["seconds"],
+        compiler=" ".join(order["tensorrt"]),
+        target=order["target"],
+        log=Transcript(messages=messages).log,
+    )
+
+
+def _with_own_names(layer: Layer, own_names: Mapping[str, str]) -> Layer:
+    nodes = tuple(dict.fromkeys(own_names.get(name, name) for name in layer.onnx_nodes))
+    return layer if nodes == layer.onnx_nodes else replace(layer, onnx_nodes=nodes)
+
+
+def _keep(key: str, engine: Engine, record: dict[str, Any]) -> Engine:
+    """The engine with its plan in the cache, or in memory and with a warning when the cache cannot take it."""
+    assert isinstance(engine.plan, bytes)
+    try:
+        return replace(engine, plan=engine_cache.store(key, record, engine.plan))
+    except AssetError as error:
+        warnings.warn(f"The engine was built but not cached. {error}", stacklevel=3)
+        return engine
+
+
+def _failure(transcript: Transcript, names: Names, source: Source) -> BuildError:
+    """The BuildError for what the compiler process reported, in the model's own names."""
+    error = transcript.error or {}
+    errors = "\n".join(message for severity, message in transcript.messages if severity.endswith("ERROR"))
+    text = names.restore(error["message"] or errors)
+    diagnosis = diagnose_text(text)
+    node = names.nodes.get(error.get("node", ""), error.get("node", ""))
+    where = f" at node '{node}' ({error.get('op', '')})" if node else ""
+    verb = {"parse": "import", "profile": "accept the profile for"}.get(error["stage"], "compile")
+    message = f"TensorRT cannot {verb} {source.title}{where}: {plain(diagnosis.evidence) or 'it gives no reason'}."
+    return BuildError(
+        message,
+        stage=error["stage"],
+        log=names.restore(transcript.log),
+        diagnosis=Diagnosis(diagnosis.cause if diagnosis.fix else message, diagnosis.evidence, diagnosis.fix or _ASK,
+                            diagnosis.reference),
+    )  # fmt: skip
+
+
+_ASK = "look at the last lines of the error's .log; 'polygraphy debug reduce' finds the smallest part that fails."
+
+
+def _named(error: BuildError, names: Names) -> BuildError:
+    """The same error in the model's own names."""
+    diagnosis = error.diagnosis
+    return type(error)(
+        names.restore(error.message),
+        stage=error.stage,
+        log=names.restore(error.log),
+        diagnosis=Diagnosis(
+            names.restore(diagnosis.cause), names.restore(diagnosis.evidence), diagnosis.fix, diagnosis.reference
+        ),
+    )

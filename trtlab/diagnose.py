@@ -1,0 +1,155 @@
+"""What went wrong, why, and what to do next: from a message, an exception or a model."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from trtlab.errors import Diagnosis, TrtlabError
+
+if TYPE_CHECKING:
+    from trtlab.onnx_model import Model
+
+_GUIDE = "TensorRT Developer Guide, "
+
+# (what the message says, what it means, what to do, where to read). The first that matches wins; {0} is a group.
+_KNOWN = (
+    (
+        r"No Op registered for (\S+) with domain_version of (\d+)",
+        "ONNX opset {1} has no operator '{0}'.",
+        "check its spelling, or give a custom operator a domain of its own; 'polygraphy inspect capability' lists what "
+        "TensorRT supports.",
+        "https://github.com/onnx/onnx-tensorrt/blob/main/docs/operators.md",
+    ),
+    (
+        r"Plugin not found|getPluginCreator|checkFallbackPluginImporter|[Nn]o importer registered",
+        "TensorRT has no importer and no plugin for an operator of this model.",
+        "replace it by standard ONNX operators (a newer opset often does), or cut it off with 'polygraphy surgeon "
+        "extract' and run it elsewhere; 'polygraphy inspect capability' shows which nodes are the trouble.",
+        "https://github.com/onnx/onnx-tensorrt/blob/main/docs/operators.md",
+    ),
+    (
+        r"topologically sorted|not output of any previous nodes|is not an output of any node",
+        "A node or output reads a tensor that nothing before it writes.",
+        "check the spelling of that tensor; 'polygraphy surgeon sanitize --toposort' mends a mere wrong order.",
+        "https://onnx.ai/onnx/repo-docs/IR.html",
+    ),
+    (
+        r"no optimization profile has been defined",
+        "The model has inputs with dynamic dimensions, and no optimization profile says which sizes to expect.",
+        'pass shapes={"input": (min, opt, max)} with one full shape each.',
+        _GUIDE + "Working with Dynamic Shapes",
+    ),
+    (
+        r"MIN<=OPT<=MAX|minShape|kMIN dimensions|Invalid optimization profiles",
+        "An optimization profile does not satisfy min <= opt <= max, or contradicts the model's fixed dimensions.",
+        "compare the profile with the input's shape, dimension by dimension.",
+        _GUIDE + "Working with Dynamic Shapes",
+    ),
+    (
+        r"Cannot compile operation '([^']*)' for Turing \(SM75\): (.*?) is not supported",
+        "Turing (SM75) cannot run '{0}' in this precision: {1} is not supported by TensorRT-RTX there.",
+        "convert the model to FP16 (or quantize it to INT8 on an FP16 base), or choose a target from SM80 on.",
+        "TensorRT for RTX support matrix",
+    ),
+    (
+        r"(BF16|BFloat16|FP8|FP4|INT4|Int4)\b.*(?:not supported|unsupported|requires)",
+        "This target has no {0}: BF16 and INT4 need SM80 or newer, FP8 SM89, FP4 SM120.",
+        "choose a newer target or another precision.",
+        "TensorRT support matrix",
+    ),
+    (
+        r"(?:[Nn]ot supported|[Uu]nsupported).*(?:SM ?\d+|compute capability|target|platform|hardware|architecture)",
+        "The target cannot run an operation of this model in its precision.",
+        "choose a newer target or another precision.",
+        "TensorRT support matrix",
+    ),
+    (
+        r"[Oo]ut ?[Oo]f ?[Mm]emory|bad_alloc|Requested amount of GPU memory|Insufficient memory|workspace",
+        "A layer needs more memory than it may use.",
+        "raise the workspace limit, or make the largest shape (batch, image side, sequence) smaller.",
+        _GUIDE + "Workspace memory",
+    ),
+    (
+        r"DOUBLE|double|float64|FLOAT64",
+        "The model computes in float64, which TensorRT does not run.",
+        "export it in float32 (model.float() before torch.onnx.export).",
+        _GUIDE + "Data types",
+    ),
+    (
+        r"cudaError ?35|CUDA driver version is insufficient|no CUDA-capable device|CUDA_ERROR_NO_DEVICE|cuInit",
+        "There is no NVIDIA GPU or its driver is too old: engines can be built here, not run.",
+        "build for a target with gpu=..., and run the engine on a machine with that GPU.",
+        "",
+    ),
+    (
+        r"serialization assertion|[Mm]agic tag|version tag|kVERSION|was created with a different version",
+        "The engine file was made by another TensorRT version or is damaged.",
+        "build the engine again with the TensorRT that runs it.",
+        _GUIDE + "Version compatibility",
+    ),
+    (
+        r"dimension|[Ss]hape|broadcast|elementwise|must match|rank|axis|reshape|volume",
+        "The shapes of two tensors at this node do not fit together.",
+        "run onnx.shape_inference.infer_shapes(model, strict_mode=True), and check the node's inputs and weights.",
+        "https://onnx.ai/onnx/operators/",
+    ),
+)  # fmt: skip
+
+# Lines that come with every failure on a machine without a GPU, and say nothing about it.
+_NOISE = re.compile(r"catchCudaError|cudaError 35")
+# "IBuilder::buildSerializedNetwork: Error Code 1: Myelin ([pass.cpp:337: check] <what it says>. In f at g.cpp:2)"
+_HEAD = re.compile(r"^.*?Error Code \d+: [\w ]*?\((?:\[[\w.]+:\d+: \w+\] )?", re.DOTALL)
+_TAIL = re.compile(r"\s*\(?\bIn \S+ at \S+:\d+.*$|\s*\(cudaError \d+.*$", re.DOTALL)
+
+
+def diagnose(what: str | BaseException | Model) -> Diagnosis:
+    """The Diagnosis of a message (text), an exception, or a model (a path, bytes or ModelProto that will not build).
+
+    A text that names an .onnx file is taken for its path.
+    """
+    if isinstance(what, TrtlabError):
+        return what.diagnosis
+    if isinstance(what, BaseException):
+        return diagnose_text(f"{type(what).__name__}: {what}")
+    if isinstance(what, str) and ("\n" in what or not what.strip().endswith(".onnx")):
+        return diagnose_text(what)
+    return _diagnose_model(what)
+
+
+def diagnose_text(text: str) -> Diagnosis:
+    """The Diagnosis of what TensorRT, ONNX or a tool printed; without a fix when the message is not a known one."""
+    evidence = plain(main_message(text))
+    for pattern, cause, fix, reference in _KNOWN:
+        match = re.search(pattern, evidence)
+        if match:
+            groups = [group or "" for group in match.groups()]
+            return Diagnosis(cause.format(*groups), evidence, fix, reference)
+    return Diagnosis("This message is not one that trtlab knows.", evidence)
+
+
+def main_message(text: str) -> str:
+    """The first line that says something: not the cudaError 35 that follows every failure where there is no GPU."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    telling = [line for line in lines if not _NOISE.search(line)]
+    return (telling or lines or [""])[0]
+
+
+def plain(message: str) -> str:
+    """A message of TensorRT without its error code and source position."""
+    return " ".join(_HEAD.sub("", _TAIL.sub("", message)).split()).rstrip(". ")
+
+
+def _diagnose_model(model: Model) -> Diagnosis:
+    from trtlab.onnx_model import check_model, parse, read_source
+
+    try:
+        source = read_source(model)
+        check_model(parse(source), source)
+    except TrtlabError as error:
+        return error.diagnosis
+    return Diagnosis(
+        "The model is valid ONNX.",
+        "ONNX's checker and the rules that trtlab knows find nothing.",
+        "build() it; the error, if there is one, carries its own diagnosis.",
+    )

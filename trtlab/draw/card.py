@@ -1,0 +1,169 @@
+"""A picture on a light card: what every drawing here shares, in inches with y pointing down."""
+
+from __future__ import annotations
+
+import io
+import unicodedata
+from functools import cache
+from typing import Any
+
+import matplotlib
+from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.lines import Line2D
+from matplotlib.patches import FancyBboxPatch
+from matplotlib.text import Text
+
+from trtlab.draw.palette import CARD, EDGE, TEXT
+
+DPI = 120
+MARGIN = 0.3
+# DejaVu Sans ships with matplotlib; the others draw Chinese, Japanese and Korean names where they are installed.
+_FALLBACKS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Microsoft YaHei", "PingFang SC", "Yu Gothic", "Malgun Gothic")
+
+
+@cache
+def fonts() -> tuple[str, ...]:
+    """The font families to draw with, in order of preference."""
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    return ("DejaVu Sans", *[name for name in _FALLBACKS if name in installed][:1])
+
+
+@cache
+def style() -> dict[str, Any]:
+    """Matplotlib's defaults with the course's choices: what a picture is drawn with whatever the user's rcParams are."""
+    skip = ("backend", "backend_fallback", "interactive", "toolbar", "webagg.", "figure.max_open", "datapath", "timezone")
+    base = {key: value for key, value in matplotlib.rcParamsDefault.items() if not key.startswith(skip)}
+    return {
+        **base,
+        "font.family": list(fonts()),
+        "figure.dpi": DPI,
+        "savefig.dpi": DPI,
+        "figure.facecolor": "none",
+        "savefig.facecolor": "auto",
+        "text.color": TEXT,
+        "text.parse_math": False,
+        "axes.edgecolor": EDGE,
+        "axes.labelcolor": TEXT,
+        "xtick.color": TEXT,
+        "ytick.color": TEXT,
+    }
+
+
+class Picture(Figure):
+    """A matplotlib Figure that shows itself in any notebook, drawn once and outside pyplot."""
+
+    def savefig(self, fname: Any, **options: Any) -> None:
+        """Save like `Figure.savefig`, in the course's style and with bytes that depend on nothing but the picture."""
+        with matplotlib.rc_context(style()):
+            super().savefig(fname, **options)
+
+    def png(self) -> bytes:
+        """The picture as the bytes of a PNG file; the same bytes each time."""
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", metadata={"Software": None})
+        return buffer.getvalue()
+
+    def _repr_png_(self) -> bytes:
+        return self.png()
+
+
+@cache
+def _renderer() -> Any:
+    return FigureCanvasAgg(Figure(dpi=1440)).get_renderer()
+
+
+@cache
+def width_of(text: str, size: float, weight: str = "normal") -> float:
+    """The width of `text` in inches at `size` points."""
+    font = FontProperties(family=list(fonts()), size=size, weight=weight)  # type: ignore[arg-type]
+    return float(_renderer().get_text_width_height_descent(text, font, False)[0]) / 1440
+
+
+@cache
+def _drawable(character: str) -> bool:
+    paths = [font_manager.findfont(FontProperties(family=[name])) for name in fonts()]
+    return any(font_manager.get_font(path).get_char_index(ord(character)) for path in paths)
+
+
+def clean(text: str, limit: int = 60) -> str:
+    """`text` on one line, without what no font can draw, its middle cut out when longer than `limit` characters."""
+    flat = "".join(" " if unicodedata.category(one).startswith(("C", "Z")) else one for one in str(text))
+    flat = "".join(one if _drawable(one) else "□" for one in " ".join(flat.split()))
+    keep = limit - 1
+    return flat if len(flat) <= limit else f"{flat[: keep - keep // 3]}…{flat[-(keep // 3) :]}"
+
+
+def fit(text: str, room: float, size: float, weight: str = "normal") -> str:
+    """`text` with its middle cut out so that it is at most `room` inches wide."""
+    limit = len(text)
+    while limit > 4 and width_of(clean(text, limit), size, weight) > room:
+        limit -= max(1, limit // 12)
+    return clean(text, limit)
+
+
+class Card:
+    """The paper: a rounded light card of `width` × `height` inches to put boxes, lines and words on."""
+
+    def __init__(self, width: float, height: float) -> None:
+        self.width, self.height = width, height
+        self.figure = Picture(figsize=(width, height))
+        FigureCanvasAgg(self.figure)
+        self.axes: Axes = self.figure.add_axes((0, 0, 1, 1))
+        self.axes.set(xlim=(0, width), ylim=(height, 0))
+        self.axes.axis("off")
+        self.box(0.02, 0.02, width - 0.04, height - 0.04, CARD, edge=EDGE, radius=0.12, zorder=0)
+
+    def box(
+        self, x: float, y: float, width: float, height: float, fill: str, *,
+        edge: str = "none", line: float = 1.0, radius: float = 0.05, dash: str = "solid", zorder: float = 2,
+        gid: str | None = None,
+    ) -> None:  # fmt: skip
+        """A rounded box with its upper left corner at x, y."""
+        shape = f"round,pad=0,rounding_size={min(radius, width / 2, height / 2)}"
+        self.axes.add_patch(
+            FancyBboxPatch(
+                (x, y), width, height, boxstyle=shape, facecolor=fill, edgecolor=edge, linewidth=line,
+                linestyle=dash, zorder=zorder, gid=gid,
+            )
+        )  # fmt: skip
+
+    def text(
+        self, x: float, y: float, words: str, size: float = 9, *,
+        color: str = TEXT, weight: str = "normal", ha: str = "left", va: str = "center_baseline", rotation: float = 0,
+        zorder: float = 4, gid: str | None = None,
+    ) -> Text:  # fmt: skip
+        """Words at x, y; never read as mathematics."""
+        return self.axes.text(
+            x, y, words, fontsize=size, color=color, fontweight=weight, ha=ha, va=va, rotation=rotation,
+            zorder=zorder, gid=gid, parse_math=False, family=list(fonts()),
+        )  # fmt: skip
+
+    def line(self, x: list[float], y: list[float], color: str = EDGE, width: float = 1.2, zorder: float = 1) -> None:
+        """A straight line through the points."""
+        self.axes.add_line(Line2D(x, y, color=color, linewidth=width, zorder=zorder, solid_capstyle="round"))
+
+
+def message(title: str, lines: list[str], width: float = 8.5) -> Picture:
+    """A card that says why there is no picture, and what to do instead."""
+    with matplotlib.rc_context(style()):
+        card = Card(width, MARGIN * 2 + 0.35 + 0.25 * len(lines))
+        card.text(MARGIN, MARGIN + 0.15, fit(title, width - 2 * MARGIN, 13, "bold"), 13, weight="bold")
+        for row, words in enumerate(lines):
+            card.text(MARGIN, MARGIN + 0.55 + 0.25 * row, fit(words, width - 2 * MARGIN, 10), 10)
+    return card.figure
+
+
+def number(value: float) -> str:
+    """Two significant digits where they matter: 0.04, 1.2, 12, 345."""
+    if value == 0 or value >= 9.95:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if value >= 0.095 else f"{value:.2f}" if value >= 0.005 else "<0.01"
+
+
+def unit_of(largest: int) -> tuple[int, str]:
+    """The unit in which a figure of at most `largest` bytes reads well: (bytes in it, its name)."""
+    return next(((size, name) for size, name in ((2**20, "MiB"), (2**10, "KiB")) if largest >= 0.95 * size), (1, "B"))

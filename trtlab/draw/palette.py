@@ -1,0 +1,125 @@
+"""The one palette of the course: a colour per kind of operation, grey for what vanished."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from trtlab.engine import Layer
+
+
+class Ink(NamedTuple):
+    """A fill colour and the colour of the text that is readable on it."""
+
+    fill: str
+    text: str
+
+
+# Told apart in protanopia, deuteranopia and tritanopia and in grey print by fill or lightness; every use carries a label too.
+KINDS: dict[str, Ink] = {
+    "convolution": Ink("#2C5FA8", "#FFFFFF"),
+    "matrix multiplication": Ink("#9E2A55", "#FFFFFF"),
+    "attention": Ink("#6B46B0", "#FFFFFF"),
+    "pointwise": Ink("#F2A93B", "#1F2933"),
+    "normalisation, reduction": Ink("#13806B", "#FFFFFF"),
+    "pooling": Ink("#8CCBEA", "#1F2933"),
+    "embedding, gather": Ink("#7A4B24", "#FFFFFF"),
+    "quantize": Ink("#EE8CB8", "#1F2933"),
+    "data movement": Ink("#DDD0A6", "#1F2933"),
+    "other": Ink("#66758A", "#FFFFFF"),
+}
+VANISHED = Ink("#E1E5EA", "#6B7684")
+UNASKED = Ink("#FFF4E5", "#A84B00")  # a kernel that no ONNX node asked for: its fill, and its border and text
+
+# What a byte is for, in the memory picture.
+BYTES: dict[str, str] = {"reads inputs": "#8CCBEA", "reads constants": "#F2A93B", "writes outputs": "#2C5FA8"}
+
+CARD, EDGE, OUTLINE, BAR = "#FCFCFA", "#D5DAE1", "#8996A5", "#9AA8B8"
+TEXT, MUTED = "#1F2933", "#52606D"
+
+_OPS = {
+    "convolution": "Conv ConvTranspose ConvInteger QLinearConv DeformConv",
+    "matrix multiplication": "MatMul Gemm Einsum MatMulInteger QLinearMatMul LSTM GRU RNN",
+    "attention": "Attention MultiHeadAttention GroupQueryAttention RotaryEmbedding",
+    "normalisation, reduction": "BatchNormalization LayerNormalization InstanceNormalization GroupNormalization "
+    "RMSNormalization SimplifiedLayerNormalization LpNormalization LRN Softmax LogSoftmax Hardmax ReduceMean ReduceSum "
+    "ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceSumSquare ReduceLogSum ReduceLogSumExp ArgMax ArgMin TopK "
+    "CumSum NonMaxSuppression MeanVarianceNormalization",
+    "pooling": "MaxPool AveragePool GlobalAveragePool GlobalMaxPool LpPool GlobalLpPool MaxRoiPool RoiAlign",
+    "embedding, gather": "Gather GatherElements GatherND Scatter ScatterElements ScatterND OneHot EmbedLayerNormalization",
+    "quantize": "QuantizeLinear DequantizeLinear DynamicQuantizeLinear",
+    "data movement": "Reshape Flatten Squeeze Unsqueeze Transpose Concat Split Slice Pad Expand Tile Resize Upsample "
+    "DepthToSpace SpaceToDepth Identity Cast CastLike Shape Size Constant ConstantOfShape Range Trilu GridSample "
+    "EyeLike NonZero Compress ReverseSequence Dropout",
+    "other": "If Loop Scan",
+}
+_KIND_OF_OP = {op: kind for kind, ops in _OPS.items() for op in ops.split()}
+
+# What a tile says where the operation's own name would be too long.
+SHORT = {
+    "Add": "+", "Sub": "−", "Mul": "×", "Div": "÷", "Neg": "−x", "Relu": "ReLU", "Gemm": "FC", "MatMul": "MM",
+    "ConvTranspose": "Conv↑", "LeakyRelu": "LReLU", "PRelu": "PReLU", "HardSwish": "HSw", "HardSigmoid": "HSig",
+    "Sigmoid": "σ", "Softmax": "SoftM", "LogSoftmax": "LogSM", "Softplus": "SoftP", "BatchNormalization": "BN",
+    "LayerNormalization": "LN", "InstanceNormalization": "IN", "GroupNormalization": "GN", "RMSNormalization": "RMS",
+    "SimplifiedLayerNormalization": "RMS", "MaxPool": "MaxP", "AveragePool": "AvgP", "GlobalAveragePool": "GAP",
+    "GlobalMaxPool": "GMP", "ReduceMean": "Mean", "ReduceSum": "Sum", "ReduceMax": "Max", "ReduceMin": "Min",
+    "ReduceL2": "L2", "Reshape": "Rshp", "Flatten": "Flat", "Transpose": "Trsp", "Squeeze": "Sqz", "Unsqueeze": "Usqz",
+    "Concat": "Cat", "Gather": "Gath", "GatherElements": "GathE", "GatherND": "GathN", "ScatterND": "ScatN",
+    "ScatterElements": "ScatE", "Identity": "Id", "Constant": "Const", "ConstantOfShape": "Fill", "Expand": "Expd",
+    "Dropout": "Drop", "Upsample": "Up", "Resize": "Resz", "QuantizeLinear": "Q", "DequantizeLinear": "DQ",
+    "DynamicQuantizeLinear": "DynQ", "Attention": "Attn", "MultiHeadAttention": "MHA", "Einsum": "Eins",
+    "NonMaxSuppression": "NMS", "Reciprocal": "1/x", "GreaterOrEqual": "≥", "LessOrEqual": "≤", "Greater": ">",
+    "Less": "<", "Equal": "=", "DepthToSpace": "D2S", "SpaceToDepth": "S2D", "RotaryEmbedding": "RoPE",
+}  # fmt: skip
+
+
+def kind_of_op(op: str) -> str:
+    """The kind of an ONNX operation: a key of KINDS; everything that works element by element is "pointwise"."""
+    return _KIND_OF_OP.get(op, "pointwise")
+
+
+def short_name(op: str) -> str:
+    """What fits on a tile: "Conv", "+", "LN"; an operation we do not know keeps its first letters."""
+    return SHORT.get(op) or (op if len(op) <= 5 else f"{op[:4]}…")
+
+
+# Most telling first: a kernel that convolves and adds is a convolution.
+_RANK = [
+    "attention", "convolution", "matrix multiplication", "normalisation, reduction", "pooling", "embedding, gather",
+    "quantize", "pointwise", "data movement", "other",
+]  # fmt: skip
+# Words in TensorRT's layer types and names, of the full TensorRT and of RTX, most telling first.
+_WORDS = {
+    "attention": ("mha", "attention"),
+    "convolution": ("conv", "correlation"),
+    "matrix multiplication": ("gemm", "matmul", "matrixmultiply", "__myl_fc"),
+    "normalisation, reduction": ("mean", "softmax", "reduce", "norm", "maxrsub", "sum", "topk"),
+    "pooling": ("pool",),
+    "embedding, gather": ("gath", "scatter", "embed"),
+    "quantize": ("quantize", "roun"),
+    "data movement": (
+        "reformat", "shuffle", "__myl_move", "__myl_tran", "__myl_resh", "__myl_cast", "__myl_conc", "concat", "copy",
+        "slice", "__myl_slic", "__myl_repl", "__myl_pad", "resize", "reshape", "transpose",
+    ),
+}  # fmt: skip
+
+
+def strongest(ops: Iterable[str]) -> str | None:
+    """The most telling kind among `ops`, or None when there are none."""
+    kinds = {kind_of_op(op) for op in ops}
+    return next((kind for kind in _RANK if kind in kinds), None)
+
+
+def kind_of_layer(layer: Layer, ops: Iterable[str] = ()) -> str:
+    """The kind of a layer: from the operations of its ONNX nodes when given, else from TensorRT's type and name."""
+    text = f"{layer.type} {layer.name}".lower()
+    if any(word in text for word in _WORDS["attention"]):
+        return "attention"
+    kind = strongest(ops)
+    if kind:
+        return kind
+    for words in (layer.type.lower(), layer.name.lower()):
+        for name, hints in _WORDS.items():
+            if any(hint in words for hint in hints):
+                return name
+    return "pointwise"

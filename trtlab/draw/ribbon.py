@@ -1,0 +1,234 @@
+"""Draw stages of boxes as rows of a ribbon, with a key that names only what is there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from trtlab.draw.card import MARGIN, Card, Picture, clean, fit, width_of
+from trtlab.draw.palette import BAR, KINDS, MUTED, OUTLINE, TEXT, UNASKED, VANISHED, kind_of_op, short_name
+from trtlab.draw.stages import Box, Stage, Tile, rows
+
+WIDTH = 13.6  # of the widest card, inches
+TILE, WORDS, LABEL = 8.5, 8.0, 9.5  # font sizes in points: on tiles, under boxes, over stages
+STEP = 0.27  # between stages in a row, inches
+
+
+@dataclass(frozen=True)
+class Ribbon:
+    """What a fusion picture says; measures are inches times `scale`, font sizes points times `scale`."""
+
+    title: str
+    notes: tuple[str, ...]
+    footer: str
+    stages: tuple[Stage, ...]  # of kernels, then of vanished nodes
+    unit: str
+    scale: float = 1.0
+
+    def draw(self) -> Picture:
+        """Lay out once without paper to learn the height, then draw."""
+        best = self._sized()
+        card = Card(best.width, best._fill(None))
+        best._fill(card)
+        return card.figure
+
+    def _sized(self) -> Ribbon:
+        """Few tiles may be large; many shrink a little where that saves rows."""
+        count = len(self.tiles)
+        if count <= 48:
+            return replace(self, scale=1.3 if count <= 16 else 1.12)
+        choices = [replace(self, scale=scale) for scale in (1.0, 0.96, 0.93)]
+        return min(choices, key=lambda choice: len(choice.rows))
+
+    @cached_property
+    def boxes(self) -> list[Box]:
+        """All kernels and all vanished nodes."""
+        return [box for stage in self.stages for box in stage.boxes]
+
+    @cached_property
+    def tiles(self) -> list[Tile]:
+        """All tiles, those of vanished nodes included."""
+        return [tile for box in self.boxes for tile in box.tiles]
+
+    @cached_property
+    def largest(self) -> int:
+        """Bytes of the hungriest kernel."""
+        return max((box.layer.nbytes or 0 for box in self.boxes if box.layer), default=0)
+
+    @cached_property
+    def width(self) -> float:
+        """The card's width: no wider than what is on it."""
+        total = sum(self.stage_width(stage) + STEP for stage in self.stages) - STEP
+        head = [width_of(self.title, 17, "bold"), width_of(self.footer, 8.5), width_of(GLUE.join(self.notes), 10)]
+        return min(WIDTH, max(6.5, total, *head) + 2 * MARGIN)
+
+    @cached_property
+    def rows(self) -> list[list[Stage]]:
+        """The stages as they stand on the card."""
+        return rows(self.stages, self.width - 2 * MARGIN, self.stage_width, STEP)
+
+    def label(self, tile: Tile) -> str:
+        """The words on a tile: the operation's own name where few nodes leave room for it."""
+        return clean(tile.op if len(self.tiles) <= 16 and len(tile.op) <= 17 else short_name(tile.op), 17)
+
+    def tile_width(self, tile: Tile) -> float:
+        """Inches across."""
+        return max(0.22, width_of(self.label(tile), TILE, "bold") + 0.08) * self.scale
+
+    def tiles_width(self, box: Box) -> float:
+        """Inches across all tiles of the box."""
+        return sum(map(self.tile_width, box.tiles)) + 0.025 * max(0, len(box.tiles) - 1)
+
+    def box_width(self, box: Box) -> float:
+        """Inches across, wide enough for the words in and under the box."""
+        if not box.layer:
+            return self.tiles_width(box)
+        words = [width_of(box.under, WORDS) + 0.02, width_of(box.size, WORDS) + 0.14]
+        words += [width_of(box.type, WORDS, "bold") + 0.05 + words[1]] if box.type else []
+        words += [width_of(box.word, WORDS) + 0.1] if not box.tiles else []
+        return max(self.tiles_width(box) + 0.07, *[width * self.scale for width in words])
+
+    def stage_width(self, stage: Stage) -> float:
+        """Inches across, at least as wide as the label."""
+        boxes = sum(map(self.box_width, stage.boxes)) + _gap(stage) * (len(stage.boxes) - 1)
+        return max(boxes, width_of(stage.label, LABEL, "bold") * self.scale + 0.05)
+
+    def _fill(self, card: Card | None) -> float:
+        """Put everything on the card, if there is one; returns the height needed."""
+        y = self._head(card)
+        for row in self.rows:
+            x = MARGIN
+            for stage in row:
+                if card:
+                    self._stage(card, stage, x, y)
+                x += self.stage_width(stage) + STEP
+            y += self._row_height(row)
+        y += 0.05
+        if card:
+            card.line([MARGIN, self.width - MARGIN], [y, y])
+            words = fit(self.footer, self.width - 2 * MARGIN, 8.5)
+            card.text(MARGIN, y + 0.18, words, 8.5, color=MUTED, gid="footer")
+        return y + 0.38
+
+    def _row_height(self, row: list[Stage]) -> float:
+        boxes = [box for stage in row for box in stage.boxes]
+        small = max(bool(box.size or box.type) + bool(box.under) for box in boxes)
+        return (0.53 + 0.15 * small) * self.scale + 0.17
+
+    def _head(self, card: Card | None) -> float:
+        """Title, notes and key; returns the y of the first row's labels."""
+        room = self.width - 2 * MARGIN
+        y = MARGIN + 0.12
+        if card:
+            card.text(MARGIN, y, fit(self.title, room, 17, "bold"), 17, weight="bold", gid="title")
+        y += 0.07
+        for line in _wrap(self.notes, room, 10):
+            y += 0.24
+            if card:
+                card.text(MARGIN, y, line, 10, color=MUTED, gid="notes")
+        return self._key(card, y + 0.29) + 0.36
+
+    def _key(self, card: Card | None, y: float) -> float:
+        """How to read a box, and the kinds that are there; returns the last line's y."""
+        x = MARGIN
+        for words, fill, edge, dash in self._entries():
+            width = 0.2 + width_of(words, 8.5)
+            if x > MARGIN and x + width > self.width - MARGIN:
+                x, y = MARGIN, y + 0.22
+            if card:
+                card.box(x, y - 0.07, 0.14, 0.14, fill, edge=edge, dash=dash, radius=0.03)
+                card.text(x + 0.19, y, words, 8.5, gid="key", va="center")
+            x += width + 0.18
+        return y
+
+    def _entries(self) -> list[tuple[str, str, str, str]]:
+        """Words, fill, edge and line style of the key."""
+        size = f"; under it the {self.unit} it reads and writes" if self.unit else ""
+        found = [(f"a box is one kernel{size}", "#FFFFFF", OUTLINE, "solid")]
+        kinds = {kind_of_op(tile.op) for box in self.boxes if box.layer for tile in box.tiles}
+        found += [(kind, ink.fill, "none", "solid") for kind, ink in KINDS.items() if kind in kinds]
+        if any(box.word == ATTENTION for box in self.boxes):
+            found.append(("fused attention", FUSED, KINDS["attention"].fill, "solid"))
+        if any(tile.hollow for tile in self.tiles):
+            found.append(("hollow: more work for a node drawn elsewhere", "#FFFFFF", TEXT, "solid"))
+        if any(not box.tiles for box in self.boxes):
+            found.append(("no node asked for it", UNASKED.fill, UNASKED.text, "solid"))
+        if not all(box.layer for box in self.boxes):
+            found.append(("vanished", VANISHED.fill, VANISHED.text, "dashed"))
+        return found
+
+    def _stage(self, card: Card, stage: Stage, x: float, y: float) -> None:
+        size, right = LABEL * self.scale, x + self.stage_width(stage)
+        color = TEXT if stage.boxes[0].layer else MUTED
+        card.text(x, y, stage.label, size, weight="bold", color=color, gid="stage")
+        start = x + width_of(stage.label, LABEL, "bold") * self.scale + 0.1
+        if start + 0.1 < right:
+            card.line([start, right], [y, y], width=1.4)
+        for box in stage.boxes:
+            self._box(card, box, x, y + 0.15 * self.scale)
+            x += self.box_width(box) + _gap(stage)
+
+    def _box(self, card: Card, box: Box, x: float, y: float) -> None:
+        high, width = 0.33 * self.scale, self.box_width(box)
+        middle = x + width / 2
+        if box.layer:
+            fill, edge = (FUSED, KINDS["attention"].fill) if box.word == ATTENTION else ("#FFFFFF", OUTLINE)
+            fill, edge = (fill, edge) if box.tiles else UNASKED
+            card.box(x, y, width, high, fill, edge=edge, line=1.2, gid=f"kernel:{box.index}")
+            self._under(card, box, middle, y + high)
+        if not box.tiles:
+            size = WORDS * self.scale
+            card.text(middle, y + high / 2, box.word, size, color=UNASKED.text, ha="center", va="center", gid="label:")
+        left = middle - self.tiles_width(box) / 2
+        for tile in box.tiles:
+            self._tile(card, tile, left, y + 0.035 * self.scale, vanished=box.layer is None)
+            left += self.tile_width(tile) + 0.025
+
+    def _tile(self, card: Card, tile: Tile, x: float, y: float, *, vanished: bool) -> None:
+        high, width = 0.26 * self.scale, self.tile_width(tile)
+        ink = VANISHED if vanished else KINDS[kind_of_op(tile.op)]
+        gid = f"{'vanished' if vanished else 'helps' if tile.hollow else 'node'}:{tile.node}"
+        fill = "#FFFFFF" if tile.hollow else ink.fill
+        edge = ink.text if vanished else ink.fill if tile.hollow else "none"
+        card.box(
+            x, y, width, high, fill, edge=edge, line=1.4 if tile.hollow else 0.7, dash="dashed" if vanished else "solid",
+            radius=0.04, zorder=3, gid=gid,
+        )  # fmt: skip
+        card.text(
+            x + width / 2, y + high / 2, self.label(tile), TILE * self.scale, weight="bold", ha="center", va="center",
+            color=TEXT if tile.hollow else ink.text, gid=f"label:{tile.node}",
+        )  # fmt: skip
+
+    def _under(self, card: Card, box: Box, middle: float, y: float) -> None:
+        """The bytes of a kernel as a bar that hangs from its box and as a number, its type, and its stream."""
+        size, scale = WORDS * self.scale, self.scale
+        number = width_of(box.size, WORDS) + 0.12 if box.size else 0.0
+        kind = width_of(box.type, WORDS, "bold") + 0.05 * bool(box.size) if box.type else 0.0
+        left, right = middle - (number + kind) / 2 * scale, middle + (number + kind) / 2 * scale
+        if box.size and box.layer:
+            high = 0.17 * scale * (box.layer.nbytes or 0) / (self.largest or 1)
+            card.box(left, y, 0.08 * scale, max(high, 0.015), BAR, radius=0.0)
+            card.text(left + 0.12 * scale, y + 0.135 * scale, box.size, size, color=MUTED, gid="bytes")
+        if box.type:
+            card.text(right, y + 0.135 * scale, box.type, size, color=MUTED, weight="bold", ha="right", gid="type")
+        if box.under:
+            card.text(middle, y + 0.285 * scale, box.under, size, color=MUTED, ha="center", gid="stream")
+
+
+GLUE = "   ·   "
+ATTENTION, FUSED = "attention", "#EEE8FA"
+
+
+def _gap(stage: Stage) -> float:
+    return 0.07 if stage.boxes[0].layer else 0.05
+
+
+def _wrap(words: tuple[str, ...], room: float, size: float) -> list[str]:
+    """The words side by side in as few lines of `room` inches as they need."""
+    lines: list[str] = []
+    for word in words:
+        if lines and width_of(lines[-1] + GLUE + word, size) <= room:
+            lines[-1] += GLUE + word
+        else:
+            lines.append(word)
+    return [fit(line, room, size) for line in lines]

@@ -1,0 +1,73 @@
+"""Weights that an ONNX file keeps in files beside it: they may not leave its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import TYPE_CHECKING
+
+from trtlab.errors import ModelError
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def external_files(model: onnx.ModelProto, path: Path | None) -> tuple[Path, ...]:
+    """The files that hold the external weights of `model`, read from `path`; () when there are none.
+
+    Raises ModelError when one is missing, too short, or not inside the model's folder (absolute, `..` or a link out).
+    """
+    files: dict[str, Path] = {}
+    for tensor in _external_tensors(model):
+        facts = {entry.key: entry.value for entry in tensor.external_data}
+        location = facts.get("location", "")
+        if path is None:
+            raise ModelError(
+                f"The weights of '{tensor.name}' are in another file ('{location}'), which bytes cannot point to.",
+                fix="pass the path of the .onnx file, or load it with onnx.load(path), which reads the weights too.",
+            )
+        if location not in files:
+            files[location] = _inside(location, path, tensor.name)
+        _check_length(facts, files[location], tensor.name)
+    return tuple(files[location] for location in sorted(files))
+
+
+def _external_tensors(model: onnx.ModelProto) -> list[onnx.TensorProto]:
+    import onnx
+
+    from trtlab.onnx_model import graphs
+
+    found = []
+    for graph in graphs(model.graph):
+        found += graph.initializer
+        found += [attribute.t for node in graph.node for attribute in node.attribute if attribute.HasField("t")]
+    return [tensor for tensor in found if tensor.data_location == onnx.TensorProto.EXTERNAL]
+
+
+def _inside(location: str, path: Path, tensor: str) -> Path:
+    folder = path.parent.resolve()
+    absolute = PurePosixPath(location).is_absolute() or PureWindowsPath(location).is_absolute()
+    file = (folder / location).resolve()
+    if not location or absolute or not file.is_relative_to(folder):
+        raise ModelError(
+            f"The weights of '{tensor}' point outside the folder of '{path.name}' (to '{location}').",
+            fix="put the weight file beside the model and save it with a relative location.",
+        )
+    if not file.is_file():
+        raise ModelError(
+            f"The weights of '{tensor}' are in '{location}', which is not beside '{path.name}'.",
+            fix="copy that file into the model's folder.",
+        )
+    return file
+
+
+def _check_length(facts: dict[str, str], file: Path, tensor: str) -> None:
+    try:
+        end = int(facts.get("offset") or 0) + int(facts.get("length") or 0)
+    except ValueError:
+        end = -1
+    size = file.stat().st_size
+    if not 0 <= end <= size:
+        raise ModelError(
+            f"The weights of '{tensor}' end at byte {end:,} of '{file.name}', which has {size:,}: it is cut short.",
+            fix="copy or export the weight file again.",
+        )

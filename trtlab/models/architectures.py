@@ -1,0 +1,182 @@
+"""The networks of the course in plain PyTorch. Weights are random until loaded; each is made for torch.onnx.export."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class ConvNorm(nn.Sequential):
+    """Convolution without bias, batch norm and, unless `relu` is False, ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, relu: bool = True) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+        self.norm = nn.BatchNorm2d(outputs)
+        if relu:
+            self.relu = nn.ReLU()
+
+
+class DigitBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut around them."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = ConvNorm(channels, channels, 3)
+        self.second = ConvNorm(channels, channels, 3, relu=False)
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keep the shape (N, channels, H, W)."""
+        return self.relu(x + self.second(self.first(x)))
+
+
+class DigitCnn(nn.Module):
+    """Eight convolutions with two shortcuts: digits (N, 1, 28, 28) to logits (N, 10)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = ConvNorm(1, 16, 3)
+        self.block1 = DigitBlock(16)
+        self.down1 = ConvNorm(16, 32, 3, stride=2)
+        self.block2 = DigitBlock(32)
+        self.down2 = ConvNorm(32, 48, 3, stride=2)
+        self.last = ConvNorm(48, 64, 3)
+        self.classifier = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Digits (N, 1, 28, 28) to logits (N, 10)."""
+        x = self.block2(self.down1(self.block1(self.stem(x))))
+        x = self.last(self.down2(x))
+        return self.classifier(x.mean(dim=(2, 3)))
+
+
+class Bottleneck(nn.Module):
+    """ResNet's bottleneck: 1x1, 3x3 and 1x1 convolution and a shortcut around them (He et al. 2015, arXiv:1512.03385)."""
+
+    def __init__(self, inputs: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.reduce = ConvNorm(inputs, width, 1)
+        self.spatial = ConvNorm(width, width, 3, stride)
+        self.expand = ConvNorm(width, 4 * width, 1, relu=False)
+        changes = stride != 1 or inputs != 4 * width
+        self.shortcut = ConvNorm(inputs, 4 * width, 1, stride, relu=False) if changes else nn.Identity()
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, H, W) to (N, 4 * width, H / stride, W / stride)."""
+        return self.relu(self.expand(self.spatial(self.reduce(x))) + self.shortcut(x))
+
+
+class ResNet50(nn.Module):
+    """ResNet-50 v1.5 (the stride is in the 3x3 convolution): images (N, 3, 224, 224) to logits (N, 1000)."""
+
+    def __init__(self, classes: int = 1000) -> None:
+        super().__init__()
+        self.stem = ConvNorm(3, 64, 7, stride=2)
+        self.pool = nn.MaxPool2d(3, stride=2, padding=1)
+        inputs = 64
+        for stage, blocks in enumerate((3, 4, 6, 3), start=1):
+            width = 32 * 2**stage
+            layers = nn.Sequential()
+            for block in range(blocks):
+                layers.append(Bottleneck(inputs, width, stride=2 if stage > 1 and block == 0 else 1))
+                inputs = 4 * width
+            self.add_module(f"stage{stage}", layers)
+        self.classifier = nn.Linear(inputs, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, 3, H, W) to logits (N, classes)."""
+        x = self.pool(self.stem(x))
+        x = self.stage4(self.stage3(self.stage2(self.stage1(x))))
+        return self.classifier(x.mean(dim=(2, 3)))
+
+
+class Mlp(nn.Module):
+    """Linear layers with ReLU between them: (N, sizes[0]) to (N, sizes[-1])."""
+
+    def __init__(self, sizes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, sizes[0]) to (N, sizes[-1])."""
+        for linear in self.linears[:-1]:
+            x = functional.relu(linear(x))
+        return self.linears[-1](x)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention written out: three projections, two matrix products, one softmax."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query, self.key, self.value, self.output = (nn.Linear(width, width) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keep the shape (N, S, width)."""
+        query, key, value = (
+            linear(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for linear in (self.query, self.key, self.value)
+        )
+        scores = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])
+        return self.output((scores.softmax(dim=-1) @ value).transpose(1, 2).flatten(2))
+
+
+class EncoderLayer(nn.Module):
+    """One layer of BERT (Devlin et al. 2018, arXiv:1810.04805): attention and a GELU network, each added and normalized."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.attention = Attention(width, heads)
+        self.attention_norm = nn.LayerNorm(width)
+        self.grow = nn.Linear(width, 4 * width)
+        self.gelu = nn.GELU()
+        self.shrink = nn.Linear(4 * width, width)
+        self.output_norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keep the shape (N, S, width)."""
+        x = self.attention_norm(x + self.attention(x))
+        return self.output_norm(x + self.shrink(self.gelu(self.grow(x))))
+
+
+class TransformerEncoder(nn.Module):
+    """Token ids (N, S), int64, S up to 512, to hidden states (N, S, width). Every token is attended to: no mask."""
+
+    def __init__(self, layers: int, width: int, heads: int, vocabulary: int) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(vocabulary, width)
+        self.positions = nn.Parameter(torch.zeros(512, width))
+        self.norm = nn.LayerNorm(width)
+        self.layers = nn.Sequential(*(EncoderLayer(width, heads) for _ in range(layers)))
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Token ids (N, S) to hidden states (N, S, width)."""
+        x = self.tokens(input_ids) + self.positions[: input_ids.shape[1]]
+        return self.layers(self.norm(x))
+
+
+def with_random_weights(module: nn.Module) -> nn.Module:
+    """Give every parameter and batch-norm statistic a random value that keeps activations within FP16's range.
+
+    Draws from torch's global generator: seed it first. Batch norm gets scales, offsets, means and variances as uneven as
+    trained ones, so folding it changes every weight; the last one of a residual branch is small, so sums do not grow.
+    """
+    for name, part in module.named_modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
+        elif isinstance(part, nn.BatchNorm2d):
+            nn.init.uniform_(part.weight, 0.2, 0.5) if "expand" in name else nn.init.uniform_(part.weight, 0.7, 1.3)
+            nn.init.normal_(part.bias, std=0.1)
+            nn.init.normal_(part.running_mean, std=0.1)
+            nn.init.uniform_(part.running_var, 0.5, 1.5)
+        elif isinstance(part, nn.LayerNorm):
+            nn.init.uniform_(part.weight, 0.8, 1.2)
+            nn.init.normal_(part.bias, std=0.1)
+        elif isinstance(part, TransformerEncoder):
+            nn.init.normal_(part.positions)
+    return module

@@ -1,0 +1,106 @@
+"""What a reference model is, and where its ONNX file is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from html import escape
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trtlab.errors import AssetError
+from trtlab.files import write_atomically
+from trtlab.models.export import Shape, export
+from trtlab.paths import cache_folder
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+_EXPORTERS = ("torch", "onnx", "onnx-ir", "onnxscript")
+_SOURCES = ("architectures.py", "export.py")
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceModel:
+    """A model of the course: where it comes from, what goes in, and how to get it as PyTorch module or ONNX file.
+
+    `inputs` maps a name to its shape, where "N" (batch) and "S" (sequence) may be any size; `labels` names the logits.
+    """
+
+    name: str
+    title: str
+    task: str
+    weights: str
+    source: str
+    licence: str
+    inputs: dict[str, Shape]
+    outputs: tuple[str, ...]
+    labels: tuple[str, ...] | None
+    make: Callable[[], nn.Module] = field(repr=False)
+    examples: Callable[[int], dict[str, np.ndarray]] = field(repr=False)
+    fingerprint: Callable[[], str] = field(repr=False)
+
+    def sample(self, batch: int = 1) -> dict[str, np.ndarray]:
+        """The same `batch` inputs on every call, by input name; real photos or digits where the model was trained."""
+        if batch < 1:
+            raise AssetError(f"A batch of {batch} has no samples.", fix="ask for a batch of 1 or more.")
+        return self.examples(batch)
+
+    def torch_module(self) -> nn.Module:
+        """A new PyTorch module in eval mode, on the CPU, without gradients.
+
+        Raises AssetError when the package with its weights is missing.
+        """
+        return self.make().eval().requires_grad_(False)
+
+    def onnx(self, fold_batch_norm: bool = True) -> Path:
+        """The path of the model as one ONNX file (opset 20, dynamic batch); exported on first use, then kept in the cache.
+
+        With `fold_batch_norm=False` batch norm stays a node of its own. Safe when two processes ask at once.
+        Raises AssetError when the package with its weights is missing or the cache cannot be written.
+        """
+        import filelock
+
+        folder = cache_folder() / "models"
+        path = folder / f"{self.name}-{self._key(fold_batch_norm)}.onnx"
+        if path.is_file():
+            return path
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with filelock.FileLock(path.with_suffix(".lock")):
+                if not path.is_file():
+                    write_atomically(path, self._export(fold_batch_norm))
+        except OSError as error:
+            raise AssetError(
+                f"The cache folder '{folder}' cannot be written ({error.strerror or error}).",
+                fix="set TRTLAB_CACHE to a folder you may write to.",
+            ) from error
+        return path
+
+    def _export(self, fold_batch_norm: bool) -> bytes:
+        # PyTorch takes a size of 1 for a constant, so the sample has a batch of 2.
+        model = export(
+            self.torch_module(), self.sample(2), self.inputs, self.outputs, fold_batch_norm=fold_batch_norm
+        )
+        model.graph.name = self.name
+        return model.SerializeToString(deterministic=True)
+
+    def _key(self, fold_batch_norm: bool) -> str:
+        """A hash of everything the file's content depends on."""
+        here = Path(__file__).parent
+        sources = [hashlib.sha256((here / name).read_bytes()).hexdigest() for name in _SOURCES]
+        versions = [metadata.version(name) for name in _EXPORTERS]
+        parts = [self.name, self.fingerprint(), fold_batch_norm, self.inputs, self.outputs, versions, sources]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+    def _repr_html_(self) -> str:
+        inputs = ", ".join(f"{name} {list(shape)}".replace("'", "") for name, shape in self.inputs.items())
+        rows = (("task", self.task), ("weights", self.weights), ("inputs", inputs), ("outputs", ", ".join(self.outputs)),
+                ("source", self.source), ("licence", self.licence))  # fmt: skip
+        left = "style='text-align:left'"
+        cells = "".join(f"<tr><th {left}>{name}</th><td {left}>{escape(text)}</td></tr>" for name, text in rows)
+        return f"<table><caption><b>{escape(self.title)}</b></caption>{cells}</table>"
