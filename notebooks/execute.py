@@ -1,4 +1,4 @@
-"""Run every notebook top to bottom and keep its outputs, the same bytes each time: python notebooks/execute.py [file …]."""
+"""Run the notebooks top to bottom and keep their outputs, the same bytes each time: notebooks/execute.py [file …]."""
 
 from __future__ import annotations
 
@@ -29,7 +29,6 @@ def execute(path: Path) -> float:
         timeout=600,
         kernel_name="python3",
         record_timing=False,
-        store_widget_state=False,
         coalesce_streams=True,
         resources={"metadata": {"path": str(path.parent)}},
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import shutil
@@ -41,14 +42,15 @@ class Lab:
 
 @contextlib.contextmanager
 def jupyter_lab(folder: Path, home: Path) -> Iterator[Lab]:
-    """Serve `folder` with JupyterLab on a free loopback port; `home` takes its settings, so the user's stay untouched."""
+    """Serve `folder` with JupyterLab on a free loopback port; what it writes goes to `home`, not to the user's."""
     token, port = secrets.token_hex(16), _free_port()
-    home.mkdir(parents=True, exist_ok=True)
+    (home / "settings").mkdir(parents=True)
+    (home / "settings/overrides.json").write_text(json.dumps(_settings()), encoding="utf-8")
     lab = Lab(f"http://127.0.0.1:{port}", token, home / "jupyterlab.log")
     command = [
         sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}",
         "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}",
-        f"--LabApp.app_settings_dir={ROOT / '.jupyter'}",
+        f"--LabApp.app_settings_dir={home / 'settings'}",
     ]  # fmt: skip
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--allow-root")
@@ -65,6 +67,12 @@ def jupyter_lab(folder: Path, home: Path) -> Iterator[Lab]:
             except subprocess.TimeoutExpired:
                 server.kill()
                 server.wait()
+
+
+def _settings() -> dict[str, Any]:
+    """What `make lab` sets, and every cell in the page, not only those in view, so that a test can look at them."""
+    settings: dict[str, Any] = json.loads((ROOT / ".jupyter/overrides.json").read_text(encoding="utf-8"))
+    return {**settings, "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"}}
 
 
 def _free_port() -> int:
@@ -113,21 +121,24 @@ class NotebookPage:
         self.page.wait_for_selector(f"#jp-main-statusbar >> text={IDLE}", timeout=seconds * 1000)
 
     def run_all(self, seconds: float = 300) -> None:
-        """Run > Run All Cells, and wait until the last code cell has a number."""
+        """Clear what the file holds, run all cells, and wait until no cell is waiting and the kernel is idle."""
         for button in self.page.query_selector_all(".jp-Dialog .jp-mod-accept"):
             button.click()
-        # A notebook draws only the cells in view: ask the shell's own command rather than each cell.
-        self.page.click("#jp-MainMenu >> text=Run")
-        self.page.click("[data-command='runmenu:run-all']")
+        self._menu("Edit", "editmenu:clear-all")
+        self._menu("Run", "runmenu:run-all")
         self.page.wait_for_function(
             """() => {
                 const prompts = [...document.querySelectorAll('.jp-Notebook .jp-CodeCell .jp-InputPrompt')];
-                const texts = prompts.map(prompt => prompt.textContent.trim()).filter(text => text);
-                return texts.length > 0 && !texts.some(text => text.includes('*')) && texts.some(text => /\\d/.test(text));
+                const all = prompts.map(prompt => prompt.textContent).join('');
+                return /\\d/.test(all) && !all.includes('*');
             }""",
             timeout=seconds * 1000,
         )
         self.wait_idle(seconds)
+
+    def _menu(self, menu: str, command: str) -> None:
+        self.page.click(f"#jp-MainMenu >> text={menu}")
+        self.page.click(f"[data-command='{command}']")
 
     def error_texts(self) -> list[str]:
         """The tracebacks that cells show."""
@@ -142,6 +153,16 @@ class NotebookPage:
             ).map(node => node.tagName === 'IMG' ? node.src : node.outerHTML)"""
         )
         return found
+
+    def settled_pictures(self, seconds: float = 60) -> list[str]:
+        """The pictures inside widgets once there are some and half a second has not changed them."""
+        deadline, now = time.monotonic() + seconds, self.pictures()
+        while time.monotonic() < deadline:
+            self.page.wait_for_timeout(500)
+            before, now = now, self.pictures()
+            if now and now == before:
+                return now
+        raise AssertionError("no widget shows a picture" if not now else "a widget's picture does not come to rest")
 
     def move_slider(self, key: str = "ArrowRight", number: int = 0) -> None:
         """Press an arrow key on the notebook's slider."""

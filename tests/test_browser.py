@@ -7,7 +7,6 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 
 import nbformat
 import pytest
@@ -60,8 +59,7 @@ def test_the_slider_redraws_the_picture(lab: Lab, notebook: str) -> None:
         book = NotebookPage(page, lab, notebook)
         book.run_all()
         assert book.error_texts() == []
-        before = book.pictures()
-        assert before, "no widget shows a picture"
+        before = book.settled_pictures()
         book.move_slider("ArrowRight")
         seconds = book.wait_for_other_pictures(before)
         print(f"{notebook}: from the slider to the new picture {seconds:.2f} s", file=sys.stderr)

@@ -27,7 +27,7 @@ def here() -> Machine:
 
 @pytest.fixture
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Put a package of one's own making before the installed one, for this process's children; PyTorch is a quick one."""
+    """Put a package of one's own before the installed one, for the child processes; PyTorch is a quick one already."""
 
     def make(name: str, source: str) -> None:
         (tmp_path / name).mkdir()

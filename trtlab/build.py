@@ -14,8 +14,9 @@ from trtlab.diagnose import diagnose_text, plain
 from trtlab.engine import Engine, Layer
 from trtlab.errors import AssetError, BuildError, Diagnosis
 from trtlab.gpus import Gpu, check_target, target_of
+from trtlab.model_check import check_model
 from trtlab.node_names import Names, rename_for_build
-from trtlab.onnx_model import Source, check_model, inlined, parse, read_source
+from trtlab.onnx_model import Source, inlined, parse, read_source
 from trtlab.profiles import Shapes, check_profiles, read_shapes
 from trtlab.progress import progress_display
 

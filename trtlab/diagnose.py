@@ -53,6 +53,12 @@ _KNOWN = (
         "TensorRT for RTX support matrix",
     ),
     (
+        r"Cannot compile for target\(s\) (.*?), because the model contains HW-specific datatypes: (.*)",
+        "The model computes in {1}, which {0} does not have: BF16 and INT4 need SM80 or newer, FP8 SM89, FP4 SM120.",
+        "choose a newer target or another precision.",
+        "TensorRT support matrix",
+    ),
+    (
         r"(BF16|BFloat16|FP8|FP4|INT4|Int4)\b.*(?:not supported|unsupported|requires)",
         "This target has no {0}: BF16 and INT4 need SM80 or newer, FP8 SM89, FP4 SM120.",
         "choose a newer target or another precision.",
@@ -96,6 +102,10 @@ _KNOWN = (
     ),
 )  # fmt: skip
 
+# What the compiler calls element types and targets, and what this course calls them.
+_TYPE_NAMES = {"b16": "BF16", "fp8_e4m3": "FP8", "e2m1": "FP4", "fp4": "FP4", "i4": "INT4", "int4": "INT4", "sm": "SM"}
+_TYPES = re.compile(r"\b(?:b16|fp8_e4m3|e2m1|fp4|i4|int4)\b|\bsm(?=\d)")
+
 # Lines that come with every failure on a machine without a GPU, and say nothing about it.
 _NOISE = re.compile(r"catchCudaError|cudaError 35")
 # "IBuilder::buildSerializedNetwork: Error Code 1: Myelin ([pass.cpp:337: check] <what it says>. In f at g.cpp:2)"
@@ -123,7 +133,7 @@ def diagnose_text(text: str) -> Diagnosis:
     for pattern, cause, fix, reference in _KNOWN:
         match = re.search(pattern, evidence)
         if match:
-            groups = [group or "" for group in match.groups()]
+            groups = [_TYPES.sub(lambda name: _TYPE_NAMES[name[0]], group or "") for group in match.groups()]
             return Diagnosis(cause.format(*groups), evidence, fix, reference)
     return Diagnosis("This message is not one that trtlab knows.", evidence)
 
@@ -141,7 +151,8 @@ def plain(message: str) -> str:
 
 
 def _diagnose_model(model: Model) -> Diagnosis:
-    from trtlab.onnx_model import check_model, parse, read_source
+    from trtlab.model_check import check_model
+    from trtlab.onnx_model import parse, read_source
 
     try:
         source = read_source(model)

@@ -86,7 +86,7 @@ class Port:
     profiles: tuple[tuple[tuple[int, ...], ...], ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Engine:
     """What TensorRT compiled. Sizes are in bytes; a size TensorRT did not report is None.
 
@@ -175,6 +175,9 @@ class Engine:
             "inputs": "; ".join(_port(port) for port in self.ports if port.mode == "Input"),
             "outputs": "; ".join(_port(port) for port in self.ports if port.mode == "Output"),
         }
+
+    def __repr__(self) -> str:
+        return "Engine(" + ", ".join(f"{key}: {value}" for key, value in self.summary().items()) + ")"
 
     def __str__(self) -> str:
         return "\n".join(f"{key}: {value}" for key, value in self.summary().items())

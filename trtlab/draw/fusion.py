@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import matplotlib
 
 from trtlab.draw.card import Picture, clean, number, style, unit_of
-from trtlab.draw.palette import kind_of_layer, kind_of_op
+from trtlab.draw.palette import is_fused_attention, kind_of_layer, kind_of_op
 from trtlab.draw.ribbon import Ribbon
 from trtlab.draw.stages import Box, Stage, Tile, stages
 from trtlab.engine import Engine, Layer, Port
@@ -24,6 +24,7 @@ REASONS = {
     "no-op": "no-op: changes nothing",
     "shape": "shape: arithmetic on sizes only",
     "duplicate": "duplicate: computed once already",
+    "bookkeeping": "bookkeeping: between the kernels",
     "unexplained": "unexplained: in no kernel",
 }
 
@@ -42,7 +43,7 @@ def fusion(engine: Engine, model: Model, *, title: str | None = None) -> Picture
         return Ribbon(
             title=clean(title or finding(engine, fate), 90),
             notes=_notes(engine, gone, boxes, *([finding(engine, fate)] if title else [])),
-            footer=_footer(engine),
+            footer=footer(engine),
             stages=(*stages(boxes), *gone),
             unit=unit[1] if unit else "",
         ).draw()
@@ -99,11 +100,10 @@ def _helped(layer: Layer, ops: dict[str, str]) -> list[Tile]:
 
 def _word(layer: Layer) -> str:
     """What a kernel that no ONNX node asked for does; or that a kernel is TensorRT's fused attention."""
-    kind = kind_of_layer(layer)
     if layer.onnx_nodes:
-        return "attention" if kind == "attention" else ""
+        return "attention" if is_fused_attention(layer) else ""
     same = len(layer.inputs) == 1 == len(layer.outputs) and not layer.constants
-    return "layout" if kind == "data movement" and same else "added"
+    return "layout" if same and kind_of_layer(layer) == "data movement" else "added"
 
 
 def type_of(layer: Layer) -> str:
@@ -118,7 +118,7 @@ def _vanished(engine: Engine, fate: pd.DataFrame) -> list[Stage]:
     groups: dict[str, list[Box]] = {}
     for node, op, layer, reason in zip(fate["node"], fate["op"], fate["layer"], fate["reason"], strict=True):
         if layer not in kernels:
-            groups.setdefault(reason if isinstance(reason, str) else "unexplained", []).append(Box((Tile(node, op),)))
+            groups.setdefault(reason or "bookkeeping", []).append(Box((Tile(node, op),)))
     order = [*REASONS, *sorted(groups.keys() - REASONS.keys())]
     counts = {reason: f" ({len(boxes)})" if len(boxes) > 1 else "" for reason, boxes in groups.items()}
     return [
@@ -147,7 +147,7 @@ def _notes(engine: Engine, gone: list[Stage], boxes: list[Box], *before: str) ->
     return (*before, *filter(None, words))
 
 
-def _footer(engine: Engine) -> str:
+def footer(engine: Engine) -> str:
     """Who says so: compiler, target and inputs."""
     spoke = f"{engine.compiler or 'TensorRT (version not recorded)'}{f' for {engine.target}' if engine.target else ''}"
     inputs = [_port(port) for port in engine.ports if port.mode == "Input"]
@@ -155,5 +155,6 @@ def _footer(engine: Engine) -> str:
 
 
 def _port(port: Port) -> str:
-    sizes = "×".join("?" if size < 0 else str(size) for size in port.shape)
-    return f"{clean(port.name, 24)} {port.dtype} {sizes}"
+    low, *_, high = port.profiles[0] if port.profiles else (port.shape, port.shape)
+    sides = [f"{least}–{most}" if least != most else str(most) for least, most in zip(low, high, strict=True)]
+    return f"{clean(port.name, 24)} {port.dtype} {'×'.join(sides).replace('-1', '?') or 'scalar'}"

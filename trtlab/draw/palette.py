@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -88,11 +89,10 @@ _RANK = [
     "attention", "convolution", "matrix multiplication", "normalisation, reduction", "pooling", "embedding, gather",
     "quantize", "pointwise", "data movement", "other",
 ]  # fmt: skip
-# Words in TensorRT's layer types and names, of the full TensorRT and of RTX, most telling first.
+# Words in TensorRT's layer types and in the names it makes up itself, of the full TensorRT and of RTX.
 _WORDS = {
-    "attention": ("mha", "attention"),
     "convolution": ("conv", "correlation"),
-    "matrix multiplication": ("gemm", "matmul", "matrixmultiply", "__myl_fc"),
+    "matrix multiplication": ("gemm", "matmul", "matrixmultiply", "fullyconnected", "__myl_fc"),
     "normalisation, reduction": ("mean", "softmax", "reduce", "norm", "maxrsub", "sum", "topk"),
     "pooling": ("pool",),
     "embedding, gather": ("gath", "scatter", "embed"),
@@ -102,6 +102,12 @@ _WORDS = {
         "slice", "__myl_slic", "__myl_repl", "__myl_pad", "resize", "reshape", "transpose",
     ),
 }  # fmt: skip
+_FUSED_ATTENTION = re.compile(r"gemm_mha|fmha|fused_?mha|flash_?att", re.IGNORECASE)
+
+
+def is_fused_attention(layer: Layer) -> bool:
+    """True for TensorRT's one kernel that does all of an attention: both products and the softmax."""
+    return layer.type == "mha" or bool(_FUSED_ATTENTION.search(f"{layer.name} {layer.tactic or ''}"))
 
 
 def strongest(ops: Iterable[str]) -> str | None:
@@ -112,13 +118,13 @@ def strongest(ops: Iterable[str]) -> str | None:
 
 def kind_of_layer(layer: Layer, ops: Iterable[str] = ()) -> str:
     """The kind of a layer: from the operations of its ONNX nodes when given, else from TensorRT's type and name."""
-    text = f"{layer.type} {layer.name}".lower()
-    if any(word in text for word in _WORDS["attention"]):
+    if is_fused_attention(layer):
         return "attention"
     kind = strongest(ops)
     if kind:
         return kind
-    for words in (layer.type.lower(), layer.name.lower()):
+    own = layer.name if layer.name.startswith("_") else ""  # other names come from the model and promise nothing
+    for words in (layer.type.lower(), own.lower()):
         for name, hints in _WORDS.items():
             if any(hint in words for hint in hints):
                 return name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -55,7 +56,7 @@ class DigitCnn(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """ResNet's bottleneck: 1x1, 3x3 and 1x1 convolution and a shortcut around them (He et al. 2015, arXiv:1512.03385)."""
+    """ResNet's bottleneck (He et al. 2015, arXiv:1512.03385): 1x1, 3x3, 1x1 convolution and a shortcut around them."""
 
     def __init__(self, inputs: int, width: int, stride: int) -> None:
         super().__init__()
@@ -71,6 +72,11 @@ class Bottleneck(nn.Module):
         return self.relu(self.expand(self.spatial(self.reduce(x))) + self.shortcut(x))
 
 
+def _stage(inputs: int, width: int, blocks: int, stride: int) -> nn.Sequential:
+    rest = (Bottleneck(4 * width, width, stride=1) for _ in range(blocks - 1))
+    return nn.Sequential(Bottleneck(inputs, width, stride), *rest)
+
+
 class ResNet50(nn.Module):
     """ResNet-50 v1.5 (the stride is in the 3x3 convolution): images (N, 3, 224, 224) to logits (N, 1000)."""
 
@@ -78,15 +84,11 @@ class ResNet50(nn.Module):
         super().__init__()
         self.stem = ConvNorm(3, 64, 7, stride=2)
         self.pool = nn.MaxPool2d(3, stride=2, padding=1)
-        inputs = 64
-        for stage, blocks in enumerate((3, 4, 6, 3), start=1):
-            width = 32 * 2**stage
-            layers = nn.Sequential()
-            for block in range(blocks):
-                layers.append(Bottleneck(inputs, width, stride=2 if stage > 1 and block == 0 else 1))
-                inputs = 4 * width
-            self.add_module(f"stage{stage}", layers)
-        self.classifier = nn.Linear(inputs, classes)
+        self.stage1 = _stage(64, width=64, blocks=3, stride=1)
+        self.stage2 = _stage(256, width=128, blocks=4, stride=2)
+        self.stage3 = _stage(512, width=256, blocks=6, stride=2)
+        self.stage4 = _stage(1024, width=512, blocks=3, stride=2)
+        self.classifier = nn.Linear(2048, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, 3, H, W) to logits (N, classes)."""
@@ -100,7 +102,7 @@ class Mlp(nn.Module):
 
     def __init__(self, sizes: tuple[int, ...]) -> None:
         super().__init__()
-        self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, sizes[0]) to (N, sizes[-1])."""
@@ -127,7 +129,7 @@ class Attention(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """One layer of BERT (Devlin et al. 2018, arXiv:1810.04805): attention and a GELU network, each added and normalized."""
+    """One layer of BERT (Devlin et al. 2018, arXiv:1810.04805): attention, then two linear layers with GELU."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -163,8 +165,9 @@ class TransformerEncoder(nn.Module):
 def with_random_weights(module: nn.Module) -> nn.Module:
     """Give every parameter and batch-norm statistic a random value that keeps activations within FP16's range.
 
-    Draws from torch's global generator: seed it first. Batch norm gets scales, offsets, means and variances as uneven as
-    trained ones, so folding it changes every weight; the last one of a residual branch is small, so sums do not grow.
+    Draws from torch's global generator: seed it first. Batch norm gets scales, offsets, means and variances as
+    uneven as trained ones, so folding it changes every weight; the last scale of a residual branch is small, so that
+    sums do not grow.
     """
     for name, part in module.named_modules():
         if isinstance(part, nn.Conv2d):
@@ -172,8 +175,8 @@ def with_random_weights(module: nn.Module) -> nn.Module:
         elif isinstance(part, nn.BatchNorm2d):
             nn.init.uniform_(part.weight, 0.2, 0.5) if "expand" in name else nn.init.uniform_(part.weight, 0.7, 1.3)
             nn.init.normal_(part.bias, std=0.1)
-            nn.init.normal_(part.running_mean, std=0.1)
-            nn.init.uniform_(part.running_var, 0.5, 1.5)
+            part.running_mean = torch.empty(part.num_features).normal_(std=0.1)
+            part.running_var = torch.empty(part.num_features).uniform_(0.5, 1.5)
         elif isinstance(part, nn.LayerNorm):
             nn.init.uniform_(part.weight, 0.8, 1.2)
             nn.init.normal_(part.bias, std=0.1)

@@ -38,7 +38,9 @@ def export(
     import onnx
     import torch
 
-    dynamic = tuple({axis: size for axis, size in enumerate(shape) if isinstance(size, str)} for shape in inputs.values())
+    dynamic = tuple(
+        {axis: size for axis, size in enumerate(shape) if isinstance(size, str)} for shape in inputs.values()
+    )
     with _quiet(), torch.inference_mode():
         program = torch.onnx.export(
             module,
@@ -62,7 +64,7 @@ def export(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide the messages that concern no reader: no torchvision, pytree will change, and what _optimize does on purpose."""
+    """Hide what concerns no reader: no torchvision, pytree will change, what _optimize does on purpose."""
 
     def concerns_reader(record: logging.LogRecord) -> bool:
         return not any(text in record.getMessage() for text in _HIDDEN.values())

@@ -58,7 +58,7 @@ class ReferenceModel:
         return self.make().eval().requires_grad_(False)
 
     def onnx(self, fold_batch_norm: bool = True) -> Path:
-        """The path of the model as one ONNX file (opset 20, dynamic batch); exported on first use, then kept in the cache.
+        """The path of the model as one ONNX file (opset 20, dynamic batch), exported on first use and then cached.
 
         With `fold_batch_norm=False` batch norm stays a node of its own. Safe when two processes ask at once.
         Raises AssetError when the package with its weights is missing or the cache cannot be written.
@@ -69,23 +69,25 @@ class ReferenceModel:
         path = folder / f"{self.name}-{self._key(fold_batch_norm)}.onnx"
         if path.is_file():
             return path
+        lock = filelock.FileLock(path.with_suffix(".lock"))
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with filelock.FileLock(path.with_suffix(".lock")):
-                if not path.is_file():
-                    write_atomically(path, self._export(fold_batch_norm))
+            lock.acquire()
         except OSError as error:
             raise AssetError(
                 f"The cache folder '{folder}' cannot be written ({error.strerror or error}).",
                 fix="set TRTLAB_CACHE to a folder you may write to.",
             ) from error
+        try:
+            if not path.is_file():
+                write_atomically(path, self._export(fold_batch_norm))
+        finally:
+            lock.release()
         return path
 
     def _export(self, fold_batch_norm: bool) -> bytes:
         # PyTorch takes a size of 1 for a constant, so the sample has a batch of 2.
-        model = export(
-            self.torch_module(), self.sample(2), self.inputs, self.outputs, fold_batch_norm=fold_batch_norm
-        )
+        model = export(self.torch_module(), self.sample(2), self.inputs, self.outputs, fold_batch_norm=fold_batch_norm)
         model.graph.name = self.name
         return model.SerializeToString(deterministic=True)
 
@@ -99,8 +101,8 @@ class ReferenceModel:
 
     def _repr_html_(self) -> str:
         inputs = ", ".join(f"{name} {list(shape)}".replace("'", "") for name, shape in self.inputs.items())
-        rows = (("task", self.task), ("weights", self.weights), ("inputs", inputs), ("outputs", ", ".join(self.outputs)),
-                ("source", self.source), ("licence", self.licence))  # fmt: skip
+        rows = {"task": self.task, "weights": self.weights, "inputs": inputs, "outputs": ", ".join(self.outputs)}
+        rows |= {"source": self.source, "licence": self.licence}
         left = "style='text-align:left'"
-        cells = "".join(f"<tr><th {left}>{name}</th><td {left}>{escape(text)}</td></tr>" for name, text in rows)
+        cells = "".join(f"<tr><th {left}>{name}</th><td {left}>{escape(text)}</td></tr>" for name, text in rows.items())
         return f"<table><caption><b>{escape(self.title)}</b></caption>{cells}</table>"

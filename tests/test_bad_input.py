@@ -1,0 +1,497 @@
+"""Whatever is wrong with a model, its shapes or its target: one clear sentence, a fix, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import tiny_models as tiny
+from onnx import TensorProto, helper
+
+import trtlab as lab
+from trtlab.errors import BuildError, ModelError, ProfileError, TrtlabError
+
+pytestmark = pytest.mark.usefixtures("tidy")
+
+
+@contextmanager
+def refused(kind: type[TrtlabError], stage: str, *words: str) -> Iterator[pytest.ExceptionInfo[TrtlabError]]:
+    """The block raises exactly `kind` in `stage`, in one sentence with all of `words`, and says what to do."""
+    with pytest.raises(TrtlabError) as caught:
+        yield caught
+    error = caught.value
+    assert type(error) is kind, str(error)
+    assert getattr(error, "stage", "") == stage, str(error)
+    for word in words:
+        assert word in error.message, error.message
+    assert "\n" not in error.message
+    assert error.message.endswith(".")
+    assert ".." not in error.message.replace("'../", "")
+    assert len(error.message) < 500
+    assert error.diagnosis.fix.endswith((".", "?")), error.diagnosis.fix
+    assert str(error) == f"{error.message} Fix: {error.diagnosis.fix}"
+    assert error.diagnosis.cause
+    assert error.diagnosis._repr_html_()
+
+
+def relu(**changes: Any) -> onnx.ModelProto:
+    """x -> Relu -> y with a part of it replaced."""
+    parts: dict[str, Any] = {"nodes": [tiny.node("Relu", "x", "y", "relu")], "inputs": {"x": (1, 3)}, "outputs": "y"}
+    return tiny.model(**{**parts, **changes})
+
+
+# ---------------------------------------------------------------------------------------------- files that are no model
+
+
+def test_missing_file_is_named_with_what_lies_beside_it(tmp_path: Path) -> None:
+    onnx.save(tiny.conv(), tmp_path / "net.onnx")
+    with refused(ModelError, "model", "no file", "nett.onnx") as caught:
+        lab.build(tmp_path / "nett.onnx")
+    assert "net.onnx" in caught.value.diagnosis.fix
+
+
+def test_folder(tmp_path: Path) -> None:
+    with refused(ModelError, "model", str(tmp_path), "folder"):
+        lab.build(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("empty.onnx", b"", "0 bytes"),
+        ("noise.onnx", np.random.default_rng(0).bytes(5000), "damaged"),
+        ("cut.onnx", tiny.conv().SerializeToString()[:-300], "cut short or damaged"),
+        ("head.onnx", tiny.conv().SerializeToString()[:40], "cut short or damaged"),
+        ("notes.onnx", b"These are my notes\nabout the model.\n" * 40, "text"),
+        ("page.onnx", b"<!DOCTYPE html><html><body>404</body></html>", "text"),
+        ("pointer.onnx", b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "Git LFS"),
+        ("torch.onnx", b"PK\x03\x04" + bytes(400), "zip archive"),
+        ("lite.onnx", b"\x1c\0\0\0TFL3" + bytes(400), "TensorFlow Lite"),
+        ("zeros.onnx", bytes(1000), "damaged"),
+        ("nothing.onnx", onnx.ModelProto(ir_version=8).SerializeToString(), "no graph"),
+    ],
+)
+def test_file_that_holds_no_model(tmp_path: Path, name: str, content: bytes, words: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with refused(ModelError, "model", f"'{name}'", words):
+        lab.build(tmp_path / name)
+    with refused(ModelError, "model", words):
+        lab.build(content)
+
+
+@pytest.mark.parametrize("cut", range(1, 40))
+def test_model_cut_anywhere_is_refused(cut: int) -> None:
+    whole = tiny.attention().SerializeToString()
+    with pytest.raises(BuildError) as caught:
+        lab.build(whole[: len(whole) * cut // 40])
+    assert caught.value.diagnosis.fix
+
+
+@pytest.mark.parametrize("what", [None, 7, {"a": 1}, ["net.onnx"], object()])
+def test_thing_that_is_no_model(what: Any) -> None:
+    with refused(ModelError, "model", type(what).__name__):
+        lab.build(what)
+
+
+def test_path_with_a_null_byte() -> None:
+    with refused(ModelError, "model", "null byte"):
+        lab.build("net\0.onnx")
+
+
+def test_path_that_is_too_long() -> None:
+    with refused(ModelError, "model", "too long"):
+        lab.build("n" * 400 + ".onnx")
+
+
+# -------------------------------------------------------------------------------------------------------- external data
+
+
+@pytest.fixture
+def external(tmp_path: Path) -> Path:
+    """A model whose weights are in weights.bin beside it."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    path = folder / "net.onnx"
+    onnx.save(tiny.conv(), path, save_as_external_data=True, location="weights.bin", size_threshold=16)
+    return path
+
+
+def relocated(path: Path, **facts: str | None) -> Path:
+    """The same model with other external-data facts for its first weight; None takes a fact away."""
+    model = onnx.load(path, load_external_data=False)
+    tensor = next(item for item in model.graph.initializer if item.external_data)
+    kept = {entry.key: entry.value for entry in tensor.external_data}
+    del tensor.external_data[:]
+    for key, text in {**kept, **facts}.items():
+        if text is not None:
+            tensor.external_data.add(key=key, value=text)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def test_external_weights_that_are_there_build(external: Path) -> None:
+    assert lab.build(external).kernels
+
+
+def test_external_weights_missing(external: Path) -> None:
+    (external.parent / "weights.bin").unlink()
+    with refused(ModelError, "model", "'w1'", "weights.bin", "net.onnx"):
+        lab.build(external)
+
+
+def test_external_weights_cut_short(external: Path) -> None:
+    file = external.parent / "weights.bin"
+    file.write_bytes(file.read_bytes()[:100])
+    with refused(ModelError, "model", "weights.bin", "cut short"):
+        lab.build(external)
+
+
+def test_external_weights_cut_short_and_no_length_given(external: Path) -> None:
+    relocated(external, length=None, offset=None)
+    (external.parent / "weights.bin").write_bytes(bytes(100))
+    with refused(ModelError, "model", "'w1'", "weights.bin", "cut short"):
+        lab.build(external)
+
+
+@pytest.mark.parametrize("facts", [{"offset": "-4"}, {"length": "many"}, {"length": "8"}, {"offset": "9" * 30}])
+def test_external_weights_with_senseless_facts(external: Path, facts: dict[str, str]) -> None:
+    relocated(external, **facts)
+    with refused(ModelError, "model", "'w1'"):
+        lab.build(external)
+
+
+@pytest.mark.parametrize("location", ["../secret.bin", "sub/../../secret.bin", "/etc/passwd", "C:\\secret.bin", "", "."])
+def test_external_weights_outside_the_folder(external: Path, location: str) -> None:
+    shutil.copy(external.parent / "weights.bin", external.parent.parent / "secret.bin")
+    relocated(external, location=location)
+    with refused(ModelError, "model", "'w1'", "net.onnx"):
+        lab.build(external)
+
+
+def test_external_weights_behind_a_link_out_of_the_folder(external: Path) -> None:
+    secret = external.parent.parent / "secret.bin"
+    shutil.move(external.parent / "weights.bin", secret)
+    (external.parent / "weights.bin").symlink_to(secret)
+    with refused(ModelError, "model", "outside the folder", "weights.bin"):
+        lab.build(external)
+
+
+@pytest.mark.parametrize("place", ["attribute", "branch", "function", "sparse"])
+def test_external_data_anywhere_in_the_model_may_not_leave_the_folder(tmp_path: Path, place: str) -> None:
+    outside = tiny.weight("outside", 4)
+    outside.ClearField("raw_data")
+    outside.data_location = TensorProto.EXTERNAL
+    outside.external_data.add(key="location", value="../secret.bin")
+    (tmp_path / "secret.bin").write_bytes(bytes(16))
+    constant = helper.make_node("Constant", [], ["c"], name="constant", value=outside)
+    if place == "attribute":
+        model = relu(nodes=[constant, tiny.node("Add", "x c", "y")], inputs={"x": (4,)})
+    elif place == "branch":
+        model = tiny.branches()
+        model.graph.node[3].attribute[0].g.node.insert(0, constant)
+    elif place == "function":
+        model = tiny.function()
+        model.functions[0].node.insert(0, constant)
+    else:
+        model = relu()
+        sparse = model.graph.sparse_initializer.add()
+        sparse.values.CopyFrom(outside)
+        sparse.indices.CopyFrom(tiny.tensor("at", [0, 1, 2, 3], "int64"))
+        sparse.dims[:] = [9]
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "net.onnx").write_bytes(model.SerializeToString())
+    with refused(ModelError, "model", "'outside'", "outside the folder", "../secret.bin"):
+        lab.build(folder / "net.onnx")
+
+
+def test_external_weights_cannot_come_with_bytes(external: Path) -> None:
+    with refused(ModelError, "model", "weights.bin", "another file"):
+        lab.build(external.read_bytes())
+
+
+# --------------------------------------------------------------------------------------------- models that mean nothing
+
+
+def test_unknown_operator_names_the_node() -> None:
+    with refused(ModelError, "model", "'odd'", "Rellu") as caught:
+        lab.build(relu(nodes=[tiny.node("Rellu", "x", "y", "odd")]))
+    assert "no operator 'Rellu'" in caught.value.diagnosis.cause
+
+
+def test_custom_operator_names_the_node() -> None:
+    model = relu(nodes=[tiny.node("Sparkle", "x", "y", "odd", domain="my.ops")])
+    model.opset_import.append(helper.make_opsetid("my.ops", 1))
+    with refused(BuildError, "parse", "'odd'", "Sparkle") as caught:
+        lab.build(model)
+    assert "plugin" in caught.value.diagnosis.cause
+
+
+def test_no_outputs() -> None:
+    model = relu()
+    del model.graph.output[:]
+    with refused(ModelError, "model", "no outputs"):
+        lab.build(model)
+
+
+def test_string_input() -> None:
+    with refused(ModelError, "model", "'words'", "strings"):
+        lab.build(
+            relu(
+                nodes=[tiny.node("Identity", "words", "y")],
+                inputs=[tiny.value("words", (1,), TensorProto.STRING)],
+            )
+        )
+
+
+def test_sequence_input() -> None:
+    items = helper.make_value_info("items", helper.make_sequence_type_proto(tiny.value("t", (2,)).type))
+    model = relu(nodes=[tiny.node("ConcatFromSequence", "items", "y", axis=0)], inputs=[items])
+    with refused(ModelError, "model", "'items'", "sequence"):
+        lab.build(model)
+
+
+def test_sequence_output() -> None:
+    model = relu(nodes=[tiny.node("SplitToSequence", "x", "y", axis=1)])
+    model.graph.output[0].CopyFrom(
+        helper.make_value_info("y", helper.make_sequence_type_proto(tiny.value("t", (2,)).type))
+    )
+    with refused(ModelError, "model", "'y'", "sequence"):
+        lab.build(model)
+
+
+def test_input_without_a_rank() -> None:
+    with refused(ModelError, "model", "'x'", "rank"):
+        lab.build(relu(inputs=[tiny.value("x", None)]))
+
+
+def test_output_that_nothing_computes_is_named() -> None:
+    with refused(ModelError, "model", "nowhere"):
+        lab.build(relu(outputs="nowhere"))
+
+
+def test_float64_model_says_so() -> None:
+    weights = [tiny.weight("w", 3, dtype="float64")]
+    nodes = [tiny.node("Mul", "x w", "y", "scale")]
+    with refused(BuildError, "parse") as caught:
+        lab.build(relu(nodes=nodes, weights=weights, kind=TensorProto.DOUBLE))
+    assert "float64" in caught.value.diagnosis.cause
+
+
+def test_shapes_that_do_not_fit_name_the_node() -> None:
+    nodes = [tiny.node("MatMul", "x w", "y", "product")]
+    with refused(BuildError, "parse", "'product'"):
+        lab.build(relu(nodes=nodes, weights=[tiny.weight("w", 7, 7)]))
+
+
+# ------------------------------------------------------------------------------------------- shapes that do not fit it
+
+DYNAMIC = {"x": ((1, 16), (4, 16), (8, 16))}
+
+
+def test_dynamic_shapes_without_a_profile() -> None:
+    with refused(ProfileError, "profile", "'x'", "?×16", "not given") as caught:
+        lab.build(tiny.mlp("N"))
+    assert "shapes={'x': ((1, 16), (8, 16), (8, 16))}" in caught.value.diagnosis.fix
+
+
+@pytest.mark.parametrize(
+    ("shapes", "words"),
+    [
+        ({"X": (4, 16)}, ["no input 'X'", "'x'"]),
+        ({"inptu": (4, 16)}, ["'inptu'"]),
+        ({"w1": (16, 32)}, ["'w1'"]),
+        ({"x": ((8, 16), (4, 16), (2, 16))}, ["'x'", "min is larger than opt", "dimension 0", "8 > 4"]),
+        ({"x": ((1, 16), (9, 16), (2, 16))}, ["'x'", "opt is larger than max", "9 > 2"]),
+        ({"x": (4,)}, ["'x'", "2 dimensions", "has 1"]),
+        ({"x": (4, 16, 1)}, ["'x'", "2 dimensions", "has 3"]),
+        ({"x": ((1, 16), (4, 16, 1), (8, 16))}, ["'x'", "rank"]),
+        ({"x": (-1, 16)}, ["'x'", "-1"]),
+        ({"x": (2**40, 16)}, ["'x'", str(2**40)]),
+        ({"x": (4, 17)}, ["'x'", "Dimension 1", "fixed at 16", "17"]),
+        ({"x": ((1, 16), (8, 16))}, ["'x'", "2 shapes"]),
+        ({"x": 4}, ["'x'", "4"]),
+        ({"x": "4,16"}, ["'x'", "4,16"]),
+        ({"x": (4.5, 16)}, ["'x'", "4.5"]),
+        ({"x": (True, 16)}, ["'x'", "True"]),
+        ({"x": ((0, 16), (0, 16), (0, 16))}, ["'x'", "empty"]),
+        ({"x": None}, ["'x'", "None"]),
+        ({"x": ()}, ["'x'", "2 dimensions"]),
+        ("x=4,16", ["dictionary"]),
+        (4, ["dictionary"]),
+        ([DYNAMIC, "x"], ["dictionary"]),
+        ([DYNAMIC, {}], ["'x'", "profile 1"]),
+    ],
+)
+def test_shapes_that_do_not_fit_the_model(shapes: Any, words: list[str]) -> None:
+    with refused(ProfileError, "profile", *words):
+        lab.build(tiny.mlp("N"), shapes=shapes)
+
+
+def test_negative_dimension_in_the_model_counts_as_dynamic() -> None:
+    model = relu(inputs={"x": (-1, 3)})
+    with refused(ProfileError, "profile", "'x'", "?×3"):
+        lab.build(model)
+    assert lab.build(model, shapes={"x": (2, 3)}).kernels
+
+
+def test_numpy_sizes_are_welcome() -> None:
+    assert lab.build(tiny.mlp("N"), shapes={"x": np.array([4, 16])}).kernels
+    assert lab.build(tiny.mlp("N"), shapes={"x": [tuple(np.array([size, 16])) for size in (1, 4, 8)]}).kernels
+
+
+# ------------------------------------------------------------------------------------------------------------- targets
+
+
+def test_unknown_gpu_names_the_closest() -> None:
+    with refused(BuildError, "target", "'RTX 4091'") as caught:
+        lab.build(tiny.conv(), gpu="RTX 4091")
+    assert "RTX 4090" in caught.value.diagnosis.fix
+
+
+@pytest.mark.parametrize("gpu", ["H100", "sm_90", 9.0, "V100"])
+def test_target_that_this_tensorrt_does_not_build_for(gpu: str | float) -> None:
+    with refused(BuildError, "target", "cannot build for SM") as caught:
+        lab.build(tiny.conv(), gpu=gpu)
+    assert "SM89" in caught.value.diagnosis.fix
+    assert "SM120" in caught.value.diagnosis.fix
+
+
+@pytest.mark.parametrize("gpu", [True, [], b"T4", "", float("nan")])
+def test_thing_that_is_no_gpu(gpu: Any) -> None:
+    with refused(BuildError, "target"):
+        lab.build(tiny.conv(), gpu=gpu)
+
+
+def typed(kind: int) -> onnx.ModelProto:
+    """A product of two matrices in one precision."""
+    weights = helper.make_tensor("w", kind, (32, 32), np.ones(1024, "float32"))
+    return relu(nodes=[tiny.node("MatMul", "x w", "y", "gemm")], inputs={"x": (32, 32)}, weights=[weights], kind=kind)
+
+
+def fp8() -> onnx.ModelProto:
+    """A product whose operands are quantized to FP8."""
+    kind = TensorProto.FLOAT8E4M3FN
+    zero = helper.make_tensor("zero", kind, (), [0.0])
+    nodes = [
+        tiny.node("QuantizeLinear", "x s zero", "xq"), tiny.node("DequantizeLinear", "xq s zero", "xd"),
+        tiny.node("QuantizeLinear", "w s zero", "wq"), tiny.node("DequantizeLinear", "wq s zero", "wd"),
+        tiny.node("MatMul", "xd wd", "y", "gemm"),
+    ]  # fmt: skip
+    weights = [tiny.weight("w", 32, 32), tiny.tensor("s", 0.1), zero]
+    return relu(nodes=nodes, inputs={"x": (32, 32)}, weights=weights, opset=19)
+
+
+@pytest.mark.parametrize(
+    ("model", "gpu", "words"),
+    [
+        (typed(TensorProto.FLOAT), "T4", "SM75"),
+        (typed(TensorProto.BFLOAT16), "T4", "BF16"),
+        (fp8(), "A10", "FP8"),
+    ],
+    ids=["fp32-T4", "bf16-T4", "fp8-A10"],
+)
+def test_precision_that_the_target_does_not_have(model: onnx.ModelProto, gpu: str, words: str) -> None:
+    with refused(BuildError, "build") as caught:
+        lab.build(model, gpu=gpu)
+    assert words in caught.value.diagnosis.cause
+    assert "target" in caught.value.diagnosis.fix
+    assert lab.build(model, gpu="L4").kernels, "the model itself is sound"
+
+
+def test_precision_that_the_target_has_builds() -> None:
+    assert lab.build(typed(TensorProto.FLOAT16), gpu="T4").kernels
+
+
+# -------------------------------------------------------------------------------------------------- limits and options
+
+
+@pytest.mark.parametrize("limits", [{"time_limit": 0}, {"time_limit": -1}, {"time_limit": float("nan")}])
+def test_senseless_time_limit(limits: dict[str, float]) -> None:
+    with refused(BuildError, "time", "time_limit"):
+        lab.build(tiny.conv(), **limits)
+
+
+@pytest.mark.parametrize("limits", [{"memory_limit": 0}, {"memory_limit": -2}])
+def test_senseless_memory_limit(limits: dict[str, float]) -> None:
+    with refused(BuildError, "memory", "memory_limit"):
+        lab.build(tiny.conv(), **limits)
+
+
+# -------------------------------------------------------------------------------------------- folders that take no file
+
+
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """A file system of `size` mounted at `folder`; the test is skipped where this user may not mount one."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("a full disk needs the right to mount a small file system")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_full_disk_does_not_lose_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with small_disk(tmp_path / "small disk", "64k") as disk:
+        monkeypatch.setenv("TRTLAB_CACHE", str(disk / "cache"))
+        with pytest.warns(UserWarning, match=r"not cached.*No space left.*TRTLAB_CACHE"):
+            engine = lab.build(tiny.conv())
+        assert engine.kernels
+        assert isinstance(engine.plan, bytes)
+        assert not [path for path in disk.rglob("*") if path.is_file() and path.suffix != ".lock"]
+
+
+def test_saving_on_a_full_disk_leaves_no_half_engine(tmp_path: Path) -> None:
+    engine = lab.build(tiny.conv(), cache=False)
+    with small_disk(tmp_path / "small disk", "8k") as disk:
+        with refused(lab.AssetError, "", "net.plan", "No space left"):
+            engine.save(disk / "net.plan")
+        assert not list(disk.iterdir())
+
+
+def test_read_only_cache_still_builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with small_disk(tmp_path / "disk", "8m") as disk:
+        monkeypatch.setenv("TRTLAB_CACHE", str(disk))
+        first = lab.build(tiny.conv())
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        assert lab.build(tiny.conv()) == first, "what is in a read-only cache is used"
+        with pytest.warns(UserWarning, match=r"not cached.*Read-only"):
+            assert lab.build(tiny.mlp()).kernels
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_cache_without_permission_still_builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir(mode=0o500)
+    monkeypatch.setenv("TRTLAB_CACHE", str(folder))
+    with pytest.warns(UserWarning, match="not cached"):
+        assert lab.build(tiny.conv()).kernels
+
+
+@pytest.mark.parametrize("make", [lambda path: path.write_text("a file"), lambda path: path.symlink_to("/nowhere/x")])
+def test_cache_that_cannot_be_a_folder_still_builds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], Any]
+) -> None:
+    make(tmp_path / "not a folder")
+    monkeypatch.setenv("TRTLAB_CACHE", str(tmp_path / "not a folder" / "cache"))
+    if not (tmp_path / "not a folder").is_symlink():
+        with pytest.warns(UserWarning, match="not cached"):
+            assert lab.build(tiny.conv()).kernels
+
+
+@pytest.mark.parametrize("size", ["much", "nan", "inf", "1e400"])
+def test_cache_size_that_is_no_number_costs_no_engine(monkeypatch: pytest.MonkeyPatch, size: str) -> None:
+    monkeypatch.setenv("TRTLAB_CACHE_GIB", size)
+    with pytest.warns(UserWarning, match="TRTLAB_CACHE_GIB"):
+        assert lab.build(tiny.conv()).kernels

