@@ -103,8 +103,8 @@ _KNOWN = (
 )  # fmt: skip
 
 # What the compiler calls element types and targets, and what this course calls them.
-_TYPE_NAMES = {"b16": "BF16", "fp8_e4m3": "FP8", "e2m1": "FP4", "fp4": "FP4", "i4": "INT4", "int4": "INT4", "sm": "SM"}
-_TYPES = re.compile(r"\b(?:b16|fp8_e4m3|e2m1|fp4|i4|int4)\b|\bsm(?=\d)")
+_TYPE_NAMES = {"b16": "BF16", "fp8_e4m3": "FP8", "fp4_e2m1": "FP4", "fp4": "FP4", "i4": "INT4", "int4": "INT4", "sm": "SM"}
+_TYPES = re.compile(r"\b(?:b16|fp8_e4m3|fp4_e2m1|fp4|i4|int4)\b|\bsm(?=\d)")
 
 # Lines that come with every failure on a machine without a GPU, and say nothing about it.
 _NOISE = re.compile(r"catchCudaError|cudaError 35")
