@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from trtlab import cache as engine_cache
 from trtlab.buildlog import read_build_log
-from trtlab.compiler_process import CompilerProcess, Limits, Progress, Transcript
+from trtlab.compiler_process import CompilerProcess, Limits, Progress, Transcript, cancelled
 from trtlab.diagnose import diagnose_text, plain
-from trtlab.engine import Engine, Layer
+from trtlab.engine import Engine, Layer, Tensor
 from trtlab.errors import AssetError, BuildError, Diagnosis
-from trtlab.gpus import Gpu, check_target, target_of
+from trtlab.gpus import Gpu, check_target
+from trtlab.hardware import memory_gib
+from trtlab.machine import load_tensorrt
 from trtlab.model_check import check_model
 from trtlab.node_names import Names, rename_for_build
 from trtlab.onnx_model import Source, inlined, parse, read_source
@@ -44,36 +46,45 @@ def build(
     Raises BuildError (its subclasses ModelError and ProfileError for the model and the shapes) with a diagnosis; the
     caller's process survives an abort, a crash and Ctrl-C. Engines are cached by content.
     """
+    limits = _limits(time_limit, memory_limit)
     profiles = read_shapes(shapes)
     source = read_source(model)
-    compiler, version = _compiler()
-    order = {"target": _target(gpu), "profiles": profiles, "tensorrt": [compiler, version]}
-    if not cache:
-        return _compile(source, order, _limits(time_limit, memory_limit), progress)[0]
+    trt = load_tensorrt()
+    compiler = "TensorRT-RTX" if trt.__name__ == "tensorrt_rtx" else "TensorRT"
+    order = {"target": _target(gpu, trt), "profiles": profiles, "tensorrt": [compiler, str(trt.__version__)]}
+    try:
+        return (_from_cache_or_new if cache else _new)(source, order, limits, progress)
+    except KeyboardInterrupt as interrupt:
+        raise cancelled(f"{source.title} was being checked") from interrupt
+
+
+def _new(source: Source, order: dict[str, Any], limits: Limits, progress: bool | Progress) -> Engine:
+    return _compile(source, order, limits, progress)[0]
+
+
+def _from_cache_or_new(source: Source, order: dict[str, Any], limits: Limits, progress: bool | Progress) -> Engine:
     key = engine_cache.key_of(source, order)
-    found = engine_cache.load(key)
+    found = _cached(key)
     if found is None:
         with engine_cache.lock(key):
-            found = engine_cache.load(key)  # another process may have built it meanwhile
+            found = _cached(key)  # another process may have built it meanwhile
             if found is None:
-                engine, record = _compile(source, order, _limits(time_limit, memory_limit), progress)
-                return _keep(key, engine, record)
-    return replace(_engine(*_restore(found[0])), plan=found[1])
+                return _keep(key, *_compile(source, order, limits, progress))
+    return found
 
 
-def _compiler() -> tuple[str, str]:
-    """The name and version of the TensorRT that will compile, without importing it where that can be avoided."""
-    from trtlab.machine import load_tensorrt
-
-    trt = load_tensorrt()
-    return ("TensorRT-RTX" if trt.__name__ == "tensorrt_rtx" else "TensorRT"), str(trt.__version__)
-
-
-def _target(gpu: str | float | Gpu | None) -> str:
-    from trtlab.machine import load_tensorrt
-
+def _cached(key: str) -> Engine | None:
+    """The engine of a whole cache entry."""
+    found = engine_cache.load(key)
     try:
-        return check_target(target_of(gpu), load_tensorrt())
+        return found and replace(_engine(found[0]), plan=found[1])
+    except (LookupError, TypeError, ValueError, AttributeError):  # not a record that this version writes
+        return None
+
+
+def _target(gpu: str | float | Gpu | None, trt: Any) -> str:
+    try:
+        return check_target(gpu, trt)
     except AssetError as error:
         raise BuildError(error.message, stage="target", fix=error.diagnosis.fix) from error
 
@@ -84,7 +95,8 @@ def _limits(seconds: float, gibibytes: float | None) -> Limits:
     if gibibytes is None:
         import psutil
 
-        return Limits(seconds, int(0.8 * psutil.virtual_memory().available))
+        free = min(psutil.virtual_memory().available, (memory_gib() or math.inf) * 2**30)
+        return Limits(seconds, int(0.8 * free))
     if not gibibytes > 0:
         raise BuildError(f"memory_limit is {gibibytes}.", stage="memory", fix="give a number of GiB above zero.")
     return Limits(seconds, int(gibibytes * 2**30))
@@ -115,26 +127,25 @@ def _compile(
         "order": order,
         "messages": transcript.messages,
         "result": transcript.result,
-        "nodes": {new: old for new, old in names.nodes.items() if new != old},
+        "names": {
+            "nodes": {new: old for new, old in names.nodes.items() if new != old},
+            "values": {new: old for new, old in names.values.items() if new != old},
+        },
     }
-    return replace(_engine(*_restore(record)), plan=transcript.plan), record
+    return replace(_engine(record), plan=transcript.plan), record
 
 
-def _restore(record: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str]], dict[str, Any], dict[str, str]]:
-    return record["order"], record["messages"], record["result"], record["nodes"]
-
-
-def _engine(
-    order: dict[str, Any], messages: list[tuple[str, str]], result: dict[str, Any], own_names: Mapping[str, str]
-) -> Engine:
-    """The Engine of a build: its layers with the model's own node names, its figures and its log."""
+def _engine(record: dict[str, Any]) -> Engine:
+    """The Engine of a build: its layers with the model's own names, its figures and its log."""
+    order, messages, result = record["order"], record["messages"], record["result"]
+    names = Names(record["names"]["nodes"], record["names"]["values"])
     engine = read_build_log(message for _, message in messages)
     if "inspector" in result:
         described = Engine.from_inspector(result["inspector"])
         engine = replace(engine, layers=described.layers, ports=described.ports)
     return replace(
         engine,
-        layers=tuple(_with_own_names(layer, own_names) for layer in engine.layers),
+        layers=tuple(_with_own_names(layer, names) for layer in engine.layers),
         network_layers=result["network_layers"],
         seconds=result["seconds"],
         compiler=" ".join(order["tensorrt"]),
@@ -143,9 +154,19 @@ def _engine(
     )
 
 
-def _with_own_names(layer: Layer, own_names: Mapping[str, str]) -> Layer:
-    nodes = tuple(dict.fromkeys(own_names.get(name, name) for name in layer.onnx_nodes))
-    return layer if nodes == layer.onnx_nodes else replace(layer, onnx_nodes=nodes)
+def _with_own_names(layer: Layer, names: Names) -> Layer:
+    def own(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(
+            replace(tensor, name=names.values[tensor.name]) if tensor.name in names.values else tensor
+            for tensor in tensors
+        )
+
+    nodes = tuple(dict.fromkeys(names.nodes.get(name, name) for name in layer.onnx_nodes))
+    if nodes == layer.onnx_nodes and not names.values:
+        return layer
+    return replace(
+        layer, onnx_nodes=nodes, inputs=own(layer.inputs), outputs=own(layer.outputs), constants=own(layer.constants)
+    )
 
 
 def _keep(key: str, engine: Engine, record: dict[str, Any]) -> Engine:
@@ -154,7 +175,7 @@ def _keep(key: str, engine: Engine, record: dict[str, Any]) -> Engine:
     try:
         return replace(engine, plan=engine_cache.store(key, record, engine.plan))
     except AssetError as error:
-        warnings.warn(f"The engine was built but not cached. {error}", stacklevel=3)
+        warnings.warn(f"The engine was built but not cached. {error}", stacklevel=4)
         return engine
 
 

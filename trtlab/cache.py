@@ -9,14 +9,17 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trtlab.errors import AssetError
 from trtlab.files import write_atomically
 from trtlab.onnx_model import Source
 from trtlab.paths import cache_folder
 
-FORMAT = 1
+if TYPE_CHECKING:
+    import filelock
+
+FORMAT = 2
 DEFAULT_LIMIT = 4 * 2**30
 
 
@@ -48,14 +51,19 @@ def load(key: str) -> tuple[dict[str, Any], Path] | None:
     """The record and the plan file of an entry, or None; an entry that cannot be read is no entry."""
     record, plan = _files(key)
     try:
-        content = json.loads(record.read_bytes())
-        if plan.stat().st_size != content["plan_bytes"]:
+        digest, _, text = record.read_bytes().partition(b"\n")
+        content = json.loads(text)
+        if _digest(text) != digest or plan.stat().st_size != content["plan_bytes"]:
             return None
         with contextlib.suppress(OSError):
             os.utime(record)  # used just now: the last to be dropped
         return content, plan
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _digest(text: bytes) -> bytes:
+    return hashlib.sha256(text).hexdigest().encode()
 
 
 def store(key: str, content: dict[str, Any], plan: bytes) -> Path:
@@ -70,7 +78,8 @@ def store(key: str, content: dict[str, Any], plan: bytes) -> Path:
         raise AssetError(f"The cache folder cannot be made ({error.strerror}).", fix=_ELSEWHERE) from error
     try:
         write_atomically(file, plan)
-        write_atomically(record, json.dumps({**content, "plan_bytes": len(plan)}))
+        text = json.dumps({**content, "plan_bytes": len(plan)}).encode()
+        write_atomically(record, _digest(text) + b"\n" + text)
     except AssetError as error:
         _remove(key)
         raise AssetError(error.message.replace(f"'{file}'", "The engine cache"), fix=_ELSEWHERE) from error
@@ -81,21 +90,28 @@ def store(key: str, content: dict[str, Any], plan: bytes) -> Path:
 @contextlib.contextmanager
 def lock(key: str) -> Iterator[None]:
     """Hold the right to build this entry; without a lock where the cache folder cannot be written."""
+    guard = _acquire(key[:2])
+    try:
+        if guard is not None:
+            _sweep(f"{key[:2]}*", older_than=0)  # only a holder of this lock writes such files, and there is no other
+        yield
+    finally:
+        if guard is not None:
+            guard.release()
+
+
+def _acquire(shard: str) -> filelock.BaseFileLock | None:
+    """The lock of a 256th of all entries: locks leave their files behind, and so these stay few."""
     import filelock
 
     folder = engines_folder() / "locks"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # 256 files shared by all entries: locks leave their files behind, and these stay few.
-        guard = filelock.FileLock(folder / f"{key[:2]}.lock")
+        guard = filelock.FileLock(folder / f"{shard}.lock")
         guard.acquire()
+        return guard
     except (OSError, NotImplementedError):
-        yield
-        return
-    try:
-        yield
-    finally:
-        guard.release()
+        return None
 
 
 def entries() -> list[tuple[str, int, float]]:
@@ -122,7 +138,7 @@ def trim(limit: int | None = None, keep: str = "") -> int:
             _remove(key)
             total -= size
             dropped += 1
-    _sweep()
+    _sweep("*", older_than=3600)
     return dropped
 
 
@@ -131,17 +147,16 @@ def clear() -> int:
     return trim(limit=-1)
 
 
-def _sweep() -> None:
-    """Remove what a process left that was killed while it wrote."""
-    an_hour_ago = time.time() - 3600
-    for path in engines_folder().glob(".*.part"):
+def _sweep(keys: str, older_than: float) -> None:
+    """Remove what a process left that was killed while it wrote: half files, and a record or plan without the other."""
+    folder, limit = engines_folder(), time.time() - older_than
+    found = [*folder.glob(f".{keys}.part")]
+    for kind, other in ((".json", ".plan"), (".plan", ".json")):
+        found += [path for path in folder.glob(keys + kind) if not path.with_suffix(other).exists()]
+    for path in found:
         with contextlib.suppress(OSError):
-            if path.stat().st_mtime < an_hour_ago:
+            if path.stat().st_mtime <= limit:
                 path.unlink()
-    for plan in engines_folder().glob("*.plan"):
-        with contextlib.suppress(OSError):
-            if not plan.with_suffix(".json").exists() and plan.stat().st_mtime < an_hour_ago:
-                plan.unlink()
 
 
 _ELSEWHERE = "set TRTLAB_CACHE to a folder with room that you may write to, or pass cache=False."

@@ -61,6 +61,7 @@ class Job:
 
 def compile_job(job: Job, trt: Any) -> None:
     """Parse, configure and build; the engine's description and its plan go back as frames."""
+    job.send(STAGE, "builder")
     logger = _logger(job, trt)
     builder = trt.Builder(logger)
     network = builder.create_network(_network_flags(trt))
@@ -80,7 +81,7 @@ def compile_job(job: Job, trt: Any) -> None:
         raise job.fail("build", "")
     result = {"network_layers": network.num_layers, "seconds": seconds}
     if not hasattr(trt, "ComputeCapability"):
-        result["inspector"] = _inspect(plan, trt, logger)
+        result["inspector"] = _inspect(job, plan, trt, logger)
     job.send(RESULT, result)
     job.send(PLAN, memoryview(plan).tobytes())
 
@@ -119,9 +120,11 @@ def _profiles(job: Job, builder: Any, config: Any) -> None:
             raise job.fail("profile", f"TensorRT refuses profile {number}: {shapes}.")
 
 
-def _inspect(plan: Any, trt: Any, logger: Any) -> str:
+def _inspect(job: Job, plan: Any, trt: Any, logger: Any) -> str:
     """Full TensorRT does not print its layers; its inspector tells them, on the GPU that built them."""
     engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
+    if engine is None:
+        raise job.fail("build", "The engine was built, but the runtime of this machine cannot read it.")
     return str(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
 
 
@@ -163,8 +166,16 @@ def _private_stdout() -> BinaryIO:
     return pipe
 
 
-def _first_to_go() -> None:
-    """Ask Linux to end this process, not the caller's, when memory runs out."""
+def _under_control() -> None:
+    """Let this process go down with the caller, before the caller when memory runs out, and without a core file."""
+    if sys.platform != "linux":
+        return
+    import ctypes
+    import resource
+    import signal
+
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         with open("/proc/self/oom_score_adj", "w") as file:
             file.write("1000")
@@ -177,20 +188,32 @@ def _hold_the_line(pipe: BinaryIO) -> None:
     os._exit(3)
 
 
+def _load_tensorrt() -> Any:
+    """TensorRT, or the exception that its import raised."""
+    from trtlab.machine import load_tensorrt
+
+    try:
+        return load_tensorrt()
+    except Exception as error:
+        return error
+
+
 def main() -> int:
     """Read the job, build, and report; the exit status is 0 also for a build that failed with a message."""
     pipe = _private_stdout()
-    _first_to_go()
+    _under_control()
+    trt = _load_tensorrt()  # while the caller checks the model
     order = read_frame(sys.stdin.buffer)
     model = read_frame(sys.stdin.buffer)
     if order is None or model is None:
         return 2
     threading.Thread(target=_hold_the_line, args=(sys.stdin.buffer,), daemon=True).start()
     job = Job(json.loads(order[1]), model[1], pipe)
-    from trtlab.machine import load_tensorrt
-
+    del model
     try:
-        compile_job(job, load_tensorrt())
+        if isinstance(trt, Exception):
+            raise trt
+        compile_job(job, trt)
     except Failed:
         pass
     except Exception as error:  # whatever it is, the caller gets it as a message

@@ -71,7 +71,10 @@ class CompilerProcess:
 
     def __exit__(self, *_: object) -> None:
         with contextlib.suppress(OSError):
-            self.process.kill()
+            if hasattr(os, "killpg"):
+                os.killpg(self.process.pid, signal.SIGKILL)  # what it may have started, too
+            else:
+                self.process.kill()
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
             if pipe:
@@ -94,12 +97,7 @@ class CompilerProcess:
             for kind, data in self._watch(limits):
                 self._take(kind, data, progress)
         except KeyboardInterrupt as interrupt:
-            raise BuildError(
-                f"The build was cancelled while TensorRT was in stage '{self.transcript.stage}'.",
-                stage="cancelled",
-                log=self.transcript.log,
-                fix="run the cell again.",
-            ) from interrupt
+            raise cancelled(f"TensorRT was in stage '{self.transcript.stage}'", self.transcript.log) from interrupt
         self.process.wait()
         threads[2].join(timeout=1)
         self.transcript.stderr = b"".join(self._errors).decode(errors="replace")
@@ -177,15 +175,22 @@ class CompilerProcess:
             with contextlib.suppress(ValueError):
                 how = signal.Signals(-code).name
         lines = [line for line in self.transcript.stderr.splitlines() if line.strip()]
-        said = f" It said: {lines[-1].strip()}." if lines else ""
-        stage = self.transcript.stage
-        if stage == "start":
+        said = f" It said: {lines[-1].strip()[:200].rstrip('.')}." if lines else ""
+        stage, where = self.transcript.stage, last_node(self.transcript)
+        kind, fix = "crash", "simplify the model around the node named here; 'polygraphy debug reduce' finds the part."
+        message = f"TensorRT crashed ({how}) in stage '{stage}'{where}.{said}"
+        if how == "SIGKILL":
+            kind, fix = "memory", "build for smaller shapes, or on a machine with more memory."
+            message = f"The system ended TensorRT (SIGKILL) in stage '{stage}'{where}: most likely memory ran out."
+        elif stage == "start":
             message = f"The compiler process ended before TensorRT was loaded ({how}).{said}"
             fix = "run 'python -m trtlab doctor'; it says which package is missing or broken."
-        else:
-            message = f"TensorRT crashed ({how}) in stage '{stage}'{last_node(self.transcript)}.{said}"
-            fix = "simplify the model around the node named here; 'polygraphy debug reduce' finds the smallest part."
-        return BuildError(message, stage="crash", log=self.transcript.log, fix=fix)
+        return BuildError(message, stage=kind, log=self.transcript.log, fix=fix)
+
+
+def cancelled(when: str, log: str = "") -> BuildError:
+    """The BuildError for Ctrl-C."""
+    return BuildError(f"The build was cancelled while {when}.", stage="cancelled", log=log, fix="run the cell again.")
 
 
 def last_node(transcript: Transcript) -> str:

@@ -159,11 +159,8 @@ class Engine:
 
         if self.plan is None:
             raise AssetError("This engine was read from text, so there is no plan to save.", fix="build() the model.")
-        path = Path(path)
-        if path.exists() and not overwrite:
-            raise AssetError(f"'{path}' exists.", fix="choose another name or pass overwrite=True.")
-        write_atomically(path, self.plan)
-        return path
+        write_atomically(Path(path), self.plan, overwrite=overwrite)
+        return Path(path)
 
     def summary(self) -> dict[str, str]:
         """The engine in six lines, {fact: value}."""

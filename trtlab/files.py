@@ -10,8 +10,11 @@ from pathlib import Path
 from trtlab.errors import AssetError
 
 
-def write_atomically(path: Path, content: bytes | str | Path) -> None:
-    """Write `content` (bytes, text, or the file to copy) so that `path` is either the old file or the whole new one."""
+def write_atomically(path: Path, content: bytes | str | Path, *, overwrite: bool = True) -> None:
+    """Write `content` (bytes, text, or the file to copy) so that `path` is either the old file or the whole new one.
+
+    Raises AssetError when it cannot be read or written, and without `overwrite` when `path` exists.
+    """
     try:
         data = content.read_bytes() if isinstance(content, Path) else content
     except OSError as error:
@@ -23,7 +26,12 @@ def write_atomically(path: Path, content: bytes | str | Path) -> None:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
         os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        if overwrite:
+            os.replace(temporary, path)
+        else:
+            os.link(temporary, path)
+    except FileExistsError as error:
+        raise AssetError(f"'{path}' exists.", fix="choose another name or pass overwrite=True.") from error
     except OSError as error:
         raise AssetError(
             f"'{path}' cannot be written ({error.strerror or error}).",

@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import difflib
 import re
+import sys
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from trtlab.errors import AssetError
+from trtlab.hardware import has_gpu
 from trtlab.paths import data_file
 
 
@@ -123,19 +125,37 @@ def targets(trt: Any) -> tuple[str, ...]:
     return tuple(sorted(found, key=lambda name: int(name[2:])))
 
 
-def check_target(target: str, trt: Any) -> str:
-    """`target` if this TensorRT can build for it without a GPU, else an AssetError that names what can be chosen."""
-    offered = targets(trt)
+def check_target(where: str | float | Gpu | None, trt: Any) -> str:
+    """The target for `where` if this TensorRT can build for it, else an AssetError that names what can be chosen.
+
+    Full TensorRT builds for the GPU of this machine alone.
+    """
+    target, offered = target_of(where), targets(trt)
     if target in offered:
         return target
-    names = {name: [entry.name for entry in all_gpus() if entry.target == name][-1:] for name in offered}
-    choice = ", ".join(f"{name} ({', '.join(gpus)})" if gpus else name for name, gpus in names.items())
     if not offered:
+        here = target_here()
+        if where is None or target == here:
+            return here or "this GPU"
         raise AssetError(
             f"TensorRT {trt.__version__} builds only for the GPU in this machine, not for {target}.",
             fix="leave gpu= out, or set TRTLAB_TENSORRT=rtx to compile for another GPU.",
         )
+    names = {name: [entry.name for entry in all_gpus() if entry.target == name][-1:] for name in offered}
+    choice = ", ".join(f"{name} ({', '.join(gpus)})" if gpus else name for name, gpus in names.items())
     raise AssetError(
         f"TensorRT-RTX {trt.__version__} cannot build for {target}.",
         fix=f"choose one of {choice}.",
     )
+
+
+def target_here() -> str:
+    """The target of this machine's first GPU, as the NVIDIA driver reports it; "" without one."""
+    if not has_gpu():
+        return ""
+    import ctypes
+
+    cuda = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    major, minor = ctypes.c_int(0), ctypes.c_int(0)
+    cuda.cuDeviceComputeCapability(ctypes.byref(major), ctypes.byref(minor), 0)
+    return f"SM{major.value}{minor.value}"

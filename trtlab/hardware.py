@@ -11,16 +11,36 @@ import subprocess
 from pathlib import Path
 
 
-def has_gpu() -> bool:
-    """True when the NVIDIA driver is there and reports at least one device."""
+def _driver() -> ctypes.CDLL | None:
+    """NVIDIA's driver library, initialised, when it is there and reports at least one device."""
     for library in ("libcuda.so.1", "nvcuda.dll"):
         try:
             cuda = ctypes.CDLL(library)
         except OSError:
             continue
         count = ctypes.c_int(0)
-        return cuda.cuInit(0) == 0 and cuda.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
-    return False
+        found = cuda.cuInit(0) == 0 and cuda.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+        return cuda if found else None
+    return None
+
+
+def has_gpu() -> bool:
+    """True when the NVIDIA driver is there and reports at least one device."""
+    return _driver() is not None
+
+
+def compute_capability() -> str | None:
+    """The compute capability of the first GPU, such as "8.9"; None without one."""
+    cuda = _driver()
+    if cuda is None:
+        return None
+    numbers = []
+    for attribute in (75, 76):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
+        value = ctypes.c_int(0)
+        if cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, 0) != 0:
+            return None
+        numbers.append(value.value)
+    return ".".join(map(str, numbers))
 
 
 def gpus_and_driver() -> tuple[tuple[str, ...], str]:

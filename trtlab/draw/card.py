@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import unicodedata
+from contextlib import AbstractContextManager
 from functools import cache
 from typing import Any
 
@@ -32,25 +33,24 @@ def fonts() -> tuple[str, ...]:
     return ("DejaVu Sans", *[name for name in _FALLBACKS if name in installed][:1])
 
 
-@cache
-def style() -> dict[str, Any]:
-    """Matplotlib's defaults with the course's choices: what a picture is drawn with whatever the user's rcParams are."""
-    skip = ("backend", "backend_fallback", "interactive", "toolbar", "webagg.", "figure.max_open", "datapath", "timezone")
-    base = {key: value for key, value in matplotlib.rcParamsDefault.items() if not key.startswith(skip)}
-    return {
-        **base,
-        "font.family": list(fonts()),
-        "figure.dpi": DPI,
-        "savefig.dpi": DPI,
-        "figure.facecolor": "none",
-        "savefig.facecolor": "auto",
-        "text.color": TEXT,
-        "text.parse_math": False,
-        "axes.edgecolor": EDGE,
-        "axes.labelcolor": TEXT,
-        "xtick.color": TEXT,
-        "ytick.color": TEXT,
-    }
+STYLE: Any = {
+    "figure.dpi": DPI,
+    "savefig.dpi": DPI,
+    "figure.facecolor": "none",
+    "text.color": TEXT,
+    "text.parse_math": False,
+    "axes.edgecolor": EDGE,
+    "axes.labelcolor": TEXT,
+    "xtick.color": TEXT,
+    "ytick.color": TEXT,
+}
+_SESSION = ("backend", "interactive", "toolbar", "webagg.", "timezone")  # settings of the session, not of a picture
+
+
+def style() -> AbstractContextManager[None]:
+    """Matplotlib's defaults and STYLE for a while, whatever the user's rcParams are; afterwards those are back."""
+    base: Any = {name: value for name, value in matplotlib.rcParamsDefault.items() if not name.startswith(_SESSION)}
+    return matplotlib.rc_context({**base, **STYLE, "font.family": list(fonts())})
 
 
 class Picture(Figure):
@@ -58,7 +58,7 @@ class Picture(Figure):
 
     def savefig(self, fname: Any, **options: Any) -> None:
         """Save like `Figure.savefig`, in the course's style and with bytes that depend on nothing but the picture."""
-        with matplotlib.rc_context(style()):
+        with style():
             super().savefig(fname, **options)
 
     def png(self) -> bytes:
@@ -70,6 +70,13 @@ class Picture(Figure):
     def _repr_png_(self) -> bytes:
         return self.png()
 
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        # Jupyter asks this before the formatter of the inline backend, which would crop the card.
+        return {"image/png": self.png(), "text/plain": repr(self)}
+
+    def __repr__(self) -> str:
+        return f"<picture: {self.get_label()}>"
+
 
 @cache
 def _renderer() -> Any:
@@ -79,7 +86,7 @@ def _renderer() -> Any:
 @cache
 def width_of(text: str, size: float, weight: str = "normal") -> float:
     """The width of `text` in inches at `size` points."""
-    font = FontProperties(family=list(fonts()), size=size, weight=weight)  # type: ignore[arg-type]
+    font = FontProperties(family=list(fonts()), size=size, weight=weight)
     return float(_renderer().get_text_width_height_descent(text, font, False)[0]) / 1440
 
 
@@ -142,6 +149,13 @@ class Card:
             zorder=zorder, gid=gid, parse_math=False, family=list(fonts()),
         )  # fmt: skip
 
+    def title(self, words: str, size: float = 17) -> None:
+        """The finding, at the top; smaller where it is long. It is also what the picture is called in text."""
+        room = self.width - 2 * MARGIN
+        size = max(0.7 * size, min(size, size * room / (width_of(words, size, "bold") or 1)))
+        self.text(MARGIN, MARGIN + 0.12, fit(words, room, size, "bold"), size, weight="bold", gid="title")
+        self.figure.set_label(words)
+
     def line(self, x: list[float], y: list[float], color: str = EDGE, width: float = 1.2, zorder: float = 1) -> None:
         """A straight line through the points."""
         self.axes.add_line(Line2D(x, y, color=color, linewidth=width, zorder=zorder, solid_capstyle="round"))
@@ -149,9 +163,9 @@ class Card:
 
 def message(title: str, lines: list[str], width: float = 8.5) -> Picture:
     """A card that says why there is no picture, and what to do instead."""
-    with matplotlib.rc_context(style()):
+    with style():
         card = Card(width, MARGIN * 2 + 0.35 + 0.25 * len(lines))
-        card.text(MARGIN, MARGIN + 0.15, fit(title, width - 2 * MARGIN, 13, "bold"), 13, weight="bold")
+        card.title(title, 13)
         for row, words in enumerate(lines):
             card.text(MARGIN, MARGIN + 0.55 + 0.25 * row, fit(words, width - 2 * MARGIN, 10), 10)
     return card.figure

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-import matplotlib
-
 from trtlab.draw.card import Picture, clean, number, style, unit_of
 from trtlab.draw.palette import is_fused_attention, kind_of_layer, kind_of_op
 from trtlab.draw.ribbon import Ribbon
@@ -38,10 +36,10 @@ def fusion(engine: Engine, model: Model, *, title: str | None = None) -> Picture
     sizes = [layer.nbytes for layer in engine.kernels if layer.nbytes is not None]
     unit = unit_of(max(sizes)) if sizes else None
     boxes = _boxes(engine, fate, unit[0] if unit else 0)
-    gone = _vanished(engine, fate)
-    with matplotlib.rc_context(style()):
+    gone = _gone(engine, fate)
+    with style():
         return Ribbon(
-            title=clean(title or finding(engine, fate), 90),
+            title=clean(title or finding(engine, fate), 140),
             notes=_notes(engine, gone, boxes, *([finding(engine, fate)] if title else [])),
             footer=footer(engine),
             stages=(*stages(boxes), *gone),
@@ -73,7 +71,8 @@ def _boxes(engine: Engine, fate: pd.DataFrame, unit: int) -> list[Box]:
         size = ("?" if layer.nbytes is None else number(layer.nbytes / unit)) if unit else ""
         kind = type_of(layer) if type_of(layer) != usual else ""
         stream = f"stream {layer.stream}" if layer.stream else ""
-        found.append(Box(tuple(owned.get(index) or _helped(layer, ops)), layer, index, _word(layer), size, kind, stream))
+        tiles = tuple(owned.get(index) or _helped(layer, ops))
+        found.append(Box(tiles, layer, index, _word(layer), size, kind, stream))
     return found
 
 
@@ -112,18 +111,24 @@ def type_of(layer: Layer) -> str:
     return next((name for name in names if name not in ("INT64", "INT32", "BOOL", "")), names[0] if names else "")
 
 
-def _vanished(engine: Engine, fate: pd.DataFrame) -> list[Stage]:
-    """The nodes in no kernel, a stage a reason."""
+def vanished(engine: Engine, fate: pd.DataFrame) -> list[tuple[str, str, str]]:
+    """The nodes in no kernel: name, operation, and the reason in words."""
     kernels = _index(engine)
-    groups: dict[str, list[Box]] = {}
-    for node, op, layer, reason in zip(fate["node"], fate["op"], fate["layer"], fate["reason"], strict=True):
-        if layer not in kernels:
-            groups.setdefault(reason or "bookkeeping", []).append(Box((Tile(node, op),)))
-    order = [*REASONS, *sorted(groups.keys() - REASONS.keys())]
-    counts = {reason: f" ({len(boxes)})" if len(boxes) > 1 else "" for reason, boxes in groups.items()}
     return [
-        Stage(REASONS.get(reason, reason) + counts[reason], tuple(groups[reason])) for reason in order if reason in groups
+        (node, op, REASONS.get(reason or "bookkeeping", reason))
+        for node, op, layer, reason in zip(fate["node"], fate["op"], fate["layer"], fate["reason"], strict=True)
+        if layer not in kernels
     ]
+
+
+def _gone(engine: Engine, fate: pd.DataFrame) -> list[Stage]:
+    """The nodes in no kernel, a stage a reason."""
+    groups: dict[str, list[Box]] = {}
+    for node, op, reason in vanished(engine, fate):
+        groups.setdefault(reason, []).append(Box((Tile(node, op),)))
+    names = [*REASONS.values(), *sorted(groups.keys() - set(REASONS.values()))]
+    found = [(name, tuple(groups[name])) for name in names if name in groups]
+    return [Stage(name + (f" ({len(boxes)})" if len(boxes) > 1 else ""), boxes) for name, boxes in found]
 
 
 def _notes(engine: Engine, gone: list[Stage], boxes: list[Box], *before: str) -> tuple[str, ...]:

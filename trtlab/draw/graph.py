@@ -7,7 +7,6 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import matplotlib
 from matplotlib.patches import PathPatch, Polygon
 from matplotlib.path import Path
 
@@ -63,7 +62,7 @@ def graph(engine: Engine, *, model: Model | None = None, max_nodes: int = 60) ->
                 f"lab.draw.graph(engine, max_nodes={len(layers)}) draws this graph nevertheless.",
             ],
         )
-    with matplotlib.rc_context(style()):
+    with style():
         return _draw(engine, *_facts(engine, layers, _titles(engine, model)))
 
 
@@ -92,7 +91,9 @@ def _words(ops: list[str]) -> str:
     return "  ".join(f"{name} ×{many}" if many > 2 else "  ".join([name] * many) for name, many in counts)
 
 
-def _facts(engine: Engine, layers: tuple[Layer, ...], titles: dict[str, tuple[str, list[str]]]) -> tuple[list[_Node], list[_Arrow]]:
+def _facts(
+    engine: Engine, layers: tuple[Layer, ...], titles: dict[str, tuple[str, list[str]]]
+) -> tuple[list[_Node], list[_Arrow]]:
     nodes = [_node(layer, *titles.get(layer.name, ("", []))) for layer in layers]
     written = {tensor.name: (index, tensor) for index, layer in enumerate(layers) for tensor in layer.outputs}
     arrows: list[_Arrow] = []
@@ -136,7 +137,7 @@ def _draw(engine: Engine, nodes: list[_Node], arrows: list[_Arrow]) -> Picture:
     title = f"{kernels} kernel{'s' * (kernels != 1)} and the tensors between them"
     wide = max(width, width_of(title, 15, "bold"), min(width_of(footer(engine), 8), 7.0)) + 2 * MARGIN
     card = Card(wide, height + HEAD + MARGIN + 0.45)
-    card.text(MARGIN, MARGIN + 0.12, title, 15, weight="bold", gid="title")
+    card.title(title, 15)
     left, bottom = (wide - width) / 2, HEAD + height
 
     def at(text: str) -> tuple[float, float]:
@@ -159,8 +160,8 @@ def _layout(nodes: list[_Node], arrows: list[_Arrow]) -> Any:
 
     paper = pygraphviz.AGraph(directed=True, strict=False, ranksep="0.16", nodesep="0.3", splines="spline")
     for index, node in enumerate(nodes):
-        width, height = node.size
-        paper.add_node(f"n{index}", label="", shape="box", fixedsize="true", width=f"{width:.3f}", height=f"{height:.3f}")
+        width, height = (f"{size:.3f}" for size in node.size)
+        paper.add_node(f"n{index}", label="", shape="box", fixedsize="true", width=width, height=height)
     for index, arrow in enumerate(arrows):
         room = f'width="{width_of(arrow.words, 8) * 72 + 14:.0f}" height="15"'
         label = f'<<table border="0" cellborder="0" cellpadding="0" fixedsize="true" {room}><tr><td></td></tr></table>>'

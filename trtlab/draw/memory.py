@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import matplotlib
+from matplotlib.axes import Axes
 
 from trtlab.draw.card import MARGIN, Card, Picture, clean, fit, message, number, style, unit_of, width_of
 from trtlab.draw.fusion import footer
@@ -16,8 +16,9 @@ _ROW = 0.27  # inches a named bar
 
 
 def memory(engine: Engine) -> Picture:
-    """Draw what each kernel reads (inputs, constants) and writes (outputs) in bytes, without padding or caches; a gathered table counts whole.
+    """Draw what each kernel reads (inputs, constants) and writes (outputs) in bytes.
 
+    Sizes are logical, without padding and caches; a table from which a kernel gathers rows counts whole.
     Needs fixed shapes: where a size is known only at run time, the picture says so instead.
     """
     kernels = engine.kernels
@@ -32,7 +33,7 @@ def memory(engine: Engine) -> Picture:
                 f"lab.build(model, shapes={{{_fixed(engine)}}})",
             ],
         )
-    with matplotlib.rc_context(style()):
+    with style():
         return _rows(engine) if len(kernels) <= _NAMED else _columns(engine)
 
 
@@ -72,16 +73,17 @@ def _head(engine: Engine, bars: list[_Bar], width: float, height: float) -> tupl
     unit, name = unit_of(total)
     card = Card(width, height)
     title = f"{len(bars)} kernel{'s' * (len(bars) != 1)} read and write {number(total / unit)} {name} a run"
-    card.text(MARGIN, MARGIN + 0.12, fit(title, width - 2 * MARGIN, 17, "bold"), 17, weight="bold", gid="title")
+    card.title(title)
     largest = sorted((bar.total for bar in bars), reverse=True)[:5]
-    facts = [f"the largest {len(largest)} account for {100 * sum(largest) / (total or 1):.0f}%"] if len(bars) > 9 else []
+    share = 100 * sum(largest) / (total or 1)
+    facts = [f"the largest {len(largest)} account for {share:.0f}%"] if len(bars) > 9 else []
     for words, size in (("weights", engine.weight_bytes), ("activations", engine.activation_bytes)):
         if size is not None:
             facts.append(f"{words} in memory {number(size / unit_of(size)[0])} {unit_of(size)[1]}")
     card.text(MARGIN, MARGIN + 0.43, fit("   ·   ".join(facts), width - 2 * MARGIN, 10), 10, color=MUTED, gid="notes")
     x = MARGIN
-    for (part, color), size in zip(BYTES.items(), zip(*[bar.parts for bar in bars], strict=True), strict=True):
-        words = f"{part}: {number(sum(size) / unit)} {name}"
+    for index, (part, color) in enumerate(BYTES.items()):
+        words = f"{part}: {number(sum(bar.parts[index] for bar in bars) / unit)} {name}"
         card.box(x, MARGIN + 0.65, 0.14, 0.14, color, radius=0.03)
         card.text(x + 0.2, MARGIN + 0.72, words, 9, va="center", gid="key")
         x += 0.4 + width_of(words, 9)
@@ -134,7 +136,7 @@ def _columns(engine: Engine) -> Picture:
     return card.figure
 
 
-def _name_largest(card: Card, axes: matplotlib.axes.Axes, bars: list[_Bar], unit: int) -> None:
+def _name_largest(card: Card, axes: Axes, bars: list[_Bar], unit: int) -> None:
     """Write the names over the largest bars, as many as find room beside each other."""
     taken: list[tuple[float, float]] = []
     frame = axes.get_position()
@@ -149,5 +151,3 @@ def _name_largest(card: Card, axes: matplotlib.axes.Axes, bars: list[_Bar], unit
             card.text(middle, top - 0.1, words, 8.5, ha="center", gid="name")
             height = frame.height * card.height * bars[index].total / unit / axes.get_ylim()[1]
             card.line([center, center], [top, card.height * (1 - frame.y0) - height], color=MUTED, width=0.7)
-
-

@@ -16,7 +16,7 @@ class Ink(NamedTuple):
     text: str
 
 
-# Told apart in protanopia, deuteranopia and tritanopia and in grey print by fill or lightness; every use carries a label too.
+# Chosen to be told apart with each kind of colour blindness; every use carries a label too.
 KINDS: dict[str, Ink] = {
     "convolution": Ink("#2C5FA8", "#FFFFFF"),
     "matrix multiplication": Ink("#9E2A55", "#FFFFFF"),
@@ -47,7 +47,7 @@ _OPS = {
     "ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceSumSquare ReduceLogSum ReduceLogSumExp ArgMax ArgMin TopK "
     "CumSum NonMaxSuppression MeanVarianceNormalization",
     "pooling": "MaxPool AveragePool GlobalAveragePool GlobalMaxPool LpPool GlobalLpPool MaxRoiPool RoiAlign",
-    "embedding, gather": "Gather GatherElements GatherND Scatter ScatterElements ScatterND OneHot EmbedLayerNormalization",
+    "embedding, gather": "Gather GatherElements GatherND Scatter ScatterElements ScatterND OneHot",
     "quantize": "QuantizeLinear DequantizeLinear DynamicQuantizeLinear",
     "data movement": "Reshape Flatten Squeeze Unsqueeze Transpose Concat Split Slice Pad Expand Tile Resize Upsample "
     "DepthToSpace SpaceToDepth Identity Cast CastLike Shape Size Constant ConstantOfShape Range Trilu GridSample "

@@ -120,7 +120,7 @@ class Ribbon:
         room = self.width - 2 * MARGIN
         y = MARGIN + 0.12
         if card:
-            card.text(MARGIN, y, fit(self.title, room, 17, "bold"), 17, weight="bold", gid="title")
+            card.title(self.title)
         y += 0.07
         for line in _wrap(self.notes, room, 10):
             y += 0.24
@@ -191,8 +191,8 @@ class Ribbon:
         fill = "#FFFFFF" if tile.hollow else ink.fill
         edge = ink.text if vanished else ink.fill if tile.hollow else "none"
         card.box(
-            x, y, width, high, fill, edge=edge, line=1.4 if tile.hollow else 0.7, dash="dashed" if vanished else "solid",
-            radius=0.04, zorder=3, gid=gid,
+            x, y, width, high, fill, edge=edge, line=1.4 if tile.hollow else 0.7, radius=0.04, zorder=3, gid=gid,
+            dash="dashed" if vanished else "solid",
         )  # fmt: skip
         card.text(
             x + width / 2, y + high / 2, self.label(tile), TILE * self.scale, weight="bold", ha="center", va="center",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 
 from trtlab.draw.palette import strongest
 from trtlab.engine import Layer
@@ -77,7 +77,7 @@ def _features(shape: Shape) -> Shape:
 
 def _label(shape: Shape) -> str:
     """Height × width × channels for a picture, "1000 values" for a vector."""
-    sizes = [size for size in (*shape[1:], *shape[:1])] if len(shape) == 3 else list(shape)
+    sizes = [*shape[1:], shape[0]] if len(shape) == 3 else list(shape)
     while len(sizes) > 1 and sizes[0] == 1:
         sizes.pop(0)
     words = "×".join("?" if size < 0 else str(size) for size in sizes)
@@ -123,8 +123,8 @@ def _by_block(boxes: Sequence[Box]) -> list[Stage]:
         Stage(f"block {number}   {shape}", tuple(boxes[i : i + period]), fresh=number == 1)
         for number, i in enumerate(range(start, end, period), 1)
     ]
-    before, after = tuple(boxes[:start]), tuple(boxes[end:])
-    return [*([Stage("before the blocks", before)] if before else []), *middle, *([Stage("after the blocks", after)] if after else [])]
+    ends = Stage("before the blocks", tuple(boxes[:start])), Stage("after the blocks", tuple(boxes[end:]))
+    return [stage for stage in (ends[0], *middle, ends[1]) if stage.boxes]
 
 
 def _alike(one: Sequence[object], other: Sequence[object]) -> bool:
@@ -161,7 +161,7 @@ def _parts(stage: Stage, room: float, width: Callable[[Stage], float]) -> list[S
     """The stage, or the fewest even parts of it that fit."""
     for count in range(1, len(stage.boxes) + 1):
         borders = _even(stage, count, width)
-        parts = [stage.boxes[low:high] for low, high in zip(borders, borders[1:], strict=False) if low < high]
+        parts = [stage.boxes[low:high] for low, high in pairwise(borders) if low < high]
         names = [stage.label, *[f"{stage.label} (continued)"] * (len(parts) - 1)]
         cut = [Stage(name, boxes, stage.fresh) for name, boxes in zip(names, parts, strict=True)]
         if all(width(part) <= room for part in cut):

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import matplotlib
-
-from trtlab.draw.card import MARGIN, Card, Picture, style
+from trtlab.draw.card import MARGIN, Card, Picture, style, width_of
 from trtlab.draw.palette import MUTED, TEXT
 
-WIDTH, HEIGHT = 12.6, 7.0
+WIDTH, HEIGHT = 12.6, 6.5
 _ANYWHERE, _GPU = ("#E4F2EE", "#13806B"), ("#EEE8FA", "#6B46B0")  # the fill and the ink of the two lanes
 _BOX = (1.9, 0.98)  # width and height of a step, inches
-_ROWS = {"build": 1.72, "settings": 3.06, "run": 5.04}
+_ROWS = {"build": 1.8, "settings": 3.13, "run": 5.2}  # the middle of each row
 
 
 class _Step(NamedTuple):
@@ -32,27 +30,29 @@ _STEPS = {
     "network": _Step(2, "build", "Network", "INetworkDefinition", "layers, not optimised"),
     "builder": _Step(3, "build", "Builder", "Builder", "fuses, picks kernels"),
     "plan": _Step(4, "build", "Plan", "model.plan", "the compiled engine", True),
-    "profile": _Step(2.42, "settings", "Profile", "IOptimizationProfile", "min, opt, max shapes"),
-    "config": _Step(3.58, "settings", "Config", "IBuilderConfig", "target, memory, flags"),
+    "profile": _Step(2, "settings", "Profile", "IOptimizationProfile", "min, opt, max shapes"),
+    "config": _Step(3, "settings", "Config", "IBuilderConfig", "target, memory, flags"),
     "runtime": _Step(0, "run", "Runtime", "Runtime", "loads the plan"),
     "engine": _Step(1, "run", "Engine", "ICudaEngine", "weights on the GPU"),
     "context": _Step(2, "run", "Context", "IExecutionContext", "shapes, activations"),
-    "inference": _Step(3, "run", "Inference", "execute_async_v3", "launches the kernels"),
-    "outputs": _Step(4, "run", "Outputs", "your tensors", "in GPU memory", True),
+    "inference": _Step(3, "run", "Inference", "execute_async_v3", "runs the kernels"),
+    "outputs": _Step(4, "run", "Outputs", "your buffers", "in GPU memory", True),
 }
-_ARROWS = ["model parser", "parser network", "network builder", "builder plan", "runtime engine", "engine context",
-           "context inference", "inference outputs"]  # fmt: skip
+_ARROWS = (
+    ("model", "parser"), ("parser", "network"), ("network", "builder"), ("builder", "plan"), ("profile", "config"),
+    ("runtime", "engine"), ("engine", "context"), ("context", "inference"), ("inference", "outputs"),
+)  # fmt: skip
 
 
 def workflow() -> Picture:
     """Draw model → parser → network → builder → plan → runtime → engine → context → inference, and where each runs."""
-    with matplotlib.rc_context(style()):
+    with style():
         card = Card(WIDTH, HEIGHT)
-        card.text(MARGIN, 0.45, "Build once on any machine, run many times on a GPU", 18, weight="bold", gid="title")
-        _lane(card, 0.8, 3.5, _ANYWHERE, "BUILD: no GPU needed", "with TensorRT-RTX, as in this course")
-        _lane(card, 4.6, 1.62, _GPU, "RUN: needs an NVIDIA GPU", "")
+        card.title("Build once without a GPU, run many times on one", 18)
+        _lane(card, 0.75, 3.02, _ANYWHERE, 0, "BUILD, once", "no GPU needed with TensorRT-RTX, as in this course")
+        _lane(card, 4.23, 1.63, _GPU, 1, "RUN, many times", "needs an NVIDIA GPU")
         for pair in _ARROWS:
-            tail, head = (_STEPS[name] for name in pair.split())
+            tail, head = (_STEPS[name] for name in pair)
             _arrow(card, [(_left(tail) + _BOX[0], _middle(tail)), (_left(head), _middle(head))])
         _turns(card)
         for step in _STEPS.values():
@@ -68,16 +68,16 @@ def _left(step: _Step) -> float:
 
 
 def _middle(step: _Step) -> float:
-    return _ROWS[step.row] + _BOX[1] / 2 - 0.3
+    return _ROWS[step.row]
 
 
-def _lane(card: Card, y: float, height: float, colors: tuple[str, str], name: str, more: str) -> None:
+def _lane(card: Card, y: float, high: float, colors: tuple[str, str], column: int, name: str, where: str) -> None:
+    """A coloured band, named from the left edge of `column` on."""
     fill, ink = colors
-    card.box(MARGIN, y, WIDTH - 2 * MARGIN, height, fill, radius=0.12, zorder=1)
-    words = card.text(MARGIN + 0.15, y + 0.27, name, 13, weight="bold", color=ink, gid="lane")
-    if more:
-        card.text(MARGIN + 0.15 + 2.25, y + 0.27, more, 12, color=ink, gid="lane")
-    words.set_in_layout(False)
+    card.box(MARGIN, y, WIDTH - 2 * MARGIN, high, fill, radius=0.12, zorder=1)
+    x = _left(_Step(column, "", "", "", ""))
+    card.text(x, y + 0.28, name, 13, weight="bold", color=ink, gid="lane")
+    card.text(x + width_of(name, 13, "bold") + 0.18, y + 0.28, where, 12, color=ink, gid="lane")
 
 
 def _draw_step(card: Card, step: _Step, ink: str) -> None:
@@ -89,20 +89,20 @@ def _draw_step(card: Card, step: _Step, ink: str) -> None:
     middle = x + width / 2
     card.text(middle, y + 0.27, step.name, 14, weight="bold", color=color, ha="center", gid="label:")
     code = card.text(middle, y + 0.53, step.code, 9.5, color=color, ha="center", gid="code")
-    code.set_family("DejaVu Sans Mono")
+    code.set_fontfamily("DejaVu Sans Mono")
     card.text(middle, y + 0.78, step.does, 10.5, color=color, ha="center", gid="does")
 
 
 def _turns(card: Card) -> None:
-    """The arrows that change direction: settings into the builder, the plan's way to the GPU, inputs into a run."""
-    builder, plan, runtime = _STEPS["builder"], _STEPS["plan"], _STEPS["runtime"]
-    under = _middle(builder) + _BOX[1] / 2
-    for name, side in (("profile", -0.35), ("config", 0.35)):
-        step, x = _STEPS[name], _left(builder) + _BOX[0] / 2 + side
-        _arrow(card, [(x, _middle(step) - _BOX[1] / 2), (x, under)])
-    x, start = _left(plan) + _BOX[0] / 2, _left(runtime) + _BOX[0] / 2
-    lane = 4.45
-    _arrow(card, [(x, _middle(plan) + _BOX[1] / 2), (x, lane), (start, lane), (start, _middle(runtime) - _BOX[1] / 2)])
+    """The arrows that change direction: settings into the builder, and the plan's way to the GPU."""
+    half = _BOX[1] / 2
+    builder, config, plan, runtime = (_STEPS[name] for name in ("builder", "config", "plan", "runtime"))
+    x = _left(builder) + _BOX[0] / 2
+    _arrow(card, [(x, _middle(config) - half), (x, _middle(builder) + half)])
+    x, start, lane = _left(plan) + _BOX[0] / 2, _left(runtime) + _BOX[0] / 2, 4.0
+    _arrow(card, [(x, _middle(plan) + half), (x, lane), (start, lane), (start, _middle(runtime) - half)])
+    for row, words in enumerate(("The build log says what became of each layer:", "it is what this course reads.")):
+        card.text(_left(_STEPS["model"]), _middle(config) - 0.1 + 0.24 * row, words, 11, color=MUTED, gid="footer")
 
 
 def _arrow(card: Card, points: list[tuple[float, float]]) -> None:

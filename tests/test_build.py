@@ -1,0 +1,479 @@
+"""build() gives an engine or an error, and whatever TensorRT does, the process that asked goes on."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import filelock
+import onnx
+import psutil
+import pytest
+import tiny_models as tiny
+from conftest import compilers, leftovers
+
+import trtlab as lab
+from trtlab.errors import BuildError
+
+STAND_INS = Path(__file__).resolve().parent / "stand_ins"
+HEAVY = {"x": ((1, 32, 64), (8, 32, 64), (64, 32, 64))}
+
+pytestmark = pytest.mark.usefixtures("tidy")
+
+
+def wait_until(condition: Any, seconds: float = 15) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+# ------------------------------------------------------------------------------------------------------ what one gets
+
+
+def test_engine_says_what_was_compiled_by_whom_for_what() -> None:
+    engine = lab.build(tiny.conv(), gpu="RTX 3090")
+    assert re.fullmatch(r"TensorRT-RTX 1\.7\.\d+\.\d+", engine.compiler)
+    assert engine.target == "SM86"
+    assert engine.network_layers >= len(engine.kernels) >= 2
+    assert engine.activation_bytes > 0
+    assert engine.weight_bytes >= 8 * 3 * 9 * 4
+    assert 0 < engine.seconds < 60
+    assert "Parsing node: conv1 [Conv]" in engine.log
+    assert [(port.name, port.mode, port.shape) for port in engine.ports] == [
+        ("x", "Input", (1, 3, 8, 8)),
+        ("y", "Output", (1, 5)),
+    ]
+
+
+def test_path_bytes_and_proto_give_the_same_engine(tmp_path: Path) -> None:
+    model = tiny.conv()
+    onnx.save(model, tmp_path / "net.onnx")
+    engines = [
+        lab.build(form, cache=False)
+        for form in (model, model.SerializeToString(), tmp_path / "net.onnx", str(tmp_path / "net.onnx"))
+    ]
+    assert len({engine.layers for engine in engines}) == 1
+
+
+def test_build_leaves_the_callers_model_as_it_was() -> None:
+    model = tiny.branches("odd name, with [brackets]")
+    before = model.SerializeToString(deterministic=True)
+    lab.build(model).fate(model)
+    assert model.SerializeToString(deterministic=True) == before
+
+
+def test_profile_reaches_the_engine() -> None:
+    engine = lab.build(tiny.mlp("N"), shapes={"x": ((1, 16), (4, 16), (32, 16))})
+    assert engine.ports[0].shape == (-1, 16)
+    assert engine.ports[0].profiles == (((1, 16), (4, 16), (32, 16)),)
+
+
+def test_several_profiles_reach_the_engine() -> None:
+    one, two = {"x": ((1, 16), (1, 16), (1, 16))}, {"x": ((2, 16), (16, 16), (64, 16))}
+    engine = lab.build(tiny.mlp("N"), shapes=[one, two])
+    assert engine.ports[0].profiles == (one["x"], two["x"])
+    assert {layer.profile for layer in engine.layers} == {0, 1}
+    assert {layer.profile for layer in engine.kernels} == {0}
+
+
+def test_larger_batch_needs_more_activation_memory() -> None:
+    small, large = (lab.build(tiny.mlp(batch)).activation_bytes for batch in (8, 65536))
+    assert large > small
+
+
+def test_layers_carry_the_models_own_names() -> None:
+    engine = lab.build(tiny.conv())
+    named = {name for layer in engine.layers for name in layer.onnx_nodes}
+    assert named <= {node.name for node in tiny.conv().graph.node}
+    assert {"conv1", "relu1", "conv2", "sum", "head"} <= named
+
+
+# ----------------------------------------------------------------------------------- what TensorRT may do to its process
+
+
+@pytest.fixture
+def misbehave(monkeypatch: pytest.MonkeyPatch):
+    """Let the compiler process misbehave: at import, parse or build."""
+
+    def make(what: str) -> None:
+        monkeypatch.setenv("PYTHONPATH", str(STAND_INS / "misbehaving"))
+        monkeypatch.setenv("STAND_IN", what)
+
+    return make
+
+
+@pytest.mark.parametrize("stage", ["import", "parse", "build"])
+@pytest.mark.parametrize(
+    ("deed", "words"),
+    [
+        ("abort", "SIGABRT"),
+        ("fault", "SIGSEGV"),
+        ("floating point", "SIGFPE"),
+        ("exit", r"exit status 7.*It said: Illegal instruction in libfantasy\.so\."),
+        ("quiet exit", "exit status 0"),
+        ("leave a child", "exit status 9"),
+    ],
+)
+def test_build_keeps_the_kernel_alive_when_tensorrt_ends_its_process(
+    misbehave: Any, stage: str, deed: str, words: str
+) -> None:
+    misbehave(f"{stage} {deed}")
+    with pytest.raises(BuildError) as caught:
+        lab.build(tiny.conv())
+    error = caught.value
+    assert error.stage == "crash"
+    assert re.search(words, error.message), error.message
+    assert error.message.endswith(".")
+    assert error.diagnosis.fix
+    if stage == "import":
+        assert "before TensorRT was loaded" in error.message
+    else:
+        assert f"in stage '{stage}'" in error.message
+    if stage == "parse":
+        assert "at node 'conv1' (Conv)" in error.message
+        assert "Parsing node: conv1" in error.log
+
+
+def test_crash_names_the_node_as_the_model_does(misbehave: Any) -> None:
+    misbehave("parse abort")
+    model = tiny.conv()
+    model.graph.node[0].name = "conv1"
+    model.graph.node[1].name = "conv1"
+    with pytest.raises(BuildError, match="node 'conv1'"):
+        lab.build(model)
+
+
+def test_python_exception_in_the_compiler_process_is_told(misbehave: Any) -> None:
+    misbehave("build raise")
+    with pytest.raises(BuildError, match="the stand-in gave up") as caught:
+        lab.build(tiny.conv())
+    assert caught.value.stage == "build"
+
+
+def test_process_killed_by_the_system_is_a_matter_of_memory(misbehave: Any) -> None:
+    misbehave("build killed")
+    with pytest.raises(BuildError, match="most likely memory ran out") as caught:
+        lab.build(tiny.conv())
+    assert caught.value.stage == "memory"
+
+
+@pytest.mark.parametrize("deed", ["print", "shout"])
+def test_noise_from_tensorrt_does_no_harm(misbehave: Any, deed: str, capfd: pytest.CaptureFixture[str]) -> None:
+    misbehave(f"build {deed}")
+    assert lab.build(tiny.conv()).plan.read_bytes() == b"a plan of the stand-in"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_memory_limit_ends_the_build(misbehave: Any) -> None:
+    misbehave("build eat memory")
+    with pytest.raises(BuildError, match=r"more than 307 MiB.*stage 'build'") as caught:
+        lab.build(tiny.conv(), memory_limit=0.3)
+    assert caught.value.stage == "memory"
+    assert "memory_limit" in caught.value.diagnosis.fix
+
+
+@pytest.mark.parametrize("what", ["build hang", "build hang with the GIL", "parse hang", "build hang with a child"])
+def test_time_limit_ends_the_build(misbehave: Any, what: str) -> None:
+    misbehave(what)
+    begin = time.monotonic()
+    with pytest.raises(BuildError, match="did not finish within 1 s") as caught:
+        lab.build(tiny.conv(), time_limit=1)
+    assert caught.value.stage == "time"
+    assert time.monotonic() - begin < 5
+    sleepers = [child for child in psutil.process_iter(["cmdline"]) if "time.sleep(600)" in str(child.info["cmdline"])]
+    assert not sleepers, "a process that the compiler started is still there"
+
+
+def test_time_limit_on_the_real_tensorrt() -> None:
+    with pytest.raises(BuildError, match="did not finish within 0.5 s") as caught:
+        lab.build(tiny.heavy(80), shapes=HEAVY, time_limit=0.5)
+    assert caught.value.stage == "time"
+
+
+def test_memory_limit_on_the_real_tensorrt() -> None:
+    with pytest.raises(BuildError, match="more than 51 MiB") as caught:
+        lab.build(tiny.conv(), memory_limit=0.05)
+    assert caught.value.stage == "memory"
+
+
+def test_failure_does_not_poison_the_next_build() -> None:
+    good = lab.build(tiny.conv(), cache=False)
+    with pytest.raises(BuildError):
+        lab.build(tiny.mlp(), gpu="T4", cache=False)
+    assert lab.build(tiny.conv(), cache=False).layers == good.layers
+
+
+# --------------------------------------------------------------------------------------------- Ctrl-C, kill, two at once
+
+
+def in_a_process(code: str, *arguments: str | Path, **options: Any) -> subprocess.Popen[str]:
+    """Python running `code` with the tests' folder on its path."""
+    setup = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import tiny_models as tiny\n"
+    setup += f"import trtlab as lab\nHEAVY = {HEAVY!r}\n"
+    return subprocess.Popen(
+        [sys.executable, "-c", setup + code, *map(str, arguments)], stdout=subprocess.PIPE, text=True, **options
+    )
+
+
+def test_ctrl_c_cancels_the_build_and_the_process_goes_on(cache: Path) -> None:
+    process = in_a_process("""
+def begun(phase, done, total):
+    print("begun", flush=True)
+try:
+    lab.build(tiny.heavy(200), shapes=HEAVY, progress=begun)
+except lab.BuildError as error:
+    print("stage", error.stage, error.message, flush=True)
+import psutil
+print("children", psutil.Process().children())
+print("kernels", len(lab.build(tiny.conv()).kernels) > 0)
+""")  # fmt: skip
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 0
+    assert "stage cancelled The build was cancelled while TensorRT was in stage 'build'." in said
+    assert "children []" in said
+    assert "kernels True" in said
+    assert not leftovers(cache)
+
+
+@pytest.mark.parametrize("moment", ["the model is checked", "it waits for another build"])
+def test_ctrl_c_is_a_build_error_at_any_moment(monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    where = (onnx.checker, "check_model") if moment == "the model is checked" else (filelock.FileLock, "acquire")
+    monkeypatch.setattr(*where, interrupt)
+    with pytest.raises(BuildError, match="cancelled") as caught:
+        lab.build(tiny.conv())
+    assert caught.value.stage == "cancelled"
+
+
+def killed_mid_build(cache: Path, code: str) -> None:
+    """SIGKILL a process that builds; its compiler must end, and the cache must stay whole and usable."""
+    process = in_a_process(code)
+    assert process.stdout.readline() == "begun\n"
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert [child for child in children if "trtlab.compiler" in child.cmdline()]
+    process.kill()
+    process.communicate(timeout=60)
+    assert wait_until(lambda: not any(child.is_running() and child.status() != "zombie" for child in children))
+    assert not leftovers(cache)
+    assert lab.build(tiny.conv()).kernels
+
+
+def test_killed_mid_build_nothing_is_left(cache: Path) -> None:
+    killed_mid_build(cache, "lab.build(tiny.heavy(200), shapes=HEAVY, progress=lambda *_: print('begun', flush=True))")
+
+
+def test_killed_mid_build_even_a_compiler_that_hangs_with_the_gil_ends(
+    cache: Path, misbehave: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    misbehave("build hang with the GIL")
+    code = """
+import threading, time, psutil
+threading.Thread(target=lab.build, args=(tiny.conv(),), daemon=True).start()
+while not any("trtlab.compiler" in child.cmdline() for child in psutil.Process().children()):
+    time.sleep(0.05)
+time.sleep(1)
+print("begun", flush=True)
+time.sleep(60)
+"""
+    process = in_a_process(code)
+    monkeypatch.delenv("STAND_IN")
+    assert process.stdout.readline() == "begun\n"
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.communicate(timeout=60)
+    assert children
+    assert wait_until(lambda: not any(child.is_running() and child.status() != "zombie" for child in children))
+
+
+def test_two_processes_build_the_same_model_once(cache: Path) -> None:
+    code = """
+events = []
+engine = lab.build(tiny.heavy(12), shapes=HEAVY, progress=lambda *event: events.append(event))
+print(len(engine.kernels), bool(events))
+"""
+    both = [in_a_process(code) for _ in range(2)]
+    said = sorted(process.communicate(timeout=120)[0].split() for process in both)
+    assert [process.returncode for process in both] == [0, 0]
+    assert said[0][0] == said[1][0], "both have the same engine"
+    assert [words[1] for words in said] == ["False", "True"], "one of them compiled, the other one waited"
+    assert not leftovers(cache)
+
+
+def test_threads_build_side_by_side() -> None:
+    models = [tiny.conv(batch) for batch in range(1, 9)] + [tiny.mlp(batch) for batch in range(1, 9)]
+    with ThreadPoolExecutor(8) as pool:
+        engines = list(pool.map(lambda model: lab.build(model, cache=False), models))
+    for model, engine in zip(models, engines, strict=True):
+        assert engine.ports[0].shape[0] == model.graph.input[0].type.tensor_type.shape.dim[0].dim_value
+
+
+def test_threads_that_want_the_same_engine_share_it() -> None:
+    with ThreadPoolExecutor(6) as pool:
+        engines = list(pool.map(lambda _: lab.build(tiny.conv()), range(6)))
+    assert len(set(engines)) == 1
+    assert len({engine.seconds for engine in engines}) == 1, "only one of them compiled"
+
+
+def test_build_in_a_forked_worker(cache: Path) -> None:
+    process = in_a_process("""
+import multiprocessing
+def work(batch):
+    return len(lab.build(tiny.conv(batch)).kernels)
+lab.build(tiny.conv())
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    print(min(pool.map(work, [2, 3, 4])))
+""")
+    assert int(process.communicate(timeout=120)[0]) > 0
+
+
+# -------------------------------------------------------------------------------------------------------------- progress
+
+
+def test_progress_is_reported_in_order() -> None:
+    events: list[tuple[str, int, int]] = []
+    lab.build(tiny.heavy(4), shapes=HEAVY, progress=lambda *event: events.append(event))
+    assert len(events) > 5
+    last: dict[str, int] = {}
+    for phase, done, total in events:
+        assert isinstance(phase, str)
+        assert 0 <= last.get(phase, 0) <= done <= max(total, done)
+        last[phase] = done if done < total else 0
+    assert {phase for phase, done, total in events if done == total}, "a phase comes to its end"
+
+
+def test_cached_engine_reports_no_progress() -> None:
+    events: list[tuple[str, int, int]] = []
+    lab.build(tiny.conv())
+    lab.build(tiny.conv(), progress=lambda *event: events.append(event))
+    assert not events
+
+
+def test_error_in_a_progress_function_reaches_the_caller() -> None:
+    def fail(phase: str, done: int, total: int) -> None:
+        raise ZeroDivisionError(phase)
+
+    with pytest.raises(ZeroDivisionError):
+        lab.build(tiny.conv(), progress=fail)
+
+
+def on_a_terminal(code: str, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
+    """(standard output, what a terminal on standard error shows) of a process."""
+    pty = pytest.importorskip("pty")
+    master, slave = pty.openpty()
+    process = in_a_process(code, stderr=slave)
+    os.close(slave)
+    shown: list[bytes] = []
+
+    def read() -> None:
+        while True:
+            try:
+                data = os.read(master, 4096)
+            except OSError:
+                return
+            if not data:
+                return
+            shown.append(data)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    said = process.communicate(timeout=120)[0]
+    reader.join(timeout=10)
+    os.close(master)
+    return said, b"".join(shown).decode(errors="replace")
+
+
+SLOW = "print(len(lab.build(tiny.heavy(60), shapes=HEAVY, cache=False).kernels) > 0)"
+
+
+def test_terminal_shows_a_bar_on_standard_error_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRTLAB_PROGRESS")
+    said, shown = on_a_terminal(SLOW, monkeypatch)
+    assert said == "True\n"
+    assert "compiling the model" in shown
+
+
+def test_terminal_shows_no_bar_when_the_environment_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    said, shown = on_a_terminal(SLOW, monkeypatch)
+    assert (said, shown) == ("True\n", "")
+
+
+def test_no_bar_where_nobody_watches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRTLAB_PROGRESS")
+    process = in_a_process(SLOW, stderr=subprocess.PIPE)
+    assert process.communicate(timeout=120) == ("True\n", "")
+
+
+# ---------------------------------------------------------------------------------- full TensorRT, by a stand-in of its API
+
+
+@pytest.fixture
+def full_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TRTLAB_TENSORRT=full with a stand-in: this machine has neither the wheel nor the GPU."""
+    monkeypatch.setenv("TRTLAB_TENSORRT", "full")
+    monkeypatch.setenv("PYTHONPATH", str(STAND_INS / "full"))
+    monkeypatch.syspath_prepend(str(STAND_INS / "full"))
+    monkeypatch.setenv("POLYGRAPHY_USE_TENSORRT_RTX", "1")
+    yield
+    sys.modules.pop("tensorrt", None)
+
+
+@pytest.mark.usefixtures("full_tensorrt")
+def test_full_tensorrt_is_read_through_its_inspector() -> None:
+    model = tiny.conv("N")
+    engine = lab.build(model, shapes={"x": ((1, 3, 8, 8), (2, 3, 8, 8), (4, 3, 8, 8))})
+    assert engine.compiler == "TensorRT 10.0.stand.in"
+    assert engine.target == "this GPU"
+    assert [layer.onnx_nodes for layer in engine.layers] == [(node.name,) for node in model.graph.node]
+    assert engine.layers[0].tactic == "sm00_conv"
+    assert engine.activation_bytes == 4096
+    assert engine.ports[0].profiles == (((1, 3, 8, 8), (2, 3, 8, 8), (4, 3, 8, 8)),)
+    assert engine.fate(model)["layer"].notna().all()
+    assert lab.build(model, shapes={"x": ((1, 3, 8, 8), (2, 3, 8, 8), (4, 3, 8, 8))}) == engine
+
+
+@pytest.mark.usefixtures("full_tensorrt")
+def test_full_tensorrt_builds_for_no_other_gpu() -> None:
+    with pytest.raises(BuildError, match="only for the GPU in this machine") as caught:
+        lab.build(tiny.conv(), gpu="T4")
+    assert caught.value.stage == "target"
+    assert "TRTLAB_TENSORRT=rtx" in caught.value.diagnosis.fix
+
+
+@pytest.mark.usefixtures("full_tensorrt")
+def test_full_tensorrt_names_the_node_it_refuses() -> None:
+    model = tiny.model([tiny.node("Sparkle", "x", "y", "odd", domain="my.ops")], {"x": (2,)}, "y")
+    model.opset_import.append(onnx.helper.make_opsetid("my.ops", 1))
+    with pytest.raises(BuildError, match=r"node 'odd' \(Sparkle\)") as caught:
+        lab.build(model)
+    assert caught.value.stage == "parse"
+
+
+@pytest.mark.usefixtures("full_tensorrt")
+def test_full_tensorrt_whose_engine_cannot_be_read_back() -> None:
+    with pytest.raises(BuildError, match="runtime of this machine cannot read it"):
+        lab.build(tiny.model([tiny.node("Relu", "x", "y", "unreadable")], {"x": (2,)}, "y"))
+
+
+@pytest.mark.parametrize("name", ["build", "diagnose"])
+def test_functions_stay_functions_whatever_is_imported_first(name: str) -> None:
+    process = in_a_process(f"import trtlab.{name}\nlab.build(tiny.conv())\nprint(callable(lab.{name}))")
+    assert process.communicate(timeout=60)[0] == "True\n"
+
+
+def test_nothing_of_these_tests_is_left_running() -> None:
+    assert not compilers()
