@@ -54,43 +54,38 @@ def residual(blocks: int = 16) -> onnx.ModelProto:
     return tiny.model(nodes, {"x": (1, 3, 64, 64)}, "y", [*weights, tiny.weight("head", 16, 10)])
 
 
+BLOCK = """
+MatMul from wq mq; Add mq bias bq; Reshape bq split rq; Transpose rq q 0213
+MatMul from wk mk; Add mk bias bk; Reshape bk split rk; Transpose rk k 0231
+MatMul from wv mv; Add mv bias bv; Reshape bv split rv; Transpose rv v 0213
+MatMul q k dots; Mul dots scale scaled; Softmax scaled soft; MatMul soft v mixed
+Transpose mixed back 0213; Reshape back join joined; MatMul joined wo out; Add out from sum
+LayerNormalization sum gain bias norm; MatMul norm up wide; Relu wide relu; MatMul relu down narrow; Add narrow norm res
+LayerNormalization res gain bias to
+"""
+
+
 def encoder(layers: int = 12) -> onnx.ModelProto:
-    """A transformer's encoder with attention written out, 25 nodes a layer."""
-    nodes, weights, here = (
-        [],
-        [tiny.tensor("split", [1, 8, 4, 8], "int64"), tiny.tensor("join", [1, 8, 32], "int64")],
-        "x",
-    )
-    weights += [tiny.weight("scale"), *(tiny.weight(name, 32) for name in ("gain", "bias"))]
+    """A transformer's encoder, 26 nodes a layer: operator, inputs, output, and how to transpose."""
+    shared = {"scale", "bias", "gain", "split", "join"}
+    nodes = []
     for index in range(layers):
-
-        def add(op: str, inputs: str, output: str, layer: int = index, **attributes: object) -> str:
-            nodes.append(tiny.node(op, inputs, f"{output}{layer}", f"layer{layer}/{output}", **attributes))
-            return f"{output}{layer}"
-
-        heads = {}
-        for name in "qkv":
-            weights.append(tiny.weight(f"w{name}{index}", 32, 32))
-            flat = add("Add", f"{add('MatMul', f'{here} w{name}{index}', f'm{name}')} bias", f"b{name}")
-            order = [0, 2, 3, 1] if name == "k" else [0, 2, 1, 3]
-            heads[name] = add("Transpose", add("Reshape", f"{flat} split", f"r{name}"), name, perm=order)
-        scores = add("Mul", f"{add('MatMul', f'{heads["q"]} {heads["k"]}', 'scores')} scale", "scaled")
-        mixed = add("MatMul", f"{add('Softmax', scores, 'soft', axis=-1)} {heads['v']}", "mixed")
-        joined = add("Reshape", f"{add('Transpose', mixed, 'back', perm=[0, 2, 1, 3])} join", "joined")
-        weights += [
-            tiny.weight(f"wo{index}", 32, 32),
-            tiny.weight(f"up{index}", 32, 64),
-            tiny.weight(f"dn{index}", 64, 32),
-        ]
-        first = add("Add", f"{add('MatMul', f'{joined} wo{index}', 'out')} {here}", "sum")
-        norm = add("LayerNormalization", f"{first} gain bias", "norm")
-        wide = add("Relu", add("MatMul", f"{norm} up{index}", "wide"), "relu")
-        here = add(
-            "LayerNormalization",
-            f"{add('Add', f'{add('MatMul', f'{wide} dn{index}', 'dn')} {norm}', 'res')} gain bias",
-            "end",
-        )
-    return tiny.model(nodes, {"x": (1, 8, 32)}, here, weights)
+        own = {"from": f"to{index - 1}" if index else "x"}
+        for step in BLOCK.replace("\n", ";").split(";"):
+            op, *tensors = step.split() or [""]
+            order = tensors.pop() if op == "Transpose" else ""
+            named = [one if one in shared else own.get(one, f"{one}{index}") for one in tensors]
+            attributes = {"perm": [int(axis) for axis in order]} if order else {}
+            nodes += (
+                [tiny.node(op, " ".join(named[:-1]), named[-1], f"{index}/{op}/{named[-1]}", **attributes)]
+                if op
+                else []
+            )
+    sizes = {"wq": (32, 32), "wk": (32, 32), "wv": (32, 32), "wo": (32, 32), "up": (32, 64), "down": (64, 32)}
+    weights = [tiny.weight(f"{name}{index}", *size) for name, size in sizes.items() for index in range(layers)]
+    weights += [tiny.tensor("split", [1, 8, 4, 8], "int64"), tiny.tensor("join", [1, 8, 32], "int64")]
+    weights += [tiny.weight("scale"), tiny.weight("gain", 32), tiny.weight("bias", 32)]
+    return tiny.model(nodes, {"x": (1, 8, 32)}, f"to{layers - 1}", weights)
 
 
 def build(model: onnx.ModelProto, **options: Any) -> Built:
@@ -125,7 +120,9 @@ def text_of(figure: draw.Picture, gid: str) -> str:
 
 def overlaps(figure: draw.Picture) -> list[tuple[str, str]]:
     """The pairs of texts whose boxes cover each other by more than a pixel, and texts that leave the card."""
-    renderer = FigureCanvasAgg(figure).get_renderer()
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # axes place their labels only now
+    renderer = canvas.get_renderer()
     boxes = [(text.get_text(), text.get_window_extent(renderer)) for text in words(figure)]
     width, height = figure.bbox.width, figure.bbox.height
     found = [

@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trtlab import datasets, draw, models, widgets
+    from trtlab import datasets, draw, exercises, models, widgets
     from trtlab.build import build
     from trtlab.diagnose import diagnose
     from trtlab.engine import Engine, Layer, Tensor
@@ -39,11 +39,11 @@ _HOME = {
     "Machine": "machine",
     "doctor": "machine",
 }
-_MODULES = ("datasets", "draw", "models", "widgets")
+_MODULES = ("datasets", "draw", "exercises", "models", "widgets")
 
 __all__ = [  # noqa: RUF022  (the order of a newcomer's questions)
     "doctor", "Machine", "gpu", "Gpu", "trt", "build", "Engine", "Layer", "Tensor", "diagnose", "Diagnosis", "explain",
-    "models", "datasets", "draw", "widgets",
+    "models", "datasets", "draw", "widgets", "exercises",
     "TrtlabError", "BuildError", "ModelError", "ProfileError", "AssetError",
 ]  # fmt: skip
 

@@ -70,9 +70,11 @@ class Picture(Figure):
     def _repr_png_(self) -> bytes:
         return self.png()
 
-    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
-        # Jupyter asks this before the formatter of the inline backend, which would crop the card.
-        return {"image/png": self.png(), "text/plain": repr(self)}
+    def _ipython_display_(self) -> None:
+        # Jupyter asks this before the formatter that the inline backend registers for figures, which crops the card.
+        from IPython.display import display
+
+        display({"image/png": self.png(), "text/plain": repr(self)}, raw=True)
 
     def __repr__(self) -> str:
         return f"<picture: {self.get_label()}>"

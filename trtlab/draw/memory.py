@@ -99,7 +99,7 @@ def _rows(engine: Engine) -> Picture:
     width, top = 10.0, MARGIN + 1.1
     card, unit, name = _head(engine, bars, width, top + _ROW * len(bars) + 0.55)
     left, right = MARGIN + room, width - MARGIN - 0.75
-    scale = (right - left) / max(bar.total for bar in bars)
+    scale = (right - left) / max(1, *(bar.total for bar in bars))
     for row, bar in enumerate(bars):
         y, x = top + row * _ROW, left
         card.text(left - 0.1, y + _ROW / 2, bar.name, 9, ha="right", va="center", gid="name")
@@ -125,7 +125,11 @@ def _columns(engine: Engine) -> Picture:
         base = [low + size for low, size in zip(base, sizes, strict=True)]
     axes.set_facecolor("none")
     axes.set_xlim(0.3, len(bars) + 0.7)
-    axes.set_ylim(0, max(base) * 1.08)
+    top = max(base) * 1.08 or 1
+    axes.set_ylim(0, top)
+    axes.set_yticks([tick for tick in axes.get_yticks() if 0 <= tick <= top])
+    step = 10 if len(bars) <= 120 else 20 if len(bars) <= 400 else 100
+    axes.set_xticks([1, *range(step, len(bars) + 1, step)])
     axes.set_ylabel(name, fontsize=10)
     axes.set_xlabel("kernel, in the order the GPU runs them", fontsize=10)
     axes.tick_params(labelsize=9, length=0)

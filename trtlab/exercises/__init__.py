@@ -1,0 +1,76 @@
+"""Exercises: a check that says what is wrong with an answer, and hints one at a time.
+
+In a notebook the cell to fill in is tagged `exercise`, and the next cell folds a solution, which the tests run.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any
+
+from trtlab.errors import AssetError
+
+CHAPTERS = ("chapter00",)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether an answer is right, and the sentence that says why or what is missing."""
+
+    right: bool
+    message: str
+
+    def __bool__(self) -> bool:
+        return self.right
+
+    def __str__(self) -> str:
+        return f"{'✓' if self.right else '✗'} {self.message}"
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return f"<b>{'✓' if self.right else '✗'}</b> {escape(self.message)}"
+
+
+@dataclass
+class Exercise:
+    """A task with hints. `examine(answer)` returns (right, message); the message never gives the answer away."""
+
+    name: str
+    hints: tuple[str, ...]
+    examine: Callable[..., tuple[bool, str]] = field(repr=False)
+    _given: int = field(default=0, repr=False)
+
+    def check(self, *answer: Any) -> Verdict:
+        """Say whether the answer is right and, if not, what is wrong with it; no answer raises."""
+        if not answer or any(part is None or part is ... for part in answer):
+            return Verdict(False, "No answer yet: fill in the cell above, or ask for a hint with .hint().")
+        try:
+            return Verdict(*self.examine(*answer))
+        except Exception as error:  # a learner's answer may be anything
+            return Verdict(False, f"The check could not read this answer ({type(error).__name__}: {error}).")
+
+    def hint(self) -> str:
+        """The next hint; after the last one they start again."""
+        text = self.hints[self._given % len(self.hints)]
+        self._given += 1
+        return f"Hint {(self._given - 1) % len(self.hints) + 1} of {len(self.hints)}: {text}"
+
+
+def get(name: str) -> Exercise:
+    """The exercise of that name, such as "00.1" for the first of chapter 00; raises AssetError for an unknown one."""
+    found = {exercise.name: exercise for exercise in all_exercises()}
+    if name in found:
+        return found[name]
+    close = difflib.get_close_matches(str(name), found, n=3, cutoff=0.3) or list(found)
+    raise AssetError(f"There is no exercise '{name}'.", fix=f"ask for {' or '.join(close)}.")
+
+
+def all_exercises() -> list[Exercise]:
+    """Every exercise of the course, a fresh copy each time, in the order of the chapters."""
+    modules = [importlib.import_module(f"trtlab.exercises.{chapter}") for chapter in CHAPTERS]
+    return [exercise for module in modules for exercise in module.exercises()]
