@@ -300,15 +300,38 @@ def test_the_kind_of_a_layer_comes_from_its_nodes_or_from_tensorrts_words() -> N
     assert kind_of_op("SomebodysOwnOp") == "pointwise"
 
 
-def _luminance(color: str) -> float:
+# How the world looks without the red, the green or the blue cones: Machado, Oliveira and Fernandes 2009, severity 1.
+BLINDNESS = {
+    "none": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
+    "protanopia": ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998)),
+    "deuteranopia": ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.01182, 0.04294, 0.968881)),
+    "tritanopia": ((1.255528, -0.076749, -0.178779), (-0.078411, 0.930809, 0.147602), (0.004733, 0.691367, 0.3039)),
+}
+
+
+def _linear(color: str) -> np.ndarray:
     rgb = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
-    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    return float(linear @ (0.2126, 0.7152, 0.0722))
+    return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+
+
+def _lab(linear: np.ndarray) -> np.ndarray:
+    to_xyz = np.array([(0.4124, 0.3576, 0.1805), (0.2126, 0.7152, 0.0722), (0.0193, 0.1192, 0.9505)])
+    x, y, z = np.cbrt(to_xyz @ np.clip(linear, 0, 1) / (0.9505, 1, 1.089))
+    return np.array((116 * y - 16, 500 * (x - y), 200 * (y - z)))
+
+
+@pytest.mark.parametrize("blindness", BLINDNESS)
+def test_kinds_can_be_told_apart_whatever_colours_one_sees(blindness: str) -> None:
+    fills = {kind: _lab(np.array(BLINDNESS[blindness]) @ _linear(ink.fill)) for kind, ink in KINDS.items()}
+    fills["vanished"] = _lab(np.array(BLINDNESS[blindness]) @ _linear(VANISHED.fill))
+    apart = {pair: np.linalg.norm(fills[pair[0]] - fills[pair[1]]) for pair in itertools.combinations(fills, 2)}
+    least = min(apart, key=lambda pair: apart[pair])
+    assert apart[least] > (12 if blindness == "tritanopia" else 20), least
 
 
 def test_words_on_every_colour_have_enough_contrast() -> None:
     for ink in (*KINDS.values(), VANISHED):
-        low, high = sorted((_luminance(ink.fill), _luminance(ink.text)))
+        low, high = sorted(float(_linear(color) @ (0.2126, 0.7152, 0.0722)) for color in ink)
         assert (high + 0.05) / (low + 0.05) >= (3.0 if ink == VANISHED else 4.5), ink
 
 

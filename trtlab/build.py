@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from trtlab import cache as engine_cache
@@ -127,10 +127,7 @@ def _compile(
         "order": order,
         "messages": transcript.messages,
         "result": transcript.result,
-        "names": {
-            "nodes": {new: old for new, old in names.nodes.items() if new != old},
-            "values": {new: old for new, old in names.values.items() if new != old},
-        },
+        "names": asdict(names),
     }
     return replace(_engine(record), plan=transcript.plan), record
 
@@ -138,31 +135,30 @@ def _compile(
 def _engine(record: dict[str, Any]) -> Engine:
     """The Engine of a build: its layers with the model's own names, its figures and its log."""
     order, messages, result = record["order"], record["messages"], record["result"]
-    names = Names(record["names"]["nodes"], record["names"]["values"])
-    engine = read_build_log(message for _, message in messages)
+    names = Names(**record["names"])
+    engine = read_build_log(names.disguise(message) for _, message in messages)
     if "inspector" in result:
         described = Engine.from_inspector(result["inspector"])
         engine = replace(engine, layers=described.layers, ports=described.ports)
     return replace(
         engine,
         layers=tuple(_with_own_names(layer, names) for layer in engine.layers),
+        ports=tuple(replace(port, name=names.ports.get(port.name, port.name)) for port in engine.ports),
         network_layers=result["network_layers"],
         seconds=result["seconds"],
         compiler=" ".join(order["tensorrt"]),
         target=order["target"],
-        log=Transcript(messages=messages).log,
+        log=names.restore(Transcript(messages=messages).log),
     )
 
 
 def _with_own_names(layer: Layer, names: Names) -> Layer:
     def own(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return tuple(
-            replace(tensor, name=names.values[tensor.name]) if tensor.name in names.values else tensor
-            for tensor in tensors
-        )
+        return tuple(replace(tensor, name=values.get(tensor.name, tensor.name)) for tensor in tensors)
 
-    nodes = tuple(dict.fromkeys(names.nodes.get(name, name) for name in layer.onnx_nodes))
-    if nodes == layer.onnx_nodes and not names.values:
+    values = {**names.values, **names.ports}
+    nodes = tuple(dict.fromkeys(map(names.holder, layer.onnx_nodes)))
+    if nodes == layer.onnx_nodes and not values:
         return layer
     return replace(
         layer, onnx_nodes=nodes, inputs=own(layer.inputs), outputs=own(layer.outputs), constants=own(layer.constants)
@@ -185,7 +181,7 @@ def _failure(transcript: Transcript, names: Names, source: Source) -> BuildError
     errors = "\n".join(message for severity, message in transcript.messages if severity.endswith("ERROR"))
     text = names.restore(error["message"] or errors)
     diagnosis = diagnose_text(text)
-    node = names.nodes.get(error.get("node", ""), error.get("node", ""))
+    node = names.own.get(error.get("node", ""), error.get("node", ""))
     where = f" at node '{node}' ({error.get('op', '')})" if node else ""
     verb = {"parse": "import", "profile": "accept the profile for"}.get(error["stage"], "compile")
     message = f"TensorRT cannot {verb} {source.title}{where}: {plain(diagnosis.evidence) or 'it gives no reason'}."

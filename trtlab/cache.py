@@ -19,7 +19,7 @@ from trtlab.paths import cache_folder
 if TYPE_CHECKING:
     import filelock
 
-FORMAT = 2
+FORMAT = 3
 DEFAULT_LIMIT = 4 * 2**30
 
 

@@ -41,7 +41,7 @@ CHAPTERS: tuple[Chapter, ...] = (
     Chapter(
         0, "start_here", "Start here",
         "What can this machine do, and what does TensorRT make of a trained network?",
-        15, ("compile", "numerics"), ("torch",), "the same engine from full TensorRT", "ready",
+        15, ("compile", "numerics"), ("torch",), "running the engine you built", "ready",
     ),
     Chapter(
         1, "pytorch_to_onnx", "From PyTorch to ONNX",

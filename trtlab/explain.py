@@ -132,9 +132,9 @@ def _warnings(
         found.append((f"The bytes of {unknown} kernels are unknown: their shapes are dynamic.", _FIXED))
     lost = fate.loc[fate["reason"] == "unexplained", "node"].tolist()
     if lost:
-        found.append((f"{len(lost)} nodes are in no kernel and the graph gives no reason: {_some(lost)}.", _LOST))
+        found.append((f"In no kernel, and the graph gives no reason: {_some(lost)} ({len(lost)} in all).", _LOST))
     if _has_fp64(model):
-        found.append(("The model holds FP64 tensors; TensorRT has no FP64 kernels.", _FP64))
+        found.append(("The model holds FP64 tensors; TensorRT computes them in FP32 at best.", _FP64))
     extra = [layer for layer in engine.kernels if not layer.onnx_nodes]
     if extra:
         size = sum(layer.nbytes or 0 for layer in extra)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from trtlab.engine import Engine, Layer
 from trtlab.node_names import node_names
-from trtlab.onnx_model import read_model
+from trtlab.onnx_model import inner_graphs, read_model
 
 if TYPE_CHECKING:
     import numpy as np
@@ -172,14 +172,10 @@ class _Graph:
 
 def reads(node: onnx.NodeProto) -> list[str]:
     """The tensors that a node reads, those that its branches and loop bodies take from outside included."""
-    from trtlab.onnx_model import graphs
-
     names = list(node.input)
-    for attribute in node.attribute:
-        for inner in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
-            for graph in graphs(inner):
-                names += [name for child in graph.node for name in child.input]
-                names += [value.name for value in graph.output]
+    for graph in inner_graphs(node):
+        names += [name for child in graph.node for name in child.input]
+        names += [value.name for value in graph.output]
     return [name for name in names if name]
 
 

@@ -29,7 +29,7 @@ def write_atomically(path: Path, content: bytes | str | Path, *, overwrite: bool
         if overwrite:
             os.replace(temporary, path)
         else:
-            os.link(temporary, path)
+            _move_to_new(temporary, path)
     except FileExistsError as error:
         raise AssetError(f"'{path}' exists.", fix="choose another name or pass overwrite=True.") from error
     except OSError as error:
@@ -41,3 +41,15 @@ def write_atomically(path: Path, content: bytes | str | Path, *, overwrite: bool
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+
+
+def _move_to_new(temporary: str, path: Path) -> None:
+    """Give a file its final name; raises FileExistsError when something has that name."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links, where a race for the name can be lost
+        if os.path.lexists(path):
+            raise FileExistsError(path) from None
+        os.replace(temporary, path)

@@ -122,12 +122,17 @@ def tensors(message: Any) -> Iterator[onnx.TensorProto]:
 
 
 def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """`graph` and every graph inside its nodes (the branches of If, the body of Loop and Scan)."""
+    """`graph` and every graph inside its nodes."""
     yield graph
     for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
-                yield from graphs(inner)
+        yield from inner_graphs(node)
+
+
+def inner_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """Every graph inside a node: the branches of If, the bodies of Loop and Scan, and the graphs inside those."""
+    for attribute in node.attribute:
+        for inner in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
+            yield from graphs(inner)
 
 
 _SMALL_BYTES = 2**16

@@ -109,7 +109,7 @@ def clean(text: str, limit: int = 60) -> str:
 def fit(text: str, room: float, size: float, weight: str = "normal") -> str:
     """`text` with its middle cut out so that it is at most `room` inches wide."""
     limit = len(text)
-    while limit > 4 and width_of(clean(text, limit), size, weight) > room:
+    while limit > 4 and width_of(clean(text, limit), size, weight) > room + 0.02:
         limit -= max(1, limit // 12)
     return clean(text, limit)
 
@@ -182,4 +182,6 @@ def number(value: float) -> str:
 
 def unit_of(largest: int) -> tuple[int, str]:
     """The unit in which a figure of at most `largest` bytes reads well: (bytes in it, its name)."""
-    return next(((size, name) for size, name in ((2**20, "MiB"), (2**10, "KiB")) if largest >= 0.95 * size), (1, "B"))
+    return next(
+        ((size, name) for size, name in ((2**20, "MiB"), (2**10, "KiB")) if largest >= 0.95 * size), (1, "bytes")
+    )

@@ -35,12 +35,13 @@ def fusion(engine: Engine, model: Model, *, title: str | None = None) -> Picture
     fate = engine.fate(model)
     sizes = [layer.nbytes for layer in engine.kernels if layer.nbytes is not None]
     unit = unit_of(max(sizes)) if sizes else None
+    found = finding(engine, fate)
     boxes = _boxes(engine, fate, unit[0] if unit else 0)
     gone = _gone(engine, fate)
     with style():
         return Ribbon(
-            title=clean(title or finding(engine, fate), 140),
-            notes=_notes(engine, gone, boxes, *([finding(engine, fate)] if title else [])),
+            title=clean(title or found, 140),
+            notes=_notes(engine, gone, boxes, *([] if found in (title or found) else [found])),
             footer=footer(engine),
             stages=(*stages(boxes), *gone),
             unit=unit[1] if unit else "",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from matplotlib.path import Path
 
 from trtlab.draw.card import MARGIN, Card, Picture, clean, fit, message, style, width_of
 from trtlab.draw.fusion import footer
-from trtlab.draw.palette import EDGE, KINDS, MUTED, OUTLINE, Ink, kind_of_layer, short_name
+from trtlab.draw.palette import EDGE, KINDS, MUTED, OUTLINE, Ink, kind_of_layer, readable_name, short_name
 from trtlab.engine import Engine, Layer, Tensor
 
 if TYPE_CHECKING:
@@ -126,8 +125,7 @@ def _leaving(
 def _node(layer: Layer, title: str, ops: list[str]) -> _Node:
     kind = kind_of_layer(layer, ops)
     ink = KINDS[kind] if layer.is_kernel else KINDS["other"]
-    name = re.sub(r"_myl\d+_\d+$", "", layer.name).removeprefix("__myl_")
-    return _Node(clean(title or (kind if layer.is_kernel else layer.type), 44), clean(name, 40), ink)
+    return _Node(clean(title or (kind if layer.is_kernel else layer.type), 44), clean(readable_name(layer), 40), ink)
 
 
 def _draw(engine: Engine, nodes: list[_Node], arrows: list[_Arrow]) -> Picture:

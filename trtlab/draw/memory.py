@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from trtlab.draw.card import MARGIN, Card, Picture, clean, fit, message, number, style, unit_of, width_of
 from trtlab.draw.fusion import footer
-from trtlab.draw.palette import BYTES, EDGE, MUTED
+from trtlab.draw.palette import BYTES, EDGE, MUTED, readable_name
 from trtlab.engine import Engine, Layer
 
 _NAMED = 24  # with more kernels than this the names of all do not fit
@@ -63,8 +63,7 @@ def _bar(layer: Layer) -> _Bar:
     inputs, constants, outputs = (
         sum(tensor.nbytes or 0 for tensor in group) for group in (layer.inputs, layer.constants, layer.outputs)
     )
-    name = layer.name.rpartition("_myl")[0] or layer.name
-    return _Bar(clean(name.removeprefix("__myl_"), 34), (inputs, constants, outputs))
+    return _Bar(clean(readable_name(layer), 34), (inputs, constants, outputs))
 
 
 def _head(engine: Engine, bars: list[_Bar], width: float, height: float) -> tuple[Card, int, str]:
@@ -72,7 +71,8 @@ def _head(engine: Engine, bars: list[_Bar], width: float, height: float) -> tupl
     total = sum(bar.total for bar in bars)
     unit, name = unit_of(total)
     card = Card(width, height)
-    title = f"{len(bars)} kernel{'s' * (len(bars) != 1)} read and write {number(total / unit)} {name} a run"
+    verb = "kernel reads and writes" if len(bars) == 1 else "kernels read and write"
+    title = f"{len(bars)} {verb} {number(total / unit)} {name} a run"
     card.title(title)
     largest = sorted((bar.total for bar in bars), reverse=True)[:5]
     share = 100 * sum(largest) / (total or 1)

@@ -18,22 +18,22 @@ class Ink(NamedTuple):
 
 # Chosen to be told apart with each kind of colour blindness; every use carries a label too.
 KINDS: dict[str, Ink] = {
-    "convolution": Ink("#2C5FA8", "#FFFFFF"),
-    "matrix multiplication": Ink("#9E2A55", "#FFFFFF"),
-    "attention": Ink("#6B46B0", "#FFFFFF"),
-    "pointwise": Ink("#F2A93B", "#1F2933"),
-    "normalisation, reduction": Ink("#13806B", "#FFFFFF"),
-    "pooling": Ink("#8CCBEA", "#1F2933"),
-    "embedding, gather": Ink("#7A4B24", "#FFFFFF"),
-    "quantize": Ink("#EE8CB8", "#1F2933"),
-    "data movement": Ink("#DDD0A6", "#1F2933"),
-    "other": Ink("#66758A", "#FFFFFF"),
+    "convolution": Ink("#1A6FC9", "#FFFFFF"),
+    "matrix multiplication": Ink("#5E0D36", "#FFFFFF"),
+    "attention": Ink("#2A1D94", "#FFFFFF"),
+    "pointwise": Ink("#F4B42A", "#1F2933"),
+    "normalisation, reduction": Ink("#5A8012", "#FFFFFF"),
+    "pooling": Ink("#80C2F5", "#1F2933"),
+    "embedding, gather": Ink("#784C36", "#FFFFFF"),
+    "quantize": Ink("#E58492", "#1F2933"),
+    "data movement": Ink("#EEDDA2", "#1F2933"),
+    "other": Ink("#3F5D7A", "#FFFFFF"),
 }
 VANISHED = Ink("#E1E5EA", "#6B7684")
 UNASKED = Ink("#FFF4E5", "#A84B00")  # a kernel that no ONNX node asked for: its fill, and its border and text
 
 # What a byte is for, in the memory picture.
-BYTES: dict[str, str] = {"reads inputs": "#8CCBEA", "reads constants": "#F2A93B", "writes outputs": "#2C5FA8"}
+BYTES: dict[str, str] = {"reads inputs": "#80C2F5", "reads constants": "#F4B42A", "writes outputs": "#1A6FC9"}
 
 CARD, EDGE, OUTLINE, BAR = "#FCFCFA", "#D5DAE1", "#8996A5", "#9AA8B8"
 TEXT, MUTED = "#1F2933", "#52606D"
@@ -82,6 +82,13 @@ def kind_of_op(op: str) -> str:
 def short_name(op: str) -> str:
     """What fits on a tile: "Conv", "+", "LN"; an operation we do not know keeps its first letters."""
     return SHORT.get(op) or (op if len(op) <= 5 else f"{op[:4]}…")
+
+
+def readable_name(layer: Layer) -> str:
+    """The layer's name without TensorRT's numbering: "conv1" of "conv1_U4_myl0_3", "Tran" of "__myl_Tran_myl0_7"."""
+    name = re.sub(r"(_U\d+)?_myl\d+_\d+$", "", layer.name).removeprefix("__myl_")
+    renamed = re.fullmatch(r"node_\d+(\+node_\d+)*", name)  # the build's own ids for names that TensorRT would lose
+    return " + ".join(layer.onnx_nodes) if renamed and layer.onnx_nodes else name
 
 
 # Most telling first: a kernel that convolves and adds is a convolution.

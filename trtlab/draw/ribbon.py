@@ -58,14 +58,14 @@ class Ribbon:
     @cached_property
     def width(self) -> float:
         """The card's width: no wider than what is on it."""
-        total = sum(self.stage_width(stage) + STEP for stage in self.stages) - STEP
+        longest = max((sum(self.stage_width(stage) + STEP for stage in row) - STEP for row in self.rows), default=0)
         head = [width_of(self.title, 17, "bold"), width_of(self.footer, 8.5), width_of(GLUE.join(self.notes), 10)]
-        return min(WIDTH, max(6.5, total, *head) + 2 * MARGIN)
+        return min(WIDTH, max(6.5, longest, *head) + 2 * MARGIN)
 
     @cached_property
     def rows(self) -> list[list[Stage]]:
         """The stages as they stand on the card."""
-        return rows(self.stages, self.width - 2 * MARGIN, self.stage_width, STEP)
+        return rows(self.stages, WIDTH - 2 * MARGIN, self.stage_width, STEP)
 
     def label(self, tile: Tile) -> str:
         """The words on a tile: the operation's own name where few nodes leave room for it."""
@@ -216,7 +216,7 @@ class Ribbon:
 
 
 GLUE = "   ·   "
-ATTENTION, FUSED = "attention", "#EEE8FA"
+ATTENTION, FUSED = "attention", "#E6E2F8"
 
 
 def _gap(stage: Stage) -> float:

@@ -8,7 +8,7 @@ from trtlab.draw.card import MARGIN, Card, Picture, style, width_of
 from trtlab.draw.palette import MUTED, TEXT
 
 WIDTH, HEIGHT = 12.6, 6.5
-_ANYWHERE, _GPU = ("#E4F2EE", "#13806B"), ("#EEE8FA", "#6B46B0")  # the fill and the ink of the two lanes
+_ANYWHERE, _GPU = ("#E4F2EE", "#13806B"), ("#ECE8F8", "#4B37A8")  # the fill and the ink of the two lanes
 _BOX = (1.9, 0.98)  # width and height of a step, inches
 _ROWS = {"build": 1.8, "settings": 3.13, "run": 5.2}  # the middle of each row
 
