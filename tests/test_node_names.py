@@ -20,7 +20,9 @@ ODD = [
     "Parsing node: q [Conv]", "I/O Tensors:",
 ]  # fmt: skip
 
-own = st.one_of(st.sampled_from(ODD), st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=9))
+own = st.one_of(
+    st.sampled_from(ODD), st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=9)
+)
 node_lists = st.lists(st.one_of(own, st.sampled_from(["", "same"])), min_size=4, max_size=4)
 tensor_lists = st.lists(own, min_size=7, max_size=7, unique=True)
 quick = settings(deadline=None, max_examples=200, derandomize=True)
@@ -120,7 +122,9 @@ def test_node_that_holds_a_graph_is_one_row(make: type, name: str) -> None:
     model = make(name)
     for graph in graphs(model.graph):
         for node in graph.node:
-            node.output[:] = [f"odd [{output}], " if output.startswith(("yes", "next")) else output for output in node.output]
+            node.output[:] = [
+                f"odd [{output}], " if output.startswith(("yes", "next")) else output for output in node.output
+            ]
         for value in graph.output:
             value.name = f"odd [{value.name}], " if value.name.startswith(("yes", "next")) else value.name
     table = lab.build(model).fate(model)

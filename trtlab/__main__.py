@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import sys
 from pathlib import Path
 
@@ -66,6 +68,10 @@ def _shapes(texts: list[str]) -> dict[str, list[tuple[int, ...]]] | None:
             found = []
         if not name or len(found) not in (1, 3):
             raise lab.ProfileError(f"--shapes {text!r} cannot be read.", fix=f"write {_SHAPES_HELP}.")
+        if name in shapes:
+            raise lab.ProfileError(
+                f"--shapes names '{name}' twice.", fix="write one shape, or min:opt:max, for each input."
+            )
         shapes[name] = found * 3 if len(found) == 1 else found
     return shapes or None
 
@@ -95,8 +101,14 @@ def _explain(options: argparse.Namespace) -> None:
 
 def _diagnose(options: argparse.Namespace) -> None:
     what = sys.stdin.read() if options.what == "-" else options.what
-    if options.what.endswith((".txt", ".log")) and Path(options.what).is_file():
-        what = Path(options.what).read_text(encoding="utf-8", errors="replace")
+    path = Path(options.what)
+    if path.suffix in (".txt", ".log") and (path.is_file() or not any(map(str.isspace, options.what))):
+        try:
+            what = path.read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise lab.AssetError(
+                f"There is no file '{options.what}' to read ({error.strerror}).", fix="check the path."
+            ) from error
     print(lab.diagnose(what))
 
 
@@ -112,5 +124,19 @@ def _cache(options: argparse.Namespace) -> None:
     print(f"in {cache.engines_folder()} (TRTLAB_CACHE moves it, TRTLAB_CACHE_GIB sets the limit)")
 
 
+def _run() -> int:
+    """main() for a terminal of any encoding, and for a pipe that the reader may close."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    try:
+        status = main()
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(_run())

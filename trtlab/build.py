@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from trtlab import cache as engine_cache
 from trtlab.buildlog import read_build_log
 from trtlab.compiler_process import CompilerProcess, Limits, Progress, Transcript, cancelled
-from trtlab.diagnose import diagnose_text, plain
+from trtlab.diagnose import diagnose_text
 from trtlab.engine import Engine, Layer, Tensor
 from trtlab.errors import AssetError, BuildError, Diagnosis
 from trtlab.gpus import Gpu, check_target
@@ -19,6 +20,7 @@ from trtlab.machine import load_tensorrt
 from trtlab.model_check import check_model
 from trtlab.node_names import Names, rename_for_build
 from trtlab.onnx_model import Source, inlined, parse, read_source
+from trtlab.parser_log import place_of_node, place_of_parser
 from trtlab.profiles import Shapes, check_profiles, read_shapes
 from trtlab.progress import progress_display
 
@@ -179,12 +181,10 @@ def _failure(transcript: Transcript, names: Names, source: Source) -> BuildError
     """The BuildError for what the compiler process reported, in the model's own names."""
     error = transcript.error or {}
     errors = "\n".join(message for severity, message in transcript.messages if severity.endswith("ERROR"))
-    text = names.restore(error["message"] or errors)
-    diagnosis = diagnose_text(text)
-    node = names.own.get(error.get("node", ""), error.get("node", ""))
-    where = f" at node '{node}' ({error.get('op', '')})" if node else ""
+    diagnosis = diagnose_text(names.restore(error["message"] or errors))
     verb = {"parse": "import", "profile": "accept the profile for"}.get(error["stage"], "compile")
-    message = f"TensorRT cannot {verb} {source.title}{where}: {plain(diagnosis.evidence) or 'it gives no reason'}."
+    where = names.restore(_place(transcript, names))
+    message = f"TensorRT cannot {verb} {source.title}{where}: {diagnosis.evidence or 'it gives no reason'}."
     return BuildError(
         message,
         stage=error["stage"],
@@ -194,6 +194,19 @@ def _failure(transcript: Transcript, names: Names, source: Source) -> BuildError
     )  # fmt: skip
 
 
+def _place(transcript: Transcript, names: Names) -> str:
+    """The node that TensorRT names, or that its message names, or where the parser stopped."""
+    error, log = transcript.error or {}, [message for _, message in transcript.messages]
+    node = error.get("node") or next((word for word in _WORD.findall(error["message"]) if word in names.nodes), "")
+    if not node and error["stage"] == "build":
+        failed = " ".join(message for severity, message in transcript.messages if severity.endswith("ERROR"))
+        node = next((word for word in _WORD.findall(failed) if word in names.nodes), "")
+    if node:
+        return place_of_node(log, node, error.get("op", ""))
+    return place_of_parser(log) if error["stage"] == "parse" else ""
+
+
+_WORD = re.compile(r"[\w./\-]+")
 _ASK = "look at the last lines of the error's .log; 'polygraphy debug reduce' finds the smallest part that fails."
 
 

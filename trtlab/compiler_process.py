@@ -18,6 +18,7 @@ from typing import IO, Any
 
 from trtlab import compiler
 from trtlab.errors import BuildError
+from trtlab.parser_log import place_of_parser
 
 Progress = Callable[[str, int, int], None]
 _POLL_SECONDS = 0.05
@@ -194,14 +195,11 @@ def cancelled(when: str, log: str = "") -> BuildError:
 
 
 def last_node(transcript: Transcript) -> str:
-    """Where the parser was, from the log: " at node 'conv1' (Conv)"; empty when parsing was over."""
+    """Where the parser was, from the log: ", at node 'conv1' (Conv)"; empty when parsing was over."""
     if transcript.stage != "parse":
         return ""
-    for _, message in reversed(transcript.messages):
-        if message.startswith(("Parsing node: ", "Static check for parsing node: ")):
-            name, _, op = message.split(": ", 1)[1].rpartition(" [")
-            return f", at node '{name}' ({op.rstrip(']')})"
-    return ""
+    place = place_of_parser([message for _, message in transcript.messages])
+    return place and f",{place}"
 
 
 def _resident(pid: int) -> int:

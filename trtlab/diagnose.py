@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING
 
@@ -89,7 +90,7 @@ _KNOWN = (
         "",
     ),
     (
-        r"serialization assertion|[Mm]agic tag|version tag|kVERSION|was created with a different version",
+        r"[Ss]erialization assertion|[Mm]agic tag|version tag|kVERSION|was created with a different version",
         "The engine file was made by another TensorRT version or is damaged.",
         "build the engine again with the TensorRT that runs it.",
         _GUIDE + "Version compatibility",
@@ -103,11 +104,21 @@ _KNOWN = (
 )  # fmt: skip
 
 # What the compiler calls element types and targets, and what this course calls them.
-_TYPE_NAMES = {"b16": "BF16", "fp8_e4m3": "FP8", "fp4_e2m1": "FP4", "fp4": "FP4", "i4": "INT4", "int4": "INT4", "sm": "SM"}
+_TYPE_NAMES = {
+    "b16": "BF16",
+    "fp8_e4m3": "FP8",
+    "fp4_e2m1": "FP4",
+    "fp4": "FP4",
+    "i4": "INT4",
+    "int4": "INT4",
+    "sm": "SM",
+}
 _TYPES = re.compile(r"\b(?:b16|fp8_e4m3|fp4_e2m1|fp4|i4|int4)\b|\bsm(?=\d)")
 
 # Lines that come with every failure on a machine without a GPU, and say nothing about it.
 _NOISE = re.compile(r"catchCudaError|cudaError 35")
+# A line that only announces the next one.
+_EMPTY = re.compile(r"(?:\[\d+\] )?Invalid Node - .*")
 # "IBuilder::buildSerializedNetwork: Error Code 1: Myelin ([pass.cpp:337: check] <what it says>. In f at g.cpp:2)"
 _HEAD = re.compile(r"^.*?Error Code \d+: [\w ]*?\((?:\[[\w.]+:\d+: \w+\] )?", re.DOTALL)
 _TAIL = re.compile(r"\s*\(?\bIn \S+ at \S+:\d+.*$|\s*\(cudaError \d+.*$", re.DOTALL)
@@ -116,13 +127,13 @@ _TAIL = re.compile(r"\s*\(?\bIn \S+ at \S+:\d+.*$|\s*\(cudaError \d+.*$", re.DOT
 def diagnose(what: str | BaseException | Model) -> Diagnosis:
     """The Diagnosis of a message (text), an exception, or a model (a path, bytes or ModelProto that will not build).
 
-    A text that names an .onnx file is taken for its path.
+    A text that ends in .onnx is a path, unless it has spaces and no such file exists.
     """
     if isinstance(what, TrtlabError):
         return what.diagnosis
     if isinstance(what, BaseException):
         return diagnose_text(f"{type(what).__name__}: {what}")
-    if isinstance(what, str) and ("\n" in what or not what.strip().endswith(".onnx")):
+    if isinstance(what, str) and not _names_a_model(what):
         return diagnose_text(what)
     return _diagnose_model(what)
 
@@ -142,12 +153,17 @@ def main_message(text: str) -> str:
     """The first line that says something: not the cudaError 35 that follows every failure where there is no GPU."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     telling = [line for line in lines if not _NOISE.search(line)]
-    return (telling or lines or [""])[0]
+    spoken = [line for line in telling if not _EMPTY.fullmatch(line)]
+    return (spoken or telling or lines or [""])[0]
 
 
 def plain(message: str) -> str:
     """A message of TensorRT without its error code and source position."""
     return " ".join(_HEAD.sub("", _TAIL.sub("", message)).split()).rstrip(". ")
+
+
+def _names_a_model(text: str) -> bool:
+    return text.endswith(".onnx") and (not re.search(r"\s", text) or os.path.exists(text))
 
 
 def _diagnose_model(model: Model) -> Diagnosis:

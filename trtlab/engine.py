@@ -39,7 +39,7 @@ class Tensor:
         """Logical size in bytes (no padding), or None when a dimension or the type is unknown."""
         if self.dtype not in BITS or any(size < 0 for size in self.shape):
             return None
-        return math.prod(self.shape) * BITS[self.dtype] // 8
+        return (math.prod(self.shape) * BITS[self.dtype] + 7) // 8
 
     def __str__(self) -> str:
         return f"{self.dtype} {'×'.join('?' if size < 0 else str(size) for size in self.shape) or 'scalar'}"

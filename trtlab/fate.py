@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from trtlab.engine import Engine, Layer
 from trtlab.node_names import node_names
-from trtlab.onnx_model import inner_graphs, read_model
+from trtlab.onnx_model import has_values, inner_graphs, read_model, without_weights
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,15 +23,20 @@ def fate(engine: Engine, model: Model) -> pd.DataFrame:
     """One row an ONNX node, in the graph's order: node, op, layer (or None), reason ("" when a layer runs it).
 
     A node in no layer is `constant` (its value is known at build time), `unreachable` (no output depends on it),
-    `no-op` (its output is its input, perhaps with another shape), `shape` (it computes sizes, not data) or `duplicate`
-    (another node computes the same); `unexplained` when the graph gives no such reason.
+    `no-op` (its output is its input, perhaps with another shape), `shape` (it computes sizes or chooses a branch, not
+    data), `duplicate` (another node computes the same) or `layout` (a Transpose at a matrix product, which reads and
+    writes in any order); `unexplained` when the graph gives no such reason.
     """
     import pandas as pd
 
     proto = read_model(model)
     names = node_names(proto.graph)
-    owner = owners(engine)
     reasons = vanishing_reasons(proto)
+    constant = {name for name, reason in zip(names, reasons, strict=True) if reason == "constant"}
+    # The compiler puts the names of what it computed beforehand on the layer that reads the result.
+    owner = {
+        name: layer for name, layer in owners(engine).items() if name not in constant or constant.issuperset(layer.onnx_nodes)
+    }
     rows = [
         {
             "node": name,
@@ -76,22 +81,28 @@ _SIZE_INPUTS = {
     "Reshape": (1,), "Expand": (1,), "Resize": (1, 2, 3), "Upsample": (1,), "Tile": (1,), "Slice": (1, 2, 3, 4),
     "Pad": (1, 3), "ConstantOfShape": (0,), "Range": (0, 1, 2), "Squeeze": (1,), "Unsqueeze": (1,), "Split": (1,),
     "TopK": (1,), "ReduceMean": (1,), "ReduceSum": (1,), "ReduceMax": (1,), "ReduceMin": (1,), "OneHot": (1,),
+    "If": (0,), "Loop": (0, 1),
 }  # fmt: skip
+
+
+_PRODUCTS = frozenset({"MatMul", "Gemm", "Einsum", "Conv"})
 
 
 class _Graph:
     """The facts about a graph's tensors that say whether a node matters."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
+        model = without_weights(model)
         graph = model.graph
         self.outputs = {value.name for value in graph.output}
         self.constants = {tensor.name: tensor for tensor in graph.initializer}
-        self.emptied = _empty_weights(graph)
         self.shapes, self.types = _shapes_and_types(model)
         self.known, self.sized = self._walk_forward(graph)
         self.needed = self._walk_back(graph, data_only=False)
         self.data = self._walk_back(graph, data_only=True)
         self.duplicates = _duplicates(graph)
+        products = [node for node in graph.node if node.op_type in _PRODUCTS]
+        self.product_ports = {name for node in products for name in (*node.input, *node.output)}
 
     def reason(self, node: onnx.NodeProto) -> str:
         """Why `node` needs no kernel of its own; "" when the graph gives no reason."""
@@ -103,7 +114,10 @@ class _Graph:
             return "shape"
         if self._changes_nothing(node):
             return "no-op"
-        return "duplicate" if node.output[0] in self.duplicates else ""
+        if node.output[0] in self.duplicates:
+            return "duplicate"
+        at_product = node.op_type == "Transpose" and self.product_ports & {node.input[0], node.output[0]}
+        return "layout" if at_product else ""
 
     def _walk_forward(self, graph: onnx.GraphProto) -> tuple[set[str], set[str]]:
         """The tensors known at build time, and those that follow from sizes alone."""
@@ -114,8 +128,8 @@ class _Graph:
                 sized.update(node.output)
             elif inputs <= known and node.op_type not in _RANDOM:
                 known.update(node.output)
-                if node.op_type == "Constant" and node.attribute[0].name == "value":
-                    self.constants[node.output[0]] = node.attribute[0].t
+                if node.op_type == "Constant":
+                    self.constants.update({node.output[0]: item.t for item in node.attribute if item.name == "value"})
             elif inputs <= known | sized:
                 sized.update(node.output)
         return known, sized
@@ -127,8 +141,9 @@ class _Graph:
             if needed & set(node.output):
                 skipped = _SIZE_INPUTS.get(node.op_type, ()) if data_only else ()
                 if not (data_only and node.op_type in _SIZES):
-                    needed.update(name for index, name in enumerate(reads(node)) if index not in skipped)
-        return needed
+                    needed.update(name for index, name in enumerate(node.input) if index not in skipped)
+                    needed.update(_inner_reads(node))
+        return needed - {""}
 
     def _changes_nothing(self, node: onnx.NodeProto) -> bool:
         """True when the output holds the input's elements, unchanged and in the same order."""
@@ -146,11 +161,20 @@ class _Graph:
         if node.op_type == "Transpose" and shape is not None:
             order = [axis for axis in attributes.get("perm", range(len(shape))[::-1]) if shape[axis] != 1]
             return order == sorted(order)
-        if node.op_type in ("Expand", "Slice", "Pad", "Tile", "Concat", "Sum", "Split", "Resize"):
+        if node.op_type in ("Concat", "Sum") and len(node.input) == 1:
+            return True
+        if node.op_type in ("Expand", "Slice", "Pad", "Tile", "Concat", "Split", "Resize"):
             same = shape is not None and shape == self.shapes.get(node.output[0]) and None not in shape
-            return same or (node.op_type in ("Concat", "Sum") and len(node.input) == 1)
+            return same and self._moves_nothing(node)
         neutral = {"Add": 0, "Sub": 0, "Mul": 1, "Div": 1, "Pow": 1}.get(node.op_type)
         return neutral is not None and self._is_neutral(node, neutral)
+
+    def _moves_nothing(self, node: onnx.NodeProto) -> bool:
+        """False for a Slice that runs backwards and a Pad that shifts, which keep the shape and not the order."""
+        steps, pads = self._constant(node, 4), self._constant(node, 1)
+        if node.op_type == "Slice":
+            return len(node.input) < 5 or (steps is not None and bool((steps > 0).all()))
+        return node.op_type != "Pad" or (pads is not None and not pads.any())
 
     def _is_neutral(self, node: onnx.NodeProto, value: int) -> bool:
         sides = (1, 0) if node.op_type in ("Add", "Mul") else (1,)
@@ -167,26 +191,20 @@ class _Graph:
         if len(node.input) <= index or node.input[index] not in self.constants:
             return None
         tensor = self.constants[node.input[index]]
-        return None if tensor.name in self.emptied else onnx.numpy_helper.to_array(tensor)
+        return onnx.numpy_helper.to_array(tensor) if has_values(tensor) else None
 
 
 def reads(node: onnx.NodeProto) -> list[str]:
     """The tensors that a node reads, those that its branches and loop bodies take from outside included."""
-    names = list(node.input)
+    return [name for name in (*node.input, *_inner_reads(node)) if name]
+
+
+def _inner_reads(node: onnx.NodeProto) -> list[str]:
+    names = []
     for graph in inner_graphs(node):
         names += [name for child in graph.node for name in child.input]
         names += [value.name for value in graph.output]
-    return [name for name in names if name]
-
-
-def _empty_weights(graph: onnx.GraphProto) -> set[str]:
-    """Drop the values of large weights, which decide nothing here and slow shape inference; returns their names."""
-    emptied = set()
-    for tensor in graph.initializer:
-        if len(tensor.raw_data) > 2**16 or tensor.external_data:
-            tensor.ClearField("raw_data")
-            emptied.add(tensor.name)
-    return emptied
+    return names
 
 
 def _duplicates(graph: onnx.GraphProto) -> set[str]:
@@ -194,6 +212,8 @@ def _duplicates(graph: onnx.GraphProto) -> set[str]:
     first: dict[tuple[object, ...], str] = {}
     found = set()
     for node in graph.node:
+        if not node.output:
+            continue
         attributes = tuple(sorted(attribute.SerializeToString() for attribute in node.attribute))
         twin = first.setdefault((node.op_type, node.domain, tuple(node.input), attributes), node.output[0])
         if twin != node.output[0] and node.op_type not in _RANDOM:

@@ -83,7 +83,8 @@ def gpu(name: str) -> Gpu:
     by_key = {re.sub(r"[^a-z0-9]", "", entry.name.lower()): entry for entry in all_gpus()}
     if wanted in by_key:
         return by_key[wanted]
-    partial = [entry for key, entry in by_key.items() if words and _contains(key, words)]
+    telling = len(wanted) > 2 or not wanted.isdigit()  # "4090" says which, "4" does not
+    partial = [entry for key, entry in by_key.items() if words and telling and _contains(key, words)]
     if partial:
         return partial[0]
     close = difflib.get_close_matches(wanted, by_key, n=4, cutoff=0.4) or list(by_key)[:4]

@@ -10,8 +10,8 @@ from trtlab.buildlog import DTYPES, onnx_nodes
 from trtlab.engine import Engine, Layer, Port, Tensor
 from trtlab.errors import AssetError
 
-_SHORT = {"float": "FP32", "half": "FP16", **{name.lower(): name for name in DTYPES.values()}}
-_TYPE = re.compile(r"\b(FP32|FP16|BF16|FP8|FP4|U?INT8|INT4|INT32|INT64|BOOL|FLOAT|HALF)\b", re.IGNORECASE)
+_SHORT = {"float": "FP32", "half": "FP16", "bfloat16": "BF16", **{name.lower(): name for name in DTYPES.values()}}
+_TYPE = re.compile(r"\b(FP32|FP16|BF16|FP8|FP4|U?INT8|INT4|INT32|INT64|BOOL|BFLOAT16|FLOAT|HALF)\b", re.IGNORECASE)
 _MISSING_DETAIL = "build the engine with ProfilingVerbosity.DETAILED and ask for LayerInformationFormat.JSON."
 
 
@@ -30,9 +30,13 @@ def read_inspector(text: str) -> Engine:
         ) from error
     if any(isinstance(layer, str) for layer in layers):
         raise AssetError("This inspector JSON holds only the names of the layers.", fix=_MISSING_DETAIL)
-    if not all(isinstance(layer, dict) for layer in layers):
-        raise AssetError("This inspector JSON has a layer that is not an object.", fix=_MISSING_DETAIL)
-    return Engine(layers=tuple(map(_layer, layers)), ports=_ports(content, layers))
+    try:
+        return Engine(layers=tuple(map(_layer, layers)), ports=_ports(content, layers))
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise AssetError(
+            f"This inspector JSON has a part of another form than TensorRT 8, 10 and 11 write ({error}).",
+            fix="export it again; " + _MISSING_DETAIL,
+        ) from error
 
 
 def _layer(entry: dict[str, Any]) -> Layer:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from trtlab.diagnose import diagnose_text
 from trtlab.errors import Diagnosis, ModelError
-from trtlab.onnx_model import Source, tensors, without_weights
+from trtlab.onnx_model import Source, has_values, tensors, without_weights
 
 if TYPE_CHECKING:
     import onnx
@@ -26,7 +26,7 @@ def check_model(model: onnx.ModelProto, source: Source) -> None:
     _check_weights(model, source)
     light = without_weights(model)
     for tensor in tensors(light):
-        if not _has_values(tensor):
+        if not has_values(tensor):
             tensor.dims[:] = [0]  # the checker wants values for every size but this
     # The checker wants a shape on outputs too; TensorRT infers it, so a missing one is no fault of the model.
     for value in light.graph.output:
@@ -57,16 +57,38 @@ def _check_ports(model: onnx.ModelProto, source: Source) -> None:
                     "and TensorRT takes only tensors.",
                     fix="change the model so that it takes and returns plain tensors.",
                 )
-            if value.type.tensor_type.elem_type == onnx.TensorProto.STRING:
-                raise ModelError(
-                    f"{role} '{value.name}' of {source.title} holds strings, which TensorRT has no type for.",
-                    fix="move text handling (tokenizer, vocabulary) out of the model and pass numbers.",
-                )
+            _check_type(f"{role} '{value.name}' of {source.title}", value.type.tensor_type.elem_type)
             if role == "Input" and value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):
                 raise ModelError(
                     f"Input '{value.name}' of {source.title} has no shape, not even a rank.",
                     fix="declare its shape, with a name such as 'N' for each dimension that may vary.",
                 )
+
+
+def _check_type(what: str, kind: int) -> None:
+    import onnx
+
+    if kind == onnx.TensorProto.STRING:
+        raise ModelError(
+            f"{what} holds strings, which TensorRT has no type for.",
+            fix="move text handling (tokenizer, vocabulary) out of the model and pass numbers.",
+        )
+    known = {number: name for name, number in onnx.TensorProto.DataType.items()}
+    if known.get(kind) in _NOT_IN_TENSORRT or kind not in known:
+        name = known.get(kind, f"number {kind}")
+        raise ModelError(
+            f"{what} has the element type {name}, which TensorRT does not know.",
+            fix="use float32, float16, bfloat16, int64, int32, int8, uint8 or bool.",
+        )
+
+
+# What its ONNX parser refuses for inputs.
+_NOT_IN_TENSORRT = frozenset(
+    {
+        "UNDEFINED", "INT16", "UINT16", "UINT32", "UINT64", "COMPLEX64", "COMPLEX128", "UINT4", "UINT2", "INT2",
+        "FLOAT8E4M3FNUZ", "FLOAT8E5M2", "FLOAT8E5M2FNUZ", "FLOAT6E2M3", "FLOAT6E3M2",
+    }
+)  # fmt: skip
 
 
 def _check_weights(model: onnx.ModelProto, source: Source) -> None:
@@ -93,10 +115,6 @@ def weight_bytes(tensor: onnx.TensorProto) -> int | None:
     if tensor.data_type == onnx.TensorProto.STRING or min(tensor.dims, default=0) < 0:
         return None
     return (math.prod(tensor.dims) * bits + 7) // 8
-
-
-def _has_values(tensor: onnx.TensorProto) -> bool:
-    return any(field.name.endswith("_data") for field, _ in tensor.ListFields())
 
 
 def _checker_words(message: str) -> tuple[str, str]:

@@ -83,7 +83,17 @@ def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
         return model
     import onnx.inliner
 
-    return onnx.inliner.inline_local_functions(model)
+    try:
+        return onnx.inliner.inline_local_functions(model)
+    except Exception as error:  # the inliner has no exception of its own
+        takes = {(function.domain, function.name): len(function.input) for function in model.functions}
+        wrong = [node for node in model.graph.node if len(node.input) > takes.get((node.domain, node.op_type), 2**31)]
+        where = f", at node '{wrong[0].name}' ({wrong[0].op_type})" if wrong else ""
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise ModelError(
+            f"The functions inside the model cannot be put in place of their calls{where}: {reason}.",
+            fix="export the model again, without functions of its own.",
+        ) from error
 
 
 def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -119,6 +129,11 @@ def tensors(message: Any) -> Iterator[onnx.TensorProto]:
                 yield part
             else:
                 yield from tensors(part)
+
+
+def has_values(tensor: onnx.TensorProto) -> bool:
+    """False for a tensor that `without_weights` has emptied."""
+    return any(field.name.endswith("_data") for field, _ in tensor.ListFields())
 
 
 def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:

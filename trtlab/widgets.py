@@ -55,6 +55,45 @@ def compiler_explorer(networks: Sequence[ReferenceModel], gpus: Sequence[str] = 
     return ipywidgets.VBox([ipywidgets.HBox(list(controls.values())), picture])
 
 
+def pattern_picture(pattern: str, precision: str, gpu: str) -> Any:
+    """Compile a pattern of `toys.PATTERNS` in "FP32" or "FP16" for `gpu` and draw it before and after.
+
+    Raises BuildError where TensorRT cannot, for example FP32 matrix products on a T4.
+    """
+    from trtlab import draw
+    from trtlab.build import build
+    from trtlab.toys import PATTERNS
+
+    model = PATTERNS[pattern].model(precision)
+    engine = build(model, gpu=gpu, progress=False)
+    nodes, kernels = len(model.graph.node), len(engine.kernels)
+    many = "kernel" if kernels == 1 else "kernels"
+    return draw.before_after(engine, model, title=f"{pattern}, {precision}, on {gpu}: {nodes} nodes, {kernels} {many}")
+
+
+def pattern_explorer(gpus: Sequence[str] = GPUS) -> VBox:
+    """Controls for pattern, precision and GPU; each change runs the real compiler and draws before and after."""
+    import ipywidgets
+    from IPython.display import display
+
+    from trtlab.toys import PATTERNS, TYPES
+
+    controls = {
+        "pattern": ipywidgets.Dropdown(options=tuple(PATTERNS), value="Attention", description="Pattern"),
+        "precision": ipywidgets.ToggleButtons(options=tuple(TYPES), description="Precision"),
+        "gpu": ipywidgets.Dropdown(options=gpus, description="GPU"),
+    }
+
+    def show(**choices: Any) -> None:
+        try:
+            display(pattern_picture(**choices))
+        except TrtlabError as error:
+            display(error.diagnosis)
+
+    picture = ipywidgets.interactive_output(show, controls)
+    return ipywidgets.VBox([ipywidgets.HBox(list(controls.values())), picture])
+
+
 def _fixed(shape: Sequence[int | str]) -> tuple[int, ...]:
     """Symbols such as "S", a sequence length, become 128."""
     return tuple(size if isinstance(size, int) else 128 for size in shape)

@@ -1,0 +1,505 @@
+"""Break valid models in a seeded way, build them, and see whether each ends as an engine or as an error that helps.
+
+By hand: python tests/fuzz.py --count 3000 --seed 1
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import re
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import tiny_models as tiny
+from onnx import TensorProto, helper, numpy_helper
+
+import trtlab as lab
+from trtlab.onnx_model import graphs
+
+NUMBERS = (-1, 0, 1, 2, 3, 7, 64, 99, -7, 1 << 20, 2**31 - 1, 2**31, -(2**40), 2**62)
+TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT64, TensorProto.INT32, TensorProto.INT8, TensorProto.BOOL,
+         TensorProto.DOUBLE, TensorProto.BFLOAT16, TensorProto.STRING, TensorProto.COMPLEX64, TensorProto.UINT16, 0, 77)  # fmt: skip
+OPS = ("Relu", "Conv", "MatMul", "Add", "Transpose", "Reshape", "Gemm", "Concat", "ReduceSum", "Softmax", "Cast", "Slice",
+       "Resize", "TopK", "NonZero", "Einsum", "LSTM", "Unique", "Rellu", "Loop", "Pad", "Gather", "BatchNormalization",
+       "QuantizeLinear", "ConvTranspose", "MaxPool", "Expand", "Split", "StringNormalizer")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A broken model: what was done to it, and to which nodes and tensors (() where that cannot be said)."""
+
+    data: bytes
+    seed_model: str
+    mutation: str
+    culprits: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the build of a mutant ended: "engine", the stage of its BuildError, or what should never happen."""
+
+    mutant: Mutant
+    end: str
+    message: str = ""
+    seconds: float = 0.0
+
+    @property
+    def named(self) -> bool:
+        """The message names a node or tensor that was mutated."""
+        return any(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", self.message) for name in self.mutant.culprits)
+
+
+def seeds() -> dict[str, onnx.ModelProto]:
+    """Valid models of static shape; nodes are called n_…, tensors t_…, so that no name is found by chance."""
+    pooled = tiny.model(
+        [
+            tiny.node("Conv", "x w", "c", strides=[2, 2], pads=[1, 1, 1, 1]),
+            tiny.node("BatchNormalization", "c g b m v", "norm"),
+            tiny.node("Clip", "norm low high", "clipped"),
+            tiny.node("MaxPool", "clipped", "pool", kernel_shape=[2, 2], strides=[2, 2]),
+            tiny.node("ReduceMean", "pool", "mean", axes=[2, 3], keepdims=0),
+            tiny.node("Concat", "mean mean", "both", axis=1),
+            tiny.node("Slice", "both start end axis", "y", "cut"),
+        ],
+        {"x": (1, 3, 16, 16)},
+        "y",
+        [
+            tiny.weight("w", 8, 3, 3, 3), tiny.weight("g", 8), tiny.weight("b", 8), tiny.weight("m", 8),
+            tiny.tensor("v", [1.0] * 8), tiny.tensor("low", 0.0), tiny.tensor("high", 6.0),
+            tiny.tensor("start", [2], "int64"), tiny.tensor("end", [9], "int64"), tiny.tensor("axis", [1], "int64"),
+        ],
+    )  # fmt: skip
+    models = {
+        "conv": tiny.conv(), "mlp": tiny.mlp(), "attention": tiny.attention(), "shapes": tiny.shapes(2),
+        "if": tiny.branches(), "loop": tiny.loop(), "function": tiny.function(), "pooled": pooled,
+    }  # fmt: skip
+    for model in models.values():
+        for graph in (*graphs(model.graph), *model.functions):
+            _prefix(graph)
+    return models
+
+
+def _prefix(graph: onnx.GraphProto | onnx.FunctionProto) -> None:
+    for node in graph.node:
+        node.name = f"n_{node.name}"
+        node.input[:] = [f"t_{name}" for name in node.input]
+        node.output[:] = [f"t_{name}" for name in node.output]
+    if isinstance(graph, onnx.FunctionProto):
+        graph.input[:] = [f"t_{name}" for name in graph.input]
+        graph.output[:] = [f"t_{name}" for name in graph.output]
+        return
+    for item in (*graph.input, *graph.output, *graph.initializer):
+        item.name = f"t_{item.name}"
+
+
+# A mutation changes the model in place and returns the names of what it touched, or None where it does not apply.
+Mutation = Callable[[random.Random, onnx.ModelProto], "set[str] | None"]
+
+
+def _graph(rng: random.Random, model: onnx.ModelProto) -> onnx.GraphProto:
+    """The main graph mostly, else one inside it."""
+    return rng.choice([model.graph, model.graph, *graphs(model.graph)])
+
+
+def _node(rng: random.Random, model: onnx.ModelProto) -> onnx.NodeProto:
+    return rng.choice(_graph(rng, model).node)
+
+
+def _names(*nodes: onnx.NodeProto) -> set[str]:
+    """A node and what it writes."""
+    return {name for node in nodes for name in (node.name, *node.output) if name}
+
+
+def drop_edge(rng: random.Random, model: onnx.ModelProto) -> set[str] | None:
+    node = _node(rng, model)
+    if not node.input:
+        return None
+    index = rng.randrange(len(node.input))
+    touched = {node.input[index], *_names(node)}
+    if rng.random() < 0.5:
+        node.input[index] = ""
+    else:
+        del node.input[index]
+    return touched
+
+
+def rename_edge(rng: random.Random, model: onnx.ModelProto) -> set[str] | None:
+    node = _node(rng, model)
+    side = rng.choice([node.input, node.output])
+    if not side:
+        return None
+    index = rng.randrange(len(side))
+    touched = {side[index], "t_lost", *_names(node)}
+    side[index] = "t_lost"
+    return touched
+
+
+def duplicate_edge(rng: random.Random, model: onnx.ModelProto) -> set[str] | None:
+    graph = _graph(rng, model)
+    if len(graph.node) < 2:
+        return None
+    one, two = rng.sample(list(graph.node), 2)
+    touched = _names(one, two)
+    two.output[0] = one.output[0]
+    return touched
+
+
+def swap_inputs(rng: random.Random, model: onnx.ModelProto) -> set[str] | None:
+    node = _node(rng, model)
+    if len(node.input) < 2:
+        return None
+    one, two = rng.sample(range(len(node.input)), 2)
+    node.input[one], node.input[two] = node.input[two], node.input[one]
+    return {*_names(node), node.input[one], node.input[two]}
+
+
+def extra_input(rng: random.Random, model: onnx.ModelProto) -> set[str] | None:
+    graph = _graph(rng, model)
+    node = rng.choice(graph.node)
+    node.input.append(rng.choice([name for other in graph.node for name in other.input]))
+    return {*_names(node), node.input[-1]}
+
+
+def cyclic_edge(rng: random.Random, model: onnx.ModelProto) -> set[str] | None:
+    graph = _graph(rng, model)
+    last = rng.randrange(len(graph.node))
+    first = rng.randrange(last + 1)
+    node, later = graph.node[first], graph.node[last]
+    if not node.input:
+        return None
+    node.input[rng.randrange(len(node.input))] = later.output[0]
+    return _names(node, later)
+
+
+def change_op(rng: random.Random, model: onnx.ModelProto) -> set[str] | None:
+    node = _node(rng, model)
+    node.op_type = rng.choice(OPS)
+    return {*_names(node), node.op_type}
+
+
+def change_domain(rng: random.Random, model: onnx.ModelProto) -> set[str] | None:
+    node = _node(rng, model)
+    node.domain = rng.choice(["com.microsoft", "my.ops", "ai.onnx.ml"])
+    if rng.random() < 0.7:
+        model.opset_import.append(helper.make_opsetid(node.domain, 1))
+    return {*_names(node), node.domain}
+
+
+def change_attribute(rng: random.Random, model: onnx.ModelProto) -> set[str] | None:
+    nodes = [node for graph in graphs(model.graph) for node in graph.node if node.attribute]
+    if not nodes:
+        return None
+    node = rng.choice(nodes)
+    attribute = rng.choice(node.attribute)
+    touched = {*_names(node), attribute.name}
+    if rng.random() < 0.2:
+        node.attribute.remove(attribute)
+    elif attribute.type == onnx.AttributeProto.INT:
+        attribute.i = rng.choice(NUMBERS)
+    elif attribute.type == onnx.AttributeProto.INTS:
+        if rng.random() < 0.3:
+            attribute.ints.append(rng.choice(NUMBERS))
+        elif attribute.ints:
+            attribute.ints[rng.randrange(len(attribute.ints))] = rng.choice(NUMBERS)
+    else:
+        attribute.CopyFrom(helper.make_attribute(attribute.name, rng.choice(["text", 1.5, [1, 2], float("nan")])))
+    return touched
+
+
+def add_attribute(rng: random.Random, model: onnx.ModelProto) -> set[str] | None:
+    node = _node(rng, model)
+    name = rng.choice(["axis", "perm", "to", "sparkle", "axes", "group", "auto_pad", "kernel_shape", "alpha"])
+    value = rng.choice([rng.choice(NUMBERS), [rng.choice(NUMBERS)], "SAME_UPPER", 0.5])
+    node.attribute.append(helper.make_attribute(name, value))
+    return {*_names(node), name}
+
+
+def odd_convolution(rng: random.Random, model: onnx.ModelProto) -> set[str] | None:
+    nodes = [node for node in model.graph.node if node.op_type in ("Conv", "MaxPool")]
+    if not nodes:
+        return None
+    node = rng.choice(nodes)
+    name = rng.choice(["pads", "kernel_shape", "strides", "dilations", "group"])
+    kept = [item for item in node.attribute if item.name != name]
+    del node.attribute[:]
+    number = rng.choice([-3, 0, 2, 5, 50, 10**6, 2**33])
+    value = number if name == "group" else [number] * (4 if name == "pads" else 2)
+    node.attribute.extend([*kept, helper.make_attribute(name, value)])
+    return _names(node)
+
+
+def _weight(rng: random.Random, model: onnx.ModelProto) -> onnx.TensorProto | None:
+    return rng.choice(model.graph.initializer) if model.graph.initializer else None
+
+
+def reshape_weight(rng: random.Random, model: onnx.ModelProto) -> set[str] | None:
+    tensor = _weight(rng, model)
+    if tensor is None:
+        return None
+    array = numpy_helper.to_array(tensor)
+    shape = list(array.shape)
+    way = rng.choice(["flat", "extra", "more", "fewer", "none"])
+    if way == "flat":
+        shape = [array.size]
+    elif way == "extra":
+        shape.insert(rng.randint(0, len(shape)), 1)
+    elif shape:
+        index = rng.randrange(len(shape))
+        shape[index] = {"more": shape[index] + 1, "fewer": max(shape[index] - 1, 1), "none": 0}[way]
+    tensor.CopyFrom(numpy_helper.from_array(np.resize(array, shape), tensor.name))
+    return {tensor.name}
+
+
+def change_dims(rng: random.Random, model: onnx.ModelProto) -> set[str] | None:
+    tensor = _weight(rng, model)
+    if tensor is None:
+        return None
+    if tensor.dims and rng.random() < 0.7:
+        tensor.dims[rng.randrange(len(tensor.dims))] = rng.choice(NUMBERS)
+    else:
+        tensor.dims.append(rng.choice(NUMBERS))
+    return {tensor.name}
+
+
+def change_weight_type(rng: random.Random, model: onnx.ModelProto) -> set[str] | None:
+    tensor = _weight(rng, model)
+    if tensor is None:
+        return None
+    kind = rng.choice(TYPES)
+    try:
+        dtype = helper.tensor_dtype_to_np_dtype(kind)
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(dtype), tensor.name))
+    except (KeyError, TypeError, ValueError):
+        tensor.data_type = kind
+    return {tensor.name}
+
+
+def change_values(rng: random.Random, model: onnx.ModelProto) -> set[str] | None:
+    tensor = _weight(rng, model)
+    if tensor is None:
+        return None
+    array = numpy_helper.to_array(tensor).copy()
+    value = rng.choice(NUMBERS) if array.dtype.kind == "i" else rng.choice([float("nan"), float("inf"), 1e38, 0.0, -1.0])
+    array.flat[rng.randrange(array.size)] = value
+    tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    return {tensor.name}
+
+
+def remove_weight(rng: random.Random, model: onnx.ModelProto) -> set[str] | None:
+    tensor = _weight(rng, model)
+    if tensor is None:
+        return None
+    name = tensor.name
+    model.graph.initializer.remove(tensor)
+    return {name}
+
+
+def rename_weight(rng: random.Random, model: onnx.ModelProto) -> set[str] | None:
+    tensor = _weight(rng, model)
+    if tensor is None:
+        return None
+    touched = {tensor.name}
+    tensor.name = rng.choice(["t_lost", "", *(value.name for value in model.graph.input)])
+    return touched | ({tensor.name} if tensor.name else set())
+
+
+def change_input(rng: random.Random, model: onnx.ModelProto) -> set[str] | None:
+    value = rng.choice(model.graph.input)
+    dims = value.type.tensor_type.shape.dim
+    if dims and rng.random() < 0.6:
+        dims[rng.randrange(len(dims))].dim_value = rng.choice(NUMBERS)
+    elif dims and rng.random() < 0.5:
+        del dims[-1]
+    else:
+        dims.add(dim_value=rng.choice([1, 2, 5]))
+    return {value.name}
+
+
+def change_input_type(rng: random.Random, model: onnx.ModelProto) -> set[str] | None:
+    value = rng.choice(model.graph.input)
+    value.type.tensor_type.elem_type = rng.choice(TYPES)
+    return {value.name}
+
+
+def change_output(rng: random.Random, model: onnx.ModelProto) -> set[str] | None:
+    value = rng.choice(model.graph.output)
+    touched = {value.name}
+    way = rng.randrange(4)
+    if way == 0:
+        value.name = "t_lost"
+    elif way == 1:
+        model.graph.output.add().CopyFrom(value)
+    elif way == 2:
+        value.type.tensor_type.elem_type = rng.choice(TYPES)
+    else:
+        value.CopyFrom(tiny.value(value.name, [rng.choice(NUMBERS) for _ in range(rng.randint(0, 5))]))
+    return touched | {value.name}
+
+
+def remove_node(rng: random.Random, model: onnx.ModelProto) -> set[str] | None:
+    graph = _graph(rng, model)
+    node = rng.choice(graph.node)
+    touched = _names(node)
+    graph.node.remove(node)
+    return touched
+
+
+def repeat_node(rng: random.Random, model: onnx.ModelProto) -> set[str] | None:
+    graph = _graph(rng, model)
+    node = rng.choice(graph.node)
+    graph.node.add().CopyFrom(node)
+    return _names(node)
+
+
+def move_node(rng: random.Random, model: onnx.ModelProto) -> set[str] | None:
+    graph = _graph(rng, model)
+    nodes = list(graph.node)
+    node = nodes.pop(rng.randrange(len(nodes)))
+    nodes.insert(rng.randint(0, len(nodes)), node)
+    copies = [onnx.NodeProto.FromString(item.SerializeToString()) for item in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
+    return _names(node)
+
+
+def change_opset(rng: random.Random, model: onnx.ModelProto) -> set[str] | None:
+    way = rng.randrange(3)
+    if way == 0:
+        model.opset_import[0].version = rng.choice([-1, 0, 1, 6, 9, 11, 99, 2**40])
+    elif way == 1:
+        del model.opset_import[:]
+    else:
+        model.ir_version = rng.choice([0, 1, 3, 99, 2**40])
+    return {"opset", "IR", "ir_version", "opset_import"}
+
+
+def flip_bytes(rng: random.Random, data: bytes) -> bytes:
+    """Byte flips, cuts and insertions in the file itself; no culprit can be named."""
+    content = bytearray(data)
+    for _ in range(rng.choice([1, 1, 2, 4, 16])):
+        at = rng.randrange(len(content))
+        way = rng.randrange(5)
+        if way < 3:
+            content[at] ^= 1 << rng.randrange(8)
+        elif way == 3:
+            del content[at : at + rng.randint(1, 9)]
+        else:
+            content[at:at] = rng.randbytes(rng.randint(1, 5))
+        if not content:
+            break
+    return bytes(content)
+
+
+MUTATIONS: tuple[Mutation, ...] = (
+    drop_edge, rename_edge, duplicate_edge, swap_inputs, extra_input, cyclic_edge, change_op, change_domain,
+    change_attribute, change_attribute, add_attribute, odd_convolution, reshape_weight, change_dims, change_weight_type,
+    change_values, remove_weight, rename_weight, change_input, change_input_type, change_output, remove_node, repeat_node,
+    move_node, change_opset,
+)  # fmt: skip
+
+
+def mutants(count: int, seed: int) -> list[Mutant]:
+    """`count` broken models, the same for the same seed."""
+    rng = random.Random(seed)
+    models = {name: model.SerializeToString() for name, model in seeds().items()}
+    found = []
+    while len(found) < count:
+        name = rng.choice(list(models))
+        if rng.random() < 0.1:
+            found.append(Mutant(flip_bytes(rng, models[name]), name, "flip_bytes", frozenset()))
+            continue
+        model = onnx.load_model_from_string(models[name])
+        mutation = rng.choice(MUTATIONS)
+        touched = mutation(rng, model)
+        if touched is not None:
+            found.append(Mutant(model.SerializeToString(), name, mutation.__name__, frozenset(touched)))
+    return found
+
+
+def outcome(mutant: Mutant) -> Outcome:
+    """Build a mutant and say how that ended."""
+    begin = time.perf_counter()
+    end, message = "engine", ""
+    try:
+        engine = lab.build(mutant.data, time_limit=60, memory_limit=4)
+        if not engine.layers or not engine.plan.stat().st_size:
+            end = "EMPTY ENGINE"
+        else:
+            engine.fate(mutant.data)
+    except lab.BuildError as error:
+        end, message = error.stage, error.message
+        if not (message.endswith(".") and error.diagnosis.fix):
+            end, message = "NO FIX", str(error)
+    except Exception as error:
+        end, message = "RAW EXCEPTION", f"{type(error).__name__}: {error}"
+    return Outcome(mutant, end, message, time.perf_counter() - begin)
+
+
+def run(count: int, seed: int, threads: int = 3) -> list[Outcome]:
+    """Build `count` mutants, some at a time."""
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(outcome, mutants(count, seed)))
+
+
+STAGES = ("model", "profile", "target", "parse", "build", "crash", "memory", "time")
+
+
+def naming_share(outcomes: list[Outcome]) -> float:
+    """How many of the errors name a mutated node or tensor; byte flips, which mutate neither, do not count."""
+    errors = [found for found in outcomes if found.end in STAGES and found.mutant.culprits]
+    return sum(found.named for found in errors) / max(len(errors), 1)
+
+
+def table(outcomes: list[Outcome]) -> str:
+    """The outcomes by mutation, and in all."""
+    ends = [*(stage for stage in ("engine", *STAGES) if any(found.end == stage for found in outcomes))]
+    ends += sorted({found.end for found in outcomes} - set(ends))
+    lines = [f"{'mutation':<20}{'models':>8}" + "".join(f"{end:>9}" for end in ends) + f"{'named':>9}"]
+    for name in (*sorted({found.mutant.mutation for found in outcomes}), "all"):
+        rows = [found for found in outcomes if name in (found.mutant.mutation, "all")]
+        counts = Counter(found.end for found in rows)
+        errors = [found for found in rows if found.end in STAGES and found.mutant.culprits]
+        share = f"{naming_share(rows):8.0%}" if errors else "-"
+        lines.append(f"{name:<20}{len(rows):>8}" + "".join(f"{counts[end]:>9}" for end in ends) + f"{share:>9}")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Run from the command line; the exit status is 1 when an outcome is one that should never be."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=3)
+    parser.add_argument("--show", default="", metavar="END", help="print the errors of one end, or 'unnamed'")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["TRTLAB_CACHE"] = folder
+        begin = time.perf_counter()
+        outcomes = run(options.count, options.seed, options.threads)
+        seconds = time.perf_counter() - begin
+        from conftest import compilers, leftovers
+
+        left = [*compilers(), *leftovers(Path(folder))]
+    print(table(outcomes))
+    print(f"seed {options.seed}, {seconds:.0f} s, {seconds / options.count:.2f} s a model, slowest "
+          f"{max(found.seconds for found in outcomes):.1f} s; left behind: {left or 'nothing'}")  # fmt: skip
+    for found in outcomes:
+        unnamed = found.end in STAGES and found.mutant.culprits and not found.named
+        if options.show and (found.end == options.show or (options.show == "unnamed" and unnamed)):
+            culprits = ", ".join(sorted(found.mutant.culprits))
+            print(f"{found.mutant.seed_model} {found.mutant.mutation} ({culprits}): {found.end}: {found.message}")
+    return int(bool(left) or any(found.end not in ("engine", *STAGES) for found in outcomes))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

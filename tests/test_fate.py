@@ -1,0 +1,227 @@
+"""What became of each node: the layer that runs it, or a reason that follows from the graph and holds in a real build."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx
+import pandas as pd
+import pytest
+import tiny_models as tiny
+from onnx import TensorProto, helper
+
+import trtlab as lab
+from trtlab.fate import vanishing_reasons
+
+pytestmark = pytest.mark.usefixtures("cache")
+
+
+def fates(model: onnx.ModelProto, **options: Any) -> pd.DataFrame:
+    """The fate table of a real build, by node name."""
+    return lab.build(model, **options).fate(model).set_index("node")
+
+
+def with_nodes(*nodes: onnx.NodeProto, weights: Any = (), outputs: str = "y", **options: Any) -> onnx.ModelProto:
+    """x (2, 4) -> Relu -> r -> the nodes."""
+    inputs = options.pop("inputs", {"x": (2, 4)})
+    return tiny.model([tiny.node("Relu", "x", "r"), *nodes], inputs, outputs, weights, **options)
+
+
+def test_every_node_that_runs_has_its_layer_and_no_reason() -> None:
+    table = fates(tiny.conv())
+    ran = table.drop("flat")
+    assert ran["layer"].notna().all()
+    assert (ran["reason"] == "").all()
+    assert table.loc["conv1", "layer"] == table.loc["relu1", "layer"], "fused"
+
+
+def test_folded_lists_the_nodes_in_no_layer() -> None:
+    model = tiny.shapes()
+    assert lab.build(model, shapes={"x": (2, 3, 4)}).folded(model) == ["sizes", "batch", "batch1", "target", "flat"]
+
+
+def test_reason_constant() -> None:
+    model = with_nodes(
+        tiny.node("Mul", "w w", "square"),
+        tiny.node("Sqrt", "square", "root"),
+        tiny.node("Constant", "", "c", value=tiny.weight("v", 4)),
+        tiny.node("Add", "root c", "sum"),
+        tiny.node("Add", "r sum", "y"),
+        weights=[tiny.weight("w", 4)],
+    )
+    engine = lab.build(model)
+    table = engine.fate(model).set_index("node")
+    assert table.loc[["square", "root", "c", "sum"], "reason"].tolist() == ["constant"] * 4
+    assert table.loc["y", "reason"] == ""
+    assert table["layer"].notna().sum() == 2, (
+        "though the compiler names some of them at the layer that reads the result"
+    )
+    assert len(engine.kernels) == 1
+
+
+def test_reason_unreachable() -> None:
+    table = fates(
+        with_nodes(tiny.node("Exp", "r", "dead"), tiny.node("Tanh", "dead", "deader"), tiny.node("Abs", "r", "y"))
+    )
+    assert table.loc[["dead", "deader"], "reason"].tolist() == ["unreachable"] * 2
+    assert table.loc["y", "reason"] == ""
+
+
+@pytest.mark.parametrize(
+    ("node", "weights"),
+    [
+        (tiny.node("Identity", "r", "n"), []),
+        (tiny.node("Dropout", "r", "n"), []),
+        (tiny.node("Reshape", "r to", "n"), [tiny.tensor("to", [4, 2], "int64")]),
+        (tiny.node("Unsqueeze", "r axis", "n"), [tiny.tensor("axis", [0], "int64")]),
+        (tiny.node("Flatten", "r", "n"), []),
+        (tiny.node("Cast", "r", "n", to=TensorProto.FLOAT), []),
+        (tiny.node("Mul", "r one", "n"), [tiny.tensor("one", 1.0)]),
+        (tiny.node("Mul", "one r", "n"), [tiny.tensor("one", [1.0] * 4)]),
+        (tiny.node("Add", "r zero", "n"), [tiny.tensor("zero", 0.0)]),
+        (tiny.node("Sub", "r zero", "n"), [tiny.tensor("zero", [0.0] * 4)]),
+        (tiny.node("Div", "r one", "n"), [tiny.tensor("one", 1.0)]),
+        (tiny.node("Concat", "r", "n", axis=0), []),
+        (tiny.node("Sum", "r", "n"), []),
+        (tiny.node("Expand", "r to", "n"), [tiny.tensor("to", [2, 4], "int64")]),
+        (tiny.node("Tile", "r ones", "n"), [tiny.tensor("ones", [1, 1], "int64")]),
+        (
+            tiny.node("Slice", "r from to", "n"),
+            [tiny.tensor("from", [0, 0], "int64"), tiny.tensor("to", [2, 4], "int64")],
+        ),
+        (tiny.node("Pad", "r none", "n"), [tiny.tensor("none", [0, 0, 0, 0], "int64")]),
+        (tiny.node("Transpose", "r", "n", perm=[0, 1]), []),
+    ],
+    ids=lambda value: getattr(value, "op_type", ""),
+)
+def test_reason_no_op(node: onnx.NodeProto, weights: list[onnx.TensorProto]) -> None:
+    model = with_nodes(node, tiny.node("Exp", "n", "y"), weights=weights)
+    assert vanishing_reasons(model) == ["", "no-op", ""]
+    found = fates(model).loc["n"]
+    if weights and found["layer"] is not None:  # some the compiler keeps as a step of a fused kernel
+        assert found["reason"] == ""
+    else:
+        assert found["layer"] is None
+        assert found["reason"] == "no-op"
+
+
+@pytest.mark.parametrize(
+    ("node", "weights"),
+    [
+        (tiny.node("Sum", "r x", "n"), []),
+        (tiny.node("Mul", "r two", "n"), [tiny.tensor("two", 2.0)]),
+        (tiny.node("Add", "r one", "n"), [tiny.tensor("one", 1.0)]),
+        (tiny.node("Sub", "zero r", "n"), [tiny.tensor("zero", 0.0)]),
+        (tiny.node("Div", "one r", "n"), [tiny.tensor("one", 1.0)]),
+        (
+            tiny.node("Slice", "r from to axes steps", "n"),
+            [tiny.tensor(name, [at], "int64") for name, at in (("from", -1), ("to", -9), ("axes", 1), ("steps", -1))],
+        ),
+        (tiny.node("Pad", "r shift", "n"), [tiny.tensor("shift", [0, 1, 0, -1], "int64")]),
+        (tiny.node("Transpose", "r", "n", perm=[1, 0]), []),
+        (tiny.node("Cast", "r", "n", to=TensorProto.FLOAT16), []),
+    ],
+    ids=lambda value: getattr(value, "op_type", ""),
+)
+def test_node_that_changes_its_input_is_no_no_op(node: onnx.NodeProto, weights: list[onnx.TensorProto]) -> None:
+    assert vanishing_reasons(with_nodes(node, tiny.node("Exp", "n", "y"), weights=weights))[1] == ""
+
+
+def test_reason_shape() -> None:
+    table = fates(tiny.shapes(), shapes={"x": ((1, 3, 4), (4, 3, 4), (8, 3, 4))})
+    assert table.loc[["sizes", "batch", "batch1", "target"], "reason"].tolist() == ["shape"] * 4
+    assert table.loc["flat", "reason"] == "no-op"
+
+
+def test_reason_shape_for_what_chooses_a_branch() -> None:
+    table = fates(tiny.branches())
+    assert table.loc["positive", "reason"] == "shape"
+    assert "unexplained" not in set(table["reason"])
+
+
+def test_data_that_a_loop_with_no_count_carries_is_data() -> None:
+    model = tiny.loop()
+    model.graph.node[1].input[0] = ""
+    assert vanishing_reasons(model)[0] == ""
+
+
+def test_reason_duplicate() -> None:
+    table = fates(
+        with_nodes(tiny.node("Exp", "r", "one"), tiny.node("Exp", "r", "two"), tiny.node("Mul", "one two", "y"))
+    )
+    pair = table.loc[["one", "two"]]
+    assert pair["layer"].isna().sum() == 1
+    assert pair.loc[pair["layer"].isna(), "reason"].tolist() == ["duplicate"]
+
+
+def test_reason_layout() -> None:
+    table = fates(tiny.attention())
+    assert table.loc["kt", "layer"] is None
+    assert table.loc["kt", "reason"] == "layout"
+
+
+def test_two_random_draws_are_no_duplicates() -> None:
+    draws = [tiny.node("RandomNormalLike", "r", name) for name in ("one", "two")]
+    assert vanishing_reasons(with_nodes(*draws, tiny.node("Mul", "one two", "y"))) == ["", "", "", ""]
+
+
+def test_reasons_do_not_touch_the_model() -> None:
+    model = with_nodes(tiny.node("MatMul", "r w", "y"), weights=[tiny.weight("w", 4, 20000)])
+    before = model.SerializeToString(deterministic=True)
+    vanishing_reasons(model)
+    assert model.SerializeToString(deterministic=True) == before
+
+
+def test_external_weights_need_not_be_read(tmp_path: Any) -> None:
+    onnx.save(tiny.conv(), tmp_path / "net.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+    engine = lab.build(tmp_path / "net.onnx")
+    assert "unexplained" not in set(engine.fate(tmp_path / "net.onnx")["reason"])
+
+
+def test_node_that_several_layers_name_belongs_to_the_one_that_computes_it() -> None:
+    model = tiny.shapes()
+    engine = lab.build(model, shapes={"x": (2, 3, 4)})
+    naming = [layer.name for layer in engine.layers if "head" in layer.onnx_nodes]
+    assert len(naming) > 1, "padding and product"
+    owner = engine.fate(model).set_index("node").loc["head", "layer"]
+    assert next(layer.type for layer in engine.layers if layer.name == owner) == "gemm"
+
+
+def test_fate_of_every_profile_is_that_of_the_first() -> None:
+    shapes = [{"x": ((1, 16), (1, 16), (1, 16))}, {"x": ((2, 16), (9, 16), (64, 16))}]
+    model = tiny.mlp("N")
+    engine = lab.build(model, shapes=shapes)
+    layers = set(engine.fate(model)["layer"].dropna())
+    assert layers <= {layer.name for layer in engine.layers if layer.profile == 0}
+
+
+@pytest.mark.parametrize("make", [tiny.conv, tiny.mlp, tiny.attention, tiny.branches, tiny.loop, tiny.function])
+def test_nothing_is_unexplained_on_the_tiny_models(make: Any) -> None:
+    model = make()
+    table = lab.build(model).fate(model)
+    assert list(table.columns) == ["node", "op", "layer", "reason"]
+    assert ((table["reason"] == "") == table["layer"].notna()).all()
+    assert "unexplained" not in set(table["reason"])
+
+
+def test_fate_of_a_model_without_nodes_to_speak_of() -> None:
+    model = helper.make_model(
+        helper.make_graph([], "g", [tiny.value("x", (2,))], [tiny.value("x", (2,))]), ir_version=8
+    )
+    assert vanishing_reasons(model) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folded", [True, False], ids=["folded", "unfolded"])
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "digit_cnn", "resnet50", "mlp", "transformer_encoder"])
+def test_nothing_is_unexplained_on_the_models_of_the_course(
+    name: str, folded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TRTLAB_CACHE")  # where the exported models are already
+    model = lab.models.get(name)
+    path = model.onnx(fold_batch_norm=folded)
+    sizes = {"N": 8, "S": 16}
+    shapes = {port: tuple(sizes.get(size, size) for size in shape) for port, shape in model.inputs.items()}
+    table = lab.build(path, shapes=shapes).fate(path)
+    assert len(table) == len(onnx.load(path).graph.node)
+    assert "unexplained" not in set(table["reason"]), table[table["reason"] == "unexplained"]

@@ -1,0 +1,118 @@
+"""A GPU by any usual spelling of its name, and the target that TensorRT calls it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import trtlab as lab
+from trtlab import gpus
+from trtlab.errors import AssetError
+from trtlab.gpus import Gpu, all_gpus, check_target, target_of, targets
+
+
+@pytest.mark.parametrize(
+    ("spelling", "name"),
+    [
+        ("RTX 4090", "RTX 4090"), ("rtx4090", "RTX 4090"), ("GeForce RTX 4090", "RTX 4090"), ("4090", "RTX 4090"),
+        ("NVIDIA GeForce RTX 4090", "RTX 4090"), ("rtx-4090", "RTX 4090"), ("  RTX   4090 ", "RTX 4090"),
+        ("T4", "T4"), ("Tesla T4", "T4"), ("nvidia t4", "T4"), ("A10", "A10"), ("L4", "L4"), ("l40s", "L40S"),
+    ],
+)  # fmt: skip
+def test_any_usual_spelling(spelling: str, name: str) -> None:
+    assert lab.gpu(spelling).name == name
+
+
+def test_every_gpu_is_found_by_its_own_name() -> None:
+    for entry in all_gpus():
+        assert lab.gpu(entry.name) == entry
+        assert lab.gpu(entry.name.upper().replace(" ", "-")) == entry
+    assert len({entry.name for entry in all_gpus()}) == len(all_gpus()) >= 30
+
+
+@pytest.mark.parametrize(("short", "never"), [("A10", "A100"), ("A30", "A3000"), ("L4", "L40"), ("T4", "T400")])
+def test_short_name_is_not_taken_for_a_longer_one(short: str, never: str) -> None:
+    assert not lab.gpu(short).name.startswith(never) or short == never
+
+
+@pytest.mark.parametrize(
+    "name", ["RTX 9999", "4", "0", "", "  ", "geforce", "Radeon RX 7900", "💥", "TPU v4", "a" * 500]
+)
+def test_unknown_name_gives_the_closest(name: str) -> None:
+    with pytest.raises(AssetError, match="is known") as caught:
+        lab.gpu(name)
+    suggested = caught.value.diagnosis.fix
+    assert any(entry.name in suggested for entry in all_gpus())
+
+
+@pytest.mark.parametrize("thing", [None, 8.9, ["T4"], b"T4"])
+def test_name_that_is_no_text(thing: Any) -> None:
+    with pytest.raises(AssetError, match=type(thing).__name__):
+        lab.gpu(thing)
+
+
+@settings(deadline=None, max_examples=300, derandomize=True)
+@given(st.text(max_size=20))
+def test_any_text_is_a_gpu_or_an_error(text: str) -> None:
+    try:
+        assert isinstance(lab.gpu(text), Gpu)
+    except AssetError as error:
+        assert error.diagnosis.fix
+
+
+def test_figures_are_plausible() -> None:
+    for entry in all_gpus():
+        assert entry.target.startswith("SM")
+        assert 1 <= entry.sm <= 200
+        assert 5 <= entry.tdp_w <= 1500
+        assert 20 <= entry.bandwidth_gb_s <= 10_000
+        assert entry.fp16_tflops is None or entry.fp16_tflops > entry.fp32_tflops / 2
+        assert entry.source
+
+
+@pytest.mark.parametrize(
+    ("where", "target"),
+    [
+        (None, "SM89"), (8.9, "SM89"), ("8.9", "SM89"), ("89", "SM89"), ("sm_89", "SM89"), ("SM89", "SM89"), ("sm89", "SM89"),
+        ("compute_120", "SM120"), (12.0, "SM120"), ("12.1", "SM121"), (7.5, "SM75"), ("RTX 3090", "SM86"), (" T4 ", "SM75"),
+        ("H100", "SM90"), ("A100", "SM80"),
+    ],
+)  # fmt: skip
+def test_target_of_anything_that_names_one(where: Any, target: str) -> None:
+    assert target_of(where) == target
+    if isinstance(where, str) and where.strip() in {entry.name for entry in all_gpus()}:
+        assert target_of(lab.gpu(where)) == target
+
+
+def test_targets_of_the_real_tensorrt_rtx() -> None:
+    offered = targets(lab.trt)
+    assert {"SM75", "SM80", "SM86", "SM89", "SM120"} <= set(offered)
+    assert list(offered) == sorted(offered, key=lambda name: int(name[2:]))
+    assert check_target("RTX 4090", lab.trt) == "SM89"
+
+
+def test_target_that_tensorrt_rtx_has_not_names_the_choice() -> None:
+    with pytest.raises(AssetError, match="cannot build for SM90") as caught:
+        check_target("H100", lab.trt)
+    for target in targets(lab.trt):
+        assert target in caught.value.diagnosis.fix
+
+
+def test_full_tensorrt_builds_for_the_gpu_here_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    full = SimpleNamespace(__version__="10.9")
+    monkeypatch.setattr(gpus, "target_here", lambda: "SM86")
+    assert targets(full) == ()
+    assert check_target(None, full) == "SM86"
+    assert check_target("RTX 3090", full) == "SM86"
+    with pytest.raises(AssetError, match="not for SM89"):
+        check_target("RTX 4090", full)
+
+
+def test_no_gpu_here_has_no_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus, "has_gpu", lambda: False)
+    assert gpus.target_here() == ""
+    assert check_target(None, SimpleNamespace(__version__="10.9")) == "this GPU"
