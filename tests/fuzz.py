@@ -279,7 +279,7 @@ def change_weight_type(rng: random.Random, model: onnx.ModelProto) -> set[str] |
     try:
         dtype = helper.tensor_dtype_to_np_dtype(kind)
         tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(dtype), tensor.name))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, NotImplementedError):
         tensor.data_type = kind
     return {tensor.name}
 
@@ -289,7 +289,9 @@ def change_values(rng: random.Random, model: onnx.ModelProto) -> set[str] | None
     if tensor is None:
         return None
     array = numpy_helper.to_array(tensor).copy()
-    value = rng.choice(NUMBERS) if array.dtype.kind == "i" else rng.choice([float("nan"), float("inf"), 1e38, 0.0, -1.0])
+    value = (
+        rng.choice(NUMBERS) if array.dtype.kind == "i" else rng.choice([float("nan"), float("inf"), 1e38, 0.0, -1.0])
+    )
     array.flat[rng.randrange(array.size)] = value
     tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
     return {tensor.name}

@@ -101,6 +101,16 @@ def test_thing_that_is_no_model(what: Any) -> None:
         lab.build(what)
 
 
+def test_name_that_is_not_utf8() -> None:
+    with refused(ModelError, "model", "damaged"):
+        lab.build(tiny.conv().SerializeToString().replace(b"conv1", b"con\xe11"))
+
+
+def test_size_that_tensorrt_would_take_for_another() -> None:
+    with refused(ModelError, "model", "'x'", "1,099,511,627,776"):
+        lab.build(relu(inputs={"x": (2**40, 3)}))
+
+
 def test_path_with_a_null_byte() -> None:
     with refused(ModelError, "model", "null byte"):
         lab.build("net\0.onnx")
@@ -168,7 +178,9 @@ def test_external_weights_with_senseless_facts(external: Path, facts: dict[str, 
         lab.build(external)
 
 
-@pytest.mark.parametrize("location", ["../secret.bin", "sub/../../secret.bin", "/etc/passwd", "C:\\secret.bin", "", "."])
+@pytest.mark.parametrize(
+    "location", ["../secret.bin", "sub/../../secret.bin", "/etc/passwd", "C:\\secret.bin", "", "."]
+)
 def test_external_weights_outside_the_folder(external: Path, location: str) -> None:
     shutil.copy(external.parent / "weights.bin", external.parent.parent / "secret.bin")
     relocated(external, location=location)
@@ -289,6 +301,47 @@ def test_weights_that_are_not_as_many_as_their_shape_says() -> None:
     model.graph.initializer[0].dims[0] = 7
     with refused(ModelError, "model", "'w1'", "864 bytes", "756"):
         lab.build(model)
+
+
+@pytest.mark.parametrize("kind", ["INT16", "UINT64", "COMPLEX64", "FLOAT8E5M2", "UNDEFINED"])
+def test_element_type_that_tensorrt_does_not_know(kind: str) -> None:
+    with refused(ModelError, "model", "'x'", kind):
+        lab.build(relu(nodes=[tiny.node("Identity", "x", "y")], kind=TensorProto.DataType.Value(kind)))
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_wrong_call_of_a_function_names_the_call(count: int) -> None:
+    model = tiny.function()
+    model.graph.node[0].input[:] = ["x"] * count
+    with refused(ModelError, "model", "'first'" if count else "'product"):
+        lab.build(model)
+
+
+def test_function_that_calls_itself() -> None:
+    model = tiny.function()
+    model.functions[0].node[0].op_type, model.functions[0].node[0].domain = "Square", "own"
+    with refused(ModelError, "model", "own::Square", "recursive"):
+        lab.build(model)
+
+
+def test_reason_behind_an_invalid_node_is_told_with_what_the_node_reads() -> None:
+    nodes = [tiny.node("MatMul", "x w", "y", "product")]
+    with refused(
+        BuildError, "parse", "'product' (MatMul), which reads 'x' (1×3 FLOAT) and 'w' (7×7 FLOAT)", "= 3", "= 7"
+    ):
+        lab.build(relu(nodes=nodes, weights=[tiny.weight("w", 7, 7)]))
+
+
+def test_input_that_tensorrt_refuses_is_named() -> None:
+    model = relu(inputs=[tiny.value("x", [1] * 20)])
+    with refused(BuildError, "parse", "at input 'x'"):
+        lab.build(model)
+
+
+def test_too_large_for_memory_says_so() -> None:
+    with refused(BuildError, "build", "Out of memory") as caught:
+        lab.build(tiny.mlp(2**31 - 1))
+    assert "smaller" in caught.value.diagnosis.fix
 
 
 def test_shapes_that_do_not_fit_name_the_node() -> None:

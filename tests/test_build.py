@@ -214,6 +214,17 @@ def test_failure_does_not_poison_the_next_build() -> None:
     assert lab.build(tiny.conv(), cache=False).layers == good.layers
 
 
+def test_real_fault_of_tensorrt_names_the_node() -> None:
+    """TensorRT-RTX 1.7.1's parser reads past the end for a Loop with one more input than its body takes."""
+    model = tiny.loop()
+    model.graph.node[1].input.append("x")
+    with pytest.raises(BuildError) as caught:
+        lab.build(model)
+    assert "'repeat' (Loop)" in caught.value.message
+    assert caught.value.stage in ("crash", "parse", "model")
+    assert lab.build(tiny.loop()).kernels
+
+
 # --------------------------------------------------------------------------------------------- Ctrl-C, kill, two at once
 
 

@@ -130,7 +130,19 @@ def test_failed_build_is_not_kept(cache: Path, compiled: Callable[[], int]) -> N
         lambda record, plan: plan.unlink(),
         lambda record, plan: record.unlink(),
     ],
-    ids=["cut", "empty", "bytes", "other json", "changed", "version", "types", "cut plan", "empty plan", "no plan", "no"],
+    ids=[
+        "cut",
+        "empty",
+        "bytes",
+        "other json",
+        "changed",
+        "version",
+        "types",
+        "cut plan",
+        "empty plan",
+        "no plan",
+        "no",
+    ],
 )
 def test_damaged_entry_is_built_again_without_a_word(
     cache: Path, compiled: Callable[[], int], damage: Callable[[Path, Path], Any], recwarn: pytest.WarningsRecorder

@@ -373,3 +373,12 @@ def test_engine_in_words_and_in_html() -> None:
     assert len(repr(engine)) < 1000
     with pytest.raises(AttributeError):
         engine.layers = ()  # type: ignore[misc]
+
+
+@pytest.mark.usefixtures("tidy")
+def test_plan_bytes_are_what_a_runtime_takes_and_say_when_they_are_gone() -> None:
+    engine = lab.build(tiny.conv())
+    assert engine.plan_bytes() == engine.plan.read_bytes()
+    engine.plan.unlink()
+    with pytest.raises(lab.AssetError, match="no longer in the cache"):
+        engine.plan_bytes()

@@ -116,3 +116,10 @@ def test_no_gpu_here_has_no_target(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpus, "has_gpu", lambda: False)
     assert gpus.target_here() == ""
     assert check_target(None, SimpleNamespace(__version__="10.9")) == "this GPU"
+
+
+def test_no_gpu_named_means_the_gpu_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus, "target_here", lambda: "SM120")
+    assert gpus.check_target(None, lab.trt) == "SM120"
+    monkeypatch.setattr(gpus, "target_here", lambda: "SM90")  # there, but not one that TensorRT-RTX builds for
+    assert gpus.check_target(None, lab.trt) == "SM89"

@@ -20,7 +20,7 @@ _COLOURS = {"ok": "#13806B", "look": "#8A5A00", "fix": "#9E2A55"}  # dark enough
 
 @dataclass(frozen=True)
 class Check:
-    """One question about a model. `verdict` is "ok", "look" (may be meant) or "fix"; `found` names nodes and tensors."""
+    """One question about a model. `verdict` is "ok", "look" (may be meant) or "fix"; `found` names what and where."""
 
     name: str
     verdict: str

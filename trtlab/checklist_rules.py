@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from trtlab.fate import reads, vanishing_reasons
-from trtlab.onnx_model import graphs, without_weights
+from trtlab.fate import reads
+from trtlab.model_facts import Facts
+from trtlab.onnx_model import graphs
 
 if TYPE_CHECKING:
-    import numpy as np
     import onnx
 
 _RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
@@ -28,74 +27,20 @@ _READABLE = re.compile(r"[A-Za-z0-9_./:#\-]+")
 _OLDEST_OPSET = 17
 
 
-class Facts:
-    """What the rules ask about a model, found out once."""
-
-    def __init__(self, model: onnx.ModelProto) -> None:
-        import onnx
-
-        self.model, self.graph = model, model.graph
-        self.nodes = [node for graph in graphs(model.graph) for node in graph.node]
-        self.weights = {tensor.name for graph in graphs(model.graph) for tensor in graph.initializer}
-        self.inputs = [value for value in model.graph.input if value.name not in self.weights]
-        self.outputs = {value.name for value in model.graph.output}
-        self.constants = {tensor.name: tensor for tensor in self.graph.initializer}
-        for node in self.nodes:
-            if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
-                self.constants[node.output[0]] = node.attribute[0].t
-        light = without_weights(model)
-        with contextlib.suppress(Exception):  # a graph that cannot be inferred is judged by what it declares
-            light = onnx.shape_inference.infer_shapes(light, data_prop=True)
-        declared = [v for graph in graphs(light.graph) for v in (*graph.input, *graph.value_info, *graph.output)]
-        self.types = {value.name: value.type.tensor_type.elem_type for value in declared}
-        self.types |= {name: tensor.data_type for name, tensor in self.constants.items()}
-        self.shapes = {value.name: shape_of(value) for value in declared if value.type.tensor_type.HasField("shape")}
-        self.reasons = vanishing_reasons(light)
-        self.sources = _sources(self.graph, [value.name for value in self.inputs])
-        self.consumers = Counter(name for node in self.graph.node for name in reads(node))
-
-    def value(self, name: str) -> np.ndarray | None:
-        """The value of a constant, or None when `name` is none or its value is not in the file."""
-        import onnx
-
-        tensor = self.constants.get(name)
-        if tensor is None or tensor.external_data:
-            return None
-        array: np.ndarray = onnx.numpy_helper.to_array(tensor)
-        return array
-
-
-def shape_of(value: onnx.ValueInfoProto) -> list[int | str]:
-    """The sizes of a tensor: a number, the symbol of a dynamic one, or "?"."""
-    dims = value.type.tensor_type.shape.dim
-    return [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in dims]
-
-
-def _sources(graph: onnx.GraphProto, inputs: Iterable[str]) -> dict[str, set[str]]:
-    """The graph inputs that each tensor's values depend on; sizes read by Shape do not count."""
-    sources = {name: {name} for name in inputs}
-    for node in graph.node:
-        found = set() if node.op_type in ("Shape", "Size") else set().union(*(sources.get(n, ()) for n in reads(node)))
-        sources.update((name, found) for name in node.output)
-    return sources
-
-
 def _some(names: Iterable[str]) -> str:
     shown = list(dict.fromkeys(names))
-    return ", ".join(shown[:4]) + (f" and {len(shown) - 4} more" if len(shown) > 4 else "")
+    return ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")
 
 
 def _label(node: onnx.NodeProto) -> str:
-    return f"{node.name or '(unnamed)'} ({node.op_type})"
+    return node.name if node.op_type in node.name else f"{node.name or '(unnamed)'} ({node.op_type})"
 
 
 def _training(facts: Facts) -> tuple[str, str]:
     found, unsure = [], [_label(node) for node in facts.nodes if node.op_type in _RANDOM]
     for node in facts.nodes:
-        flags = {item.name: item.i for item in node.attribute}
-        if node.op_type == "BatchNormalization" and (
-            flags.get("training_mode") or len([*filter(None, node.output)]) > 1
-        ):
+        updates = any(item.name == "training_mode" and item.i for item in node.attribute) or any(node.output[1:])
+        if node.op_type == "BatchNormalization" and updates:
             found.append(_label(node))
         if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]:
             mode = facts.value(node.input[2])
@@ -112,9 +57,9 @@ def _unused_inputs(facts: Facts) -> tuple[str, str]:
     used = {name for node, why in zip(facts.graph.node, facts.reasons, strict=True) if why != "unreachable"
             for name in reads(node)}  # fmt: skip
     unused = [value.name for value in facts.inputs if value.name not in used | facts.outputs]
-    return (
-        ("fix", f"no output depends on {_some(unused)}") if unused else ("ok", f"{len(facts.inputs)} inputs, all used")
-    )
+    if unused:
+        return "fix", f"no output depends on {_some(unused)}"
+    return "ok", f"{len(facts.inputs)} used, none left over"
 
 
 def _float64(facts: Facts) -> tuple[str, str]:
@@ -213,6 +158,12 @@ def _dead(facts: Facts) -> tuple[str, str]:
     return ("look", f"no output depends on {_some(dead)}") if dead else ("ok", "every node leads to an output")
 
 
+def _computed(facts: Facts) -> tuple[str, str]:
+    found = [_label(node) for node, why in zip(facts.graph.node, facts.reasons, strict=True)
+             if why == "constant" and node.op_type != "Constant"]  # fmt: skip
+    return ("look", f"computed although known: {_some(found)}") if found else ("ok", "all folded")
+
+
 def _of_type(kinds: set[str], none: str) -> Callable[[Facts], tuple[str, str]]:
     def rule(facts: Facts) -> tuple[str, str]:
         found = [_label(node) for node in facts.nodes if node.op_type in kinds]
@@ -246,6 +197,7 @@ RULES: tuple[tuple[str, Callable[[Facts], tuple[str, str]], str], ...] = (
     ("batch in a Reshape", _reshapes, "write -1 or x.shape[0] in place of the number in view/reshape"),
     ("opset", _opset, f"export with opset_version={_OLDEST_OPSET} or later: LayerNormalization is one node since then"),
     ("integer arithmetic", _integers, "cast to float32 early, unless these are indices"),
+    ("constants", _computed, "export with optimize=True or run onnxslim; TensorRT refuses some unfolded, such as axes"),
     ("dead nodes", _dead, "harmless for TensorRT, which drops them; a simplifier makes the file smaller"),
     ("control flow", _of_type(_CONTROL_FLOW, "no If, Loop or Scan"), "torch.where, or one engine a branch, is faster"),
     ("data-dependent shapes", _of_type(_DATA_DEPENDENT, "no size depends on values"),

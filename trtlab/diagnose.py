@@ -74,7 +74,7 @@ _KNOWN = (
     (
         r"[Oo]ut ?[Oo]f ?[Mm]emory|bad_alloc|Requested amount of GPU memory|Insufficient memory|workspace",
         "A layer needs more memory than it may use.",
-        "raise the workspace limit, or make the largest shape (batch, image side, sequence) smaller.",
+        "make the largest shape (batch, image side, sequence) smaller, or raise the workspace limit where you set one.",
         _GUIDE + "Workspace memory",
     ),
     (
@@ -121,6 +121,7 @@ _NOISE = re.compile(r"catchCudaError|cudaError 35")
 _EMPTY = re.compile(r"(?:\[\d+\] )?Invalid Node - .*")
 # "IBuilder::buildSerializedNetwork: Error Code 1: Myelin ([pass.cpp:337: check] <what it says>. In f at g.cpp:2)"
 _HEAD = re.compile(r"^.*?Error Code \d+: [\w ]*?\((?:\[[\w.]+:\d+: \w+\] )?", re.DOTALL)
+_MEMORY = re.compile(r"Error Code \d+: OutOfMemory")
 _TAIL = re.compile(r"\s*\(?\bIn \S+ at \S+:\d+.*$|\s*\(cudaError \d+.*$", re.DOTALL)
 
 
@@ -140,9 +141,10 @@ def diagnose(what: str | BaseException | Model) -> Diagnosis:
 
 def diagnose_text(text: str) -> Diagnosis:
     """The Diagnosis of what TensorRT, ONNX or a tool printed; without a fix when the message is not a known one."""
-    evidence = plain(main_message(text))
+    line = main_message(text)
+    evidence = plain(line)
     for pattern, cause, fix, reference in _KNOWN:
-        match = re.search(pattern, evidence)
+        match = re.search(pattern, evidence) or re.search(pattern, line)
         if match:
             groups = [_TYPES.sub(lambda name: _TYPE_NAMES[name[0]], group or "") for group in match.groups()]
             return Diagnosis(cause.format(*groups), evidence, fix, reference)
@@ -159,7 +161,10 @@ def main_message(text: str) -> str:
 
 def plain(message: str) -> str:
     """A message of TensorRT without its error code and source position."""
-    return " ".join(_HEAD.sub("", _TAIL.sub("", message)).split()).rstrip(". ")
+    words = " ".join(_HEAD.sub("", _TAIL.sub("", message)).split())
+    if words.endswith(")") and words.count(")") > words.count("("):
+        words = words[:-1]  # it was opened by the head
+    return ("Out of memory: " if _MEMORY.search(message) else "") + words.rstrip(". ")
 
 
 def _names_a_model(text: str) -> bool:

@@ -179,6 +179,15 @@ class Engine:
     def __str__(self) -> str:
         return "\n".join(f"{key}: {value}" for key, value in self.summary().items())
 
+    def plan_bytes(self) -> bytes:
+        """The serialized engine, as a TensorRT runtime takes it."""
+        if self.plan is None:
+            raise AssetError("This engine was read from text, so it has no plan.", fix="build() the model.")
+        try:
+            return self.plan if isinstance(self.plan, bytes) else self.plan.read_bytes()
+        except OSError as error:
+            raise AssetError("This engine's plan is no longer in the cache.", fix="build() the model again.") from error
+
     def _repr_html_(self) -> str:
         left = "style='text-align:left'"
         rows = "".join(

@@ -157,9 +157,9 @@ class _Graph:
             training = self._constant(node, 2)
             return len(node.input) < 3 or not node.input[2] or (training is not None and not training)
         if node.op_type == "Cast":
-            return self.types.get(node.input[0]) == attributes["to"]
+            return self.types.get(node.input[0]) == attributes.get("to")
         if node.op_type == "Transpose" and shape is not None:
-            order = [axis for axis in attributes.get("perm", range(len(shape))[::-1]) if shape[axis] != 1]
+            order = [axis for axis in attributes.get("perm", range(len(shape))[::-1]) if shape[axis : axis + 1] != (1,)]
             return order == sorted(order)
         if node.op_type in ("Concat", "Sum") and len(node.input) == 1:
             return True
@@ -167,7 +167,7 @@ class _Graph:
             same = shape is not None and shape == self.shapes.get(node.output[0]) and None not in shape
             return same and self._moves_nothing(node)
         neutral = {"Add": 0, "Sub": 0, "Mul": 1, "Div": 1, "Pow": 1}.get(node.op_type)
-        return neutral is not None and self._is_neutral(node, neutral)
+        return neutral is not None and len(node.input) == 2 and self._is_neutral(node, neutral)
 
     def _moves_nothing(self, node: onnx.NodeProto) -> bool:
         """False for a Slice that runs backwards and a Pad that shifts, which keep the shape and not the order."""

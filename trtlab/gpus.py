@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import difflib
 import re
-import sys
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from trtlab.errors import AssetError
-from trtlab.hardware import has_gpu
+from trtlab.hardware import compute_capability, has_gpu
 from trtlab.paths import data_file
 
 
@@ -129,9 +128,11 @@ def targets(trt: Any) -> tuple[str, ...]:
 def check_target(where: str | float | Gpu | None, trt: Any) -> str:
     """The target for `where` if this TensorRT can build for it, else an AssetError that names what can be chosen.
 
-    Full TensorRT builds for the GPU of this machine alone.
+    Full TensorRT builds for the GPU of this machine alone; None is that GPU, and SM89 where there is none.
     """
     target, offered = target_of(where), targets(trt)
+    if where is None and target_here() in offered:
+        return target_here()
     if target in offered:
         return target
     if not offered:
@@ -152,11 +153,5 @@ def check_target(where: str | float | Gpu | None, trt: Any) -> str:
 
 def target_here() -> str:
     """The target of this machine's first GPU, as the NVIDIA driver reports it; "" without one."""
-    if not has_gpu():
-        return ""
-    import ctypes
-
-    cuda = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    major, minor = ctypes.c_int(0), ctypes.c_int(0)
-    cuda.cuDeviceComputeCapability(ctypes.byref(major), ctypes.byref(minor), 0)
-    return f"SM{major.value}{minor.value}"
+    found = compute_capability() if has_gpu() else None
+    return "SM" + found.replace(".", "") if found else ""

@@ -58,6 +58,13 @@ def _check_ports(model: onnx.ModelProto, source: Source) -> None:
                     fix="change the model so that it takes and returns plain tensors.",
                 )
             _check_type(f"{role} '{value.name}' of {source.title}", value.type.tensor_type.elem_type)
+            huge = [size.dim_value for size in value.type.tensor_type.shape.dim if size.dim_value >= 2**31]
+            if huge:
+                raise ModelError(
+                    f"{role} '{value.name}' of {source.title} has a dimension of {huge[0]:,}, and TensorRT counts to "
+                    f"{2**31 - 1:,}.",
+                    fix="declare the size that will really come, or a name such as 'N' for one that may vary.",
+                )
             if role == "Input" and value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):
                 raise ModelError(
                     f"Input '{value.name}' of {source.title} has no shape, not even a rank.",

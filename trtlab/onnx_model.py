@@ -65,11 +65,25 @@ def parse(source: Source) -> onnx.ModelProto:
 
     try:
         model = onnx.load_model_from_string(source.data)
+        _check_text(model)
     except (DecodeError, UnicodeDecodeError) as error:
         raise ModelError(f"{source.subject} is not an ONNX model: {_looks_like(source.data)}.", fix=_EXPORT) from error
     if not model.HasField("graph") or not (model.graph.node or model.graph.output):
         raise ModelError(f"{source.subject} holds no graph: {_looks_like(source.data)}.", fix=_EXPORT)
     return model
+
+
+def _check_text(message: Any) -> None:
+    """Raise UnicodeDecodeError when a name in the model is not UTF-8; protobuf hands such a text out as bytes."""
+    for field, content in message.ListFields():
+        for part in content if field.is_repeated else (content,):
+            if field.type == field.TYPE_STRING and isinstance(part, bytes):
+                part.decode()
+            elif field.type == field.TYPE_MESSAGE:
+                if part.DESCRIPTOR.name != "TensorProto":
+                    _check_text(part)
+                elif isinstance(part.name, bytes):
+                    part.name.decode()
 
 
 def read_model(model: Model) -> onnx.ModelProto:

@@ -14,7 +14,7 @@ from typing import Any
 
 from trtlab.errors import AssetError
 
-CHAPTERS = ("chapter00", "chapter02")
+CHAPTERS = ("chapter00", "chapter01", "chapter02")
 
 
 @dataclass(frozen=True)

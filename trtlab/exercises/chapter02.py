@@ -129,6 +129,8 @@ def _writers_of_y(answer: str | Iterable[str]) -> Answer:
     engine = _compiled("Sibling convolutions")
     writers = {layer.name for layer in engine.kernels if any(tensor.name == "y" for tensor in layer.outputs)}
     unknown, wrong = names - {layer.name for layer in engine.kernels}, names - writers
+    if not names:
+        return False, "The list is empty, and somebody must write y."
     if unknown:
         return False, f"The engine has no kernel called {sorted(unknown)[0]!r}: take the names from .kernels."
     if wrong:

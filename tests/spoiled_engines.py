@@ -1,0 +1,74 @@
+"""Engines that a compiler should never make: a chapter that checks its claims must notice them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import onnx
+
+from trtlab.engine import Engine, Layer, Tensor
+from trtlab.fate import owners
+from trtlab.node_names import node_names
+from trtlab.onnx_model import read_model
+
+_DTYPES = {onnx.TensorProto.FLOAT: "FP32", onnx.TensorProto.FLOAT16: "FP16", onnx.TensorProto.INT64: "INT64"}
+Build = Callable[..., Engine]
+
+
+def nothing_fused(build: Build) -> Build:
+    """A build() whose engine runs each ONNX node in a kernel of its own, with the node's own tensors."""
+
+    def spoiled(model: Any, *args: Any, **options: Any) -> Engine:
+        engine = build(model, *args, **options)
+        return replace(engine, layers=_a_layer_a_node(read_model(model), engine))
+
+    return spoiled
+
+
+def a_kernel_missing(build: Build) -> Build:
+    """A build() whose engine lacks the first kernel that owns an ONNX node."""
+
+    def spoiled(model: Any, *args: Any, **options: Any) -> Engine:
+        engine = build(model, *args, **options)
+        owning = {layer.name for layer in owners(engine).values()}
+        lost = next(layer for layer in engine.kernels if layer.name in owning)
+        return replace(engine, layers=tuple(layer for layer in engine.layers if layer is not lost))
+
+    return spoiled
+
+
+def _a_layer_a_node(model: onnx.ModelProto, engine: Engine) -> tuple[Layer, ...]:
+    tensors = _tensors(model, engine)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    layers = []
+    for name, node in zip(node_names(model.graph), model.graph.node, strict=True):
+        reads = [tensors[value] for value in dict.fromkeys(node.input) if value]
+        inputs = tuple(tensor for tensor in reads if tensor.name not in weights)
+        constants = tuple(tensor for tensor in reads if tensor.name in weights)
+        outputs = tuple(tensors[value] for value in node.output if value)
+        layers.append(Layer(f"{name}_alone", "kgen", (name,), inputs, outputs, constants))
+    return tuple(layers)
+
+
+def _tensors(model: onnx.ModelProto, engine: Engine) -> dict[str, Tensor]:
+    """Every tensor of the model, at the shapes that the engine was built for."""
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(model)
+    shapes = {port.name: port.profiles[0][1] for port in engine.ports if port.profiles}
+    for value in fixed.graph.input:
+        for size, dimension in zip(shapes.get(value.name, ()), value.type.tensor_type.shape.dim, strict=False):
+            dimension.dim_value = size
+    del fixed.graph.value_info[:]
+    for value in fixed.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    graph = onnx.shape_inference.infer_shapes(fixed, data_prop=True).graph
+    found = {}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        tensor = value.type.tensor_type
+        shape = tuple(dimension.dim_value for dimension in tensor.shape.dim)
+        found[value.name] = Tensor(value.name, shape, _DTYPES[tensor.elem_type])
+    for weight in graph.initializer:
+        found[weight.name] = Tensor(weight.name, tuple(weight.dims), _DTYPES[weight.data_type])
+    return found

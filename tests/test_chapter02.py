@@ -1,0 +1,198 @@
+"""Chapter 02 proves what it says: a spoiled engine makes every section fail, and its exercises judge rightly."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import numpy as np
+import onnx
+import pytest
+from nbclient import NotebookClient
+
+import trtlab as lab
+from trtlab import exercises
+from trtlab.engine import Engine
+from trtlab.errors import ModelError
+from trtlab.toys import PATTERNS, toy
+from trtlab.traffic import node_bytes
+
+HERE = Path(__file__).resolve().parent
+NOTEBOOK = HERE.parent / "notebooks" / "02_graph_optimization.ipynb"
+SPOIL = """
+import sys
+sys.path.insert(0, {tests!r})
+import spoiled_engines
+import trtlab
+trtlab.build = spoiled_engines.{how}(trtlab.build)
+"""
+
+
+def sections(notebook: Any) -> dict[str, list[Any]]:
+    """The code cells under each heading of the second level."""
+    found: dict[str, list[Any]] = {}
+    title = ""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            title = [title, *re.findall(r"^## (.+)$", cell.source, re.MULTILINE)][-1]
+        else:
+            found.setdefault(title, []).append(cell)
+    return found
+
+
+def claims(cells: list[Any]) -> list[Any]:
+    return [cell for cell in cells if re.search(r"^\s*assert ", cell.source, re.MULTILINE)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["nothing_fused", "a_kernel_missing"])
+def test_every_section_notices_a_spoiled_engine(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRTLAB_PROGRESS", "0")
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    taught = {title: claims(cells) for title, cells in sections(notebook).items() if claims(cells)}
+    assert len(taught) >= 9
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(SPOIL.format(tests=str(HERE), how=how)))
+    resources = {"metadata": {"path": str(NOTEBOOK.parent)}}
+    NotebookClient(notebook, timeout=300, kernel_name="python3", allow_errors=True, resources=resources).execute()
+    assert notebook.cells[0].outputs == []
+    calm = [title for title, cells in taught.items() if not any(failed(cell) for cell in cells)]
+    assert not calm, f"sections that believe the spoiled engine: {calm}"
+
+
+def failed(cell: Any) -> bool:
+    return any(output.output_type == "error" for output in cell.outputs)
+
+
+def test_a_wrong_number_of_kernels_is_told_the_direction() -> None:
+    check = exercises.get("02.1").check
+    assert "Fewer than 7" in check(7).message
+    assert "More than 1" in check(1).message
+    assert "whole number" in check("three").message
+    for wrong in (7, 6, 5, 4, 2, 1, 0, True, 3.0):
+        assert not check(wrong)
+
+
+def heads(**changes: Any) -> onnx.ModelProto:
+    """One product with all three heads, and then a Split, from the original's weights."""
+    original = {w.name: onnx.numpy_helper.to_array(w) for w in PATTERNS["Three heads"].model().graph.initializer}
+    weights = {
+        "w": np.concatenate([original[f"w{n}"] for n in (1, 2, 3)], axis=1),
+        "b": np.concatenate([original[f"b{n}"] for n in (1, 2, 3)]),
+        "sizes": [80, 4, 1],
+        **{name: original[name] for name in ("b1", "b2", "b3")},
+    }
+    body = changes.pop("body", "h = Gemm(x, w, b) cls, box, obj = Split<axis=1>(h, sizes)")
+    outputs = changes.pop("outputs", "(float[64,80] cls, float[64,4] box, float[64,1] obj)")
+    text = f"heads (float[64,256] x) => {outputs} {{ {body} }}"
+    return toy(
+        text, **{name: value for name, value in {**weights, **changes}.items() if re.search(rf"\b{name}\b", text)}
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (lambda: 2, "is a model"),
+        (lambda: PATTERNS["Three heads"].model(), "stands alone"),
+        (lambda: heads(b=(85,)), "'cls' differs"),
+        (lambda: heads(w=(256, 85)), "'cls' differs"),
+        (
+            lambda: heads(
+                outputs="(float[64,80] a, float[64,4] box, float[64,1] obj)",
+                body="h = Gemm(x, w, b) a, box, obj = Split<axis=1>(h, sizes)",
+            ),
+            "should be called",
+        ),
+    ],
+)
+def test_a_wrong_rewrite_is_told_what_is_wrong(answer: Callable[[], Any], says: str) -> None:
+    verdict = exercises.get("02.2").check(answer())
+    assert not verdict
+    assert re.search(says, verdict.message), verdict.message
+
+
+def test_other_spellings_of_the_merged_heads_are_right_too() -> None:
+    tail = "cls = Add(p, b1) box = Add(q, b2) obj = Add(r, b3)"
+    for body in (
+        "h = MatMul(x, w) a = Add(h, b) cls, box, obj = Split<axis=1>(a, sizes)",
+        f"h = MatMul(x, w) p, q, r = Split<axis=1>(h, sizes) {tail}",
+    ):
+        assert exercises.get("02.2").check(heads(body=body)), body
+
+
+def test_a_wrong_writer_of_y_is_told() -> None:
+    engine = lab.build(PATTERNS["Sibling convolutions"].model())
+    check = exercises.get("02.3").check
+    writers = [layer for layer in engine.kernels if any(tensor.name == "y" for tensor in layer.outputs)]
+    assert check(writers)
+    assert check({layer.name for layer in writers})
+    assert "not write all" in check(writers[0].name).message
+    assert "another tensor" in check([layer.name for layer in engine.kernels]).message
+    assert "no kernel called" in check(["y"]).message
+
+
+def test_an_exercise_has_hints_that_do_not_give_the_answer_away() -> None:
+    for exercise in exercises.all_exercises():
+        if exercise.name.startswith("02."):
+            assert len(exercise.hints) >= 2
+            first = exercise.hint()
+            assert first.startswith(f"Hint 1 of {len(exercise.hints)}")
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_a_pattern_compiles_in_both_precisions_and_is_drawn(name: str) -> None:
+    for precision, width in (("FP32", 2), ("FP16", 1)):
+        model = PATTERNS[name].model(precision)
+        assert len({node.name for node in model.graph.node}) == len(model.graph.node)
+        engine = lab.build(model)
+        picture = lab.draw.before_after(engine, model)
+        labels = [text.get_text() for text in picture.axes[0].texts]
+        for place in range(1, len(engine.kernels) + 1):
+            assert str(place) in labels
+        assert sum(node_bytes(model).values()) > 0
+        if width == 2:
+            wide = sum(node_bytes(model).values())
+    assert sum(node_bytes(model).values()) == pytest.approx(wide / 2, rel=0.01)
+
+
+def test_a_node_moves_each_tensor_once_and_views_move_nothing() -> None:
+    square = toy("t (float[4,8] x) => (float[32] y) { s = Mul(x, x) y = Reshape(s, flat) }", flat=[32])
+    assert node_bytes(square) == {"s": 2 * 4 * 8 * 4, "y": 0}
+
+
+def test_dynamic_inputs_take_the_shapes_given() -> None:
+    dynamic = toy("t (float[N,8] x) => (float[N,8] y) { y = Relu(x) }")
+    assert node_bytes(dynamic, {"x": (5, 8)}) == {"y": 2 * 5 * 8 * 4}
+    with pytest.raises(ModelError, match="'x' at node 'y' is not known"):
+        node_bytes(dynamic)
+    assert dynamic.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "N"
+
+
+def test_a_toy_is_the_same_on_every_call_and_says_what_is_wrong() -> None:
+    text = "t (float16[4,8] x) => (float16[4,2] y) { y = MatMul(x, w) }"
+    assert toy(text, w=(8, 2)) == toy(text, w=(8, 2))
+    assert toy(text, w=(8, 2)).graph.initializer[0].data_type == onnx.TensorProto.FLOAT16
+    for wrong in (text + "}", text.replace("MatMul", "MatMull"), text.replace("[4,2]", "[4,3]")):
+        with pytest.raises(ModelError, match="not a model"):
+            toy(wrong, w=(8, 2))
+
+
+def test_before_after_says_why_it_draws_nothing() -> None:
+    many = " ".join(f"a{n} = Relu({f'a{n - 1}' if n else 'x'})" for n in range(50))
+    model = toy(f"t (float[4] x) => (float[4] y) {{ {many} y = Abs(a49) }}")
+    picture = lab.draw.before_after(lab.build(model), model)
+    assert "51 nodes and 1 kernels do not make this picture" in picture.get_label()
+    assert "do not make" in lab.draw.before_after(Engine(()), PATTERNS["Attention"].model()).get_label()
+
+
+def test_the_widget_compiles_what_was_chosen_and_shows_a_refusal() -> None:
+    from trtlab.errors import BuildError
+    from trtlab.widgets import pattern_explorer, pattern_picture
+
+    assert "19 nodes" in pattern_picture("Attention", "FP16", "L4").get_label()
+    with pytest.raises(BuildError):
+        pattern_picture("Attention", "FP32", "T4")
+    assert len(pattern_explorer().children) == 2
