@@ -28,7 +28,7 @@ lab: .venv/.lab ## open the course in JupyterLab (LAB_ARGS="--no-browser" passes
 		--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(LAB_ARGS)
 
 test: lint ## prove the course: lint, types, unit tests, bad inputs, browser, every notebook
-	$(RUN) pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 tests notebooks
+	$(RUN) pytest -n 2 --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout=300 tests notebooks
 
 test-quick: .venv/.test ## the unit tests that take seconds
 	$(RUN) pytest -q -m "not slow and not browser" tests

@@ -27,11 +27,52 @@ import trtlab as lab
 from trtlab.onnx_model import graphs
 
 NUMBERS = (-1, 0, 1, 2, 3, 7, 64, 99, -7, 1 << 20, 2**31 - 1, 2**31, -(2**40), 2**62)
-TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT64, TensorProto.INT32, TensorProto.INT8, TensorProto.BOOL,
-         TensorProto.DOUBLE, TensorProto.BFLOAT16, TensorProto.STRING, TensorProto.COMPLEX64, TensorProto.UINT16, 0, 77)  # fmt: skip
-OPS = ("Relu", "Conv", "MatMul", "Add", "Transpose", "Reshape", "Gemm", "Concat", "ReduceSum", "Softmax", "Cast", "Slice",
-       "Resize", "TopK", "NonZero", "Einsum", "LSTM", "Unique", "Rellu", "Loop", "Pad", "Gather", "BatchNormalization",
-       "QuantizeLinear", "ConvTranspose", "MaxPool", "Expand", "Split", "StringNormalizer")  # fmt: skip
+TYPES = (
+    TensorProto.FLOAT,
+    TensorProto.FLOAT16,
+    TensorProto.INT64,
+    TensorProto.INT32,
+    TensorProto.INT8,
+    TensorProto.BOOL,
+    TensorProto.DOUBLE,
+    TensorProto.BFLOAT16,
+    TensorProto.STRING,
+    TensorProto.COMPLEX64,
+    TensorProto.UINT16,
+    0,
+    77,
+)
+OPS = (
+    "Relu",
+    "Conv",
+    "MatMul",
+    "Add",
+    "Transpose",
+    "Reshape",
+    "Gemm",
+    "Concat",
+    "ReduceSum",
+    "Softmax",
+    "Cast",
+    "Slice",
+    "Resize",
+    "TopK",
+    "NonZero",
+    "Einsum",
+    "LSTM",
+    "Unique",
+    "Rellu",
+    "Loop",
+    "Pad",
+    "Gather",
+    "BatchNormalization",
+    "QuantizeLinear",
+    "ConvTranspose",
+    "MaxPool",
+    "Expand",
+    "Split",
+    "StringNormalizer",
+)
 
 
 @dataclass(frozen=True)
@@ -74,15 +115,28 @@ def seeds() -> dict[str, onnx.ModelProto]:
         {"x": (1, 3, 16, 16)},
         "y",
         [
-            tiny.weight("w", 8, 3, 3, 3), tiny.weight("g", 8), tiny.weight("b", 8), tiny.weight("m", 8),
-            tiny.tensor("v", [1.0] * 8), tiny.tensor("low", 0.0), tiny.tensor("high", 6.0),
-            tiny.tensor("start", [2], "int64"), tiny.tensor("end", [9], "int64"), tiny.tensor("axis", [1], "int64"),
+            tiny.weight("w", 8, 3, 3, 3),
+            tiny.weight("g", 8),
+            tiny.weight("b", 8),
+            tiny.weight("m", 8),
+            tiny.tensor("v", [1.0] * 8),
+            tiny.tensor("low", 0.0),
+            tiny.tensor("high", 6.0),
+            tiny.tensor("start", [2], "int64"),
+            tiny.tensor("end", [9], "int64"),
+            tiny.tensor("axis", [1], "int64"),
         ],
-    )  # fmt: skip
+    )
     models = {
-        "conv": tiny.conv(), "mlp": tiny.mlp(), "attention": tiny.attention(), "shapes": tiny.shapes(2),
-        "if": tiny.branches(), "loop": tiny.loop(), "function": tiny.function(), "pooled": pooled,
-    }  # fmt: skip
+        "conv": tiny.conv(),
+        "mlp": tiny.mlp(),
+        "attention": tiny.attention(),
+        "shapes": tiny.shapes(2),
+        "if": tiny.branches(),
+        "loop": tiny.loop(),
+        "function": tiny.function(),
+        "pooled": pooled,
+    }
     for model in models.values():
         for graph in (*graphs(model.graph), *model.functions):
             _prefix(graph)
@@ -403,11 +457,32 @@ def flip_bytes(rng: random.Random, data: bytes) -> bytes:
 
 
 MUTATIONS: tuple[Mutation, ...] = (
-    drop_edge, rename_edge, duplicate_edge, swap_inputs, extra_input, cyclic_edge, change_op, change_domain,
-    change_attribute, change_attribute, add_attribute, odd_convolution, reshape_weight, change_dims, change_weight_type,
-    change_values, remove_weight, rename_weight, change_input, change_input_type, change_output, remove_node, repeat_node,
-    move_node, change_opset,
-)  # fmt: skip
+    drop_edge,
+    rename_edge,
+    duplicate_edge,
+    swap_inputs,
+    extra_input,
+    cyclic_edge,
+    change_op,
+    change_domain,
+    change_attribute,
+    change_attribute,
+    add_attribute,
+    odd_convolution,
+    reshape_weight,
+    change_dims,
+    change_weight_type,
+    change_values,
+    remove_weight,
+    rename_weight,
+    change_input,
+    change_input_type,
+    change_output,
+    remove_node,
+    repeat_node,
+    move_node,
+    change_opset,
+)
 
 
 def mutants(count: int, seed: int) -> list[Mutant]:
@@ -493,8 +568,10 @@ def main() -> int:
 
         left = [*compilers(), *leftovers(Path(folder))]
     print(table(outcomes))
-    print(f"seed {options.seed}, {seconds:.0f} s, {seconds / options.count:.2f} s a model, slowest "
-          f"{max(found.seconds for found in outcomes):.1f} s; left behind: {left or 'nothing'}")  # fmt: skip
+    print(
+        f"seed {options.seed}, {seconds:.0f} s, {seconds / options.count:.2f} s a model, slowest "
+        f"{max(found.seconds for found in outcomes):.1f} s; left behind: {left or 'nothing'}"
+    )
     for found in outcomes:
         unnamed = found.end in STAGES and found.mutant.culprits and not found.named
         if options.show and (found.end == options.show or (options.show == "unnamed" and unnamed)):

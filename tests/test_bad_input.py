@@ -48,7 +48,7 @@ def relu(**changes: Any) -> onnx.ModelProto:
     return tiny.model(**{**parts, **changes})
 
 
-# ---------------------------------------------------------------------------------------------- files that are no model
+# ------------------------------------------------------- files that are no model
 
 
 def test_missing_file_is_named_with_what_lies_beside_it(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_path_that_is_too_long() -> None:
         lab.build("n" * 400 + ".onnx")
 
 
-# -------------------------------------------------------------------------------------------------------- external data
+# ----------------------------------------------------------------- external data
 
 
 @pytest.fixture
@@ -230,7 +230,7 @@ def test_external_weights_cannot_come_with_bytes(external: Path) -> None:
         lab.build(external.read_bytes())
 
 
-# --------------------------------------------------------------------------------------------- models that mean nothing
+# ------------------------------------------------------ models that mean nothing
 
 
 def test_unknown_operator_names_the_node() -> None:
@@ -350,7 +350,7 @@ def test_shapes_that_do_not_fit_name_the_node() -> None:
         lab.build(relu(nodes=nodes, weights=[tiny.weight("w", 7, 7)]))
 
 
-# ------------------------------------------------------------------------------------------- shapes that do not fit it
+# ----------------------------------------------------- shapes that do not fit it
 
 DYNAMIC = {"x": ((1, 16), (4, 16), (8, 16))}
 
@@ -406,7 +406,7 @@ def test_numpy_sizes_are_welcome() -> None:
     assert lab.build(tiny.mlp("N"), shapes={"x": [tuple(np.array([size, 16])) for size in (1, 4, 8)]}).kernels
 
 
-# ------------------------------------------------------------------------------------------------------------- targets
+# ----------------------------------------------------------------------- targets
 
 
 def test_unknown_gpu_names_the_closest() -> None:
@@ -469,7 +469,7 @@ def test_precision_that_the_target_has_builds() -> None:
     assert lab.build(typed(TensorProto.FLOAT16), gpu="T4").kernels
 
 
-# -------------------------------------------------------------------------------------------------- limits and options
+# ------------------------------------------------------------ limits and options
 
 
 @pytest.mark.parametrize("limits", [{"time_limit": 0}, {"time_limit": -1}, {"time_limit": float("nan")}])
@@ -484,7 +484,7 @@ def test_senseless_memory_limit(limits: dict[str, float]) -> None:
         lab.build(tiny.conv(), **limits)
 
 
-# -------------------------------------------------------------------------------------------- folders that take no file
+# ----------------------------------------------------- folders that take no file
 
 
 @contextmanager

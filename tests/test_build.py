@@ -38,7 +38,7 @@ def wait_until(condition: Any, seconds: float = 15) -> bool:
     return False
 
 
-# ------------------------------------------------------------------------------------------------------ what one gets
+# ----------------------------------------------------------------- what one gets
 
 
 def test_engine_says_what_was_compiled_by_whom_for_what() -> None:
@@ -99,7 +99,7 @@ def test_layers_carry_the_models_own_names() -> None:
     assert {"conv1", "relu1", "conv2", "sum", "head"} <= named
 
 
-# ----------------------------------------------------------------------------------- what TensorRT may do to its process
+# ------------------------------------------- what TensorRT may do to its process
 
 
 @pytest.fixture
@@ -187,8 +187,8 @@ def test_memory_limit_ends_the_build(misbehave: Any) -> None:
 def test_time_limit_ends_the_build(misbehave: Any, what: str) -> None:
     misbehave(what)
     begin = time.monotonic()
-    with pytest.raises(BuildError, match="did not finish within 1 s") as caught:
-        lab.build(tiny.conv(), time_limit=1)
+    with pytest.raises(BuildError, match=r"did not finish within 0\.6 s") as caught:
+        lab.build(tiny.conv(), time_limit=0.6)
     assert caught.value.stage == "time"
     assert time.monotonic() - begin < 5
     sleepers = [child for child in psutil.process_iter(["cmdline"]) if "time.sleep(600)" in str(child.info["cmdline"])]
@@ -196,7 +196,7 @@ def test_time_limit_ends_the_build(misbehave: Any, what: str) -> None:
 
 
 def test_time_limit_on_the_real_tensorrt() -> None:
-    with pytest.raises(BuildError, match="did not finish within 0.5 s") as caught:
+    with pytest.raises(BuildError, match=r"did not finish within 0\.5 s") as caught:
         lab.build(tiny.heavy(80), shapes=HEAVY, time_limit=0.5)
     assert caught.value.stage == "time"
 
@@ -225,7 +225,7 @@ def test_real_fault_of_tensorrt_names_the_node() -> None:
     assert lab.build(tiny.loop()).kernels
 
 
-# --------------------------------------------------------------------------------------------- Ctrl-C, kill, two at once
+# ----------------------------------------------------- Ctrl-C, kill, two at once
 
 
 def in_a_process(code: str, *arguments: str | Path, **options: Any) -> subprocess.Popen[str]:
@@ -352,7 +352,7 @@ with multiprocessing.get_context("fork").Pool(2) as pool:
     assert int(process.communicate(timeout=120)[0]) > 0
 
 
-# -------------------------------------------------------------------------------------------------------------- progress
+# ---------------------------------------------------------------------- progress
 
 
 def test_progress_is_reported_in_order() -> None:
@@ -418,18 +418,20 @@ def test_terminal_shows_a_bar_on_standard_error_alone(monkeypatch: pytest.Monkey
     assert "compiling the model" in shown
 
 
+@pytest.mark.slow
 def test_terminal_shows_no_bar_when_the_environment_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     said, shown = on_a_terminal(SLOW, monkeypatch)
     assert (said, shown) == ("True\n", "")
 
 
+@pytest.mark.slow
 def test_no_bar_where_nobody_watches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRTLAB_PROGRESS")
     process = in_a_process(SLOW, stderr=subprocess.PIPE)
     assert process.communicate(timeout=120) == ("True\n", "")
 
 
-# ---------------------------------------------------------------------------------- full TensorRT, by a stand-in of its API
+# --------------------------------------- full TensorRT, by a stand-in of its API
 
 
 @pytest.fixture

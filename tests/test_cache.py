@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import time
@@ -17,6 +18,7 @@ from conftest import leftovers
 import trtlab as lab
 from trtlab import cache as engine_cache
 from trtlab.compiler_process import CompilerProcess
+from trtlab.onnx_model import _scan, read_source
 
 pytestmark = pytest.mark.usefixtures("tidy")
 
@@ -112,7 +114,7 @@ def test_failed_build_is_not_kept(cache: Path, compiled: Callable[[], int]) -> N
     assert not list(cache.rglob("*.json"))
 
 
-# ------------------------------------------------------------------------------------------------------- damaged entries
+# --------------------------------------------------------------- damaged entries
 
 
 @pytest.mark.parametrize(
@@ -121,7 +123,7 @@ def test_failed_build_is_not_kept(cache: Path, compiled: Callable[[], int]) -> N
         lambda record, plan: record.write_bytes(record.read_bytes()[:-50]),
         lambda record, plan: record.write_bytes(b""),
         lambda record, plan: record.write_bytes(b"\xff\xfe not a record"),
-        lambda record, plan: record.write_text('{"plan_bytes": %d}' % plan.stat().st_size),
+        lambda record, plan: record.write_text(f'{{"plan_bytes": {plan.stat().st_size}}}'),
         lambda record, plan: record.write_bytes(record.read_bytes().replace(b"conv1", b"conv9")),
         lambda record, plan: engine_cache.store(record.stem, {"made by": "another version"}, plan.read_bytes()),
         lambda record, plan: engine_cache.store(record.stem, {"order": 1, "messages": 2}, plan.read_bytes()),
@@ -178,7 +180,7 @@ def test_half_file_of_a_killed_process_is_swept_by_the_next_build(cache: Path) -
     assert not leftovers(cache)
 
 
-# ------------------------------------------------------------------------------------------------------------------ size
+# -------------------------------------------------------------------------- size
 
 
 def aged(cache: Path, hours: float) -> None:
@@ -230,7 +232,7 @@ def test_empty_cache_has_no_entries(cache: Path) -> None:
     assert not cache.exists()
 
 
-# ---------------------------------------------------------------------------------------------------------------- saving
+# ------------------------------------------------------------------------ saving
 
 
 def test_save_writes_the_whole_plan(tmp_path: Path) -> None:
@@ -267,3 +269,22 @@ def test_save_after_the_cache_was_cleared_says_what_to_do(tmp_path: Path) -> Non
     with pytest.raises(lab.AssetError, match="build the model again"):
         engine.save(tmp_path / "net.plan")
     assert not (tmp_path / "net.plan").exists()
+
+
+def test_a_model_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    path.write_bytes(tiny.conv().SerializeToString())
+    source = read_source(path)
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(lab.ModelError, match="changed while it was read"):
+        _ = source.data
+
+
+def test_the_digest_of_a_file_is_that_of_its_bytes_and_finds_external_data_anywhere(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    for at in (0, 2**22 - 4, 2**22, 2**23 - 1):  # also across the border of two chunks
+        data = bytes(at) + b"location" + bytes(2**22)
+        path.write_bytes(data)
+        assert _scan(path) == (hashlib.sha256(data).digest(), True)
+        path.write_bytes(bytes(len(data)))
+        assert _scan(path) == (hashlib.sha256(bytes(len(data))).digest(), False)

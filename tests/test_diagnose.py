@@ -23,8 +23,16 @@ NOISE = (
     ("message", "cause", "fix"),
     [
         ("No Op registered for Rellu with domain_version of 17", "opset 17 has no operator 'Rellu'", "spelling"),
-        ("Plugin not found, are the plugin name, version, and namespace correct?", "no importer and no plugin", "extract"),
-        ("Nodes in a graph must be topologically sorted, however input 'q' of node: ", "nothing before it writes", "toposort"),
+        (
+            "Plugin not found, are the plugin name, version, and namespace correct?",
+            "no importer and no plugin",
+            "extract",
+        ),
+        (
+            "Nodes in a graph must be topologically sorted, however input 'q' of node: ",
+            "nothing before it writes",
+            "toposort",
+        ),
         ("Network has dynamic or shape inputs, but no optimization profile has been defined.", "profile", "shapes="),
         ("[profile.cpp] MIN<=OPT<=MAX is not satisfied for x", "min <= opt <= max", "compare"),
         (
@@ -38,13 +46,21 @@ NOISE = (
             "newer target",
         ),
         ("BF16 is not supported on this platform", "no BF16", "newer target"),
-        ("[defaultAllocator.cpp] Requested amount of GPU memory (99 bytes) could not be allocated", "more memory", "smaller"),
+        (
+            "[defaultAllocator.cpp] Requested amount of GPU memory (99 bytes) could not be allocated",
+            "more memory",
+            "smaller",
+        ),
         ("std::bad_alloc", "more memory", "workspace"),
         ("CUDA driver version is insufficient for CUDA runtime version", "no NVIDIA GPU", "gpu="),
-        ("Serialization (Serialization assertion safeVersionRead == kSAFE_SERIALIZATION_VERSION failed.", "another", "again"),
+        (
+            "Serialization (Serialization assertion safeVersionRead == kSAFE_SERIALIZATION_VERSION failed.",
+            "another",
+            "again",
+        ),
         ("dimensions must match for elementwise", "do not fit", "infer_shapes"),
     ],
-)  # fmt: skip
+)
 def test_known_messages(message: str, cause: str, fix: str) -> None:
     found = lab.diagnose(message)
     assert cause in found.cause
@@ -73,8 +89,8 @@ def test_the_noise_of_a_machine_without_a_gpu_is_not_the_cause() -> None:
 
 def test_message_without_code_and_source_position() -> None:
     raw = (
-        "IBuilder::buildSerializedNetwork: Error Code 1: Myelin ([pass.cpp:1500: run_passes] Cannot compile for target(s) "
-        "sm75. In compileGraph at /_src/optimizer/myelin/codeGenerator.cpp:2012)"
+        "IBuilder::buildSerializedNetwork: Error Code 1: Myelin ([pass.cpp:1500: run_passes] Cannot compile for "
+        "target(s) sm75. In compileGraph at /_src/optimizer/myelin/codeGenerator.cpp:2012)"
     )
     assert plain(raw) == "Cannot compile for target(s) sm75"
 

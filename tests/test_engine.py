@@ -5,6 +5,7 @@ The JSON here is written by hand in the forms of TensorRT 8, 10 and 11.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -20,7 +21,7 @@ import trtlab as lab
 from trtlab.buildlog import onnx_nodes, read_build_log
 from trtlab.engine import BITS, Engine, Layer, Port, Tensor
 
-# ------------------------------------------------------------------------------------------------------ the build log
+# ----------------------------------------------------------------- the build log
 
 
 def logged(name: str, shape: str, dtype: str = "Float", layout: str = "(Linear) Row major linear format") -> str:
@@ -42,11 +43,21 @@ LAYERS = "\n".join(
         "Layers:",
         entry("__mye1_myl0_0", "shape_call", "", "", "", tactic=""),
         entry(
-            "conv1_U3_myl0_1", "correlation", logged("x", "-1,3,8,8", "Half", "(NHWC) Channel major format"),
-            logged("a.1_myl0", "-1,8,8,8", "Int8"), "[ONNX Layer: conv1]\x1f[ONNX Layer: relu[0], x]",
-            logged("w1", "8,3,3,3") + ", " + logged("b1", ""), "__myelin_CASK_STUB",
+            "conv1_U3_myl0_1",
+            "correlation",
+            logged("x", "-1,3,8,8", "Half", "(NHWC) Channel major format"),
+            logged("a.1_myl0", "-1,8,8,8", "Int8"),
+            "[ONNX Layer: conv1]\x1f[ONNX Layer: relu[0], x]",
+            logged("w1", "8,3,3,3") + ", " + logged("b1", ""),
+            "__myelin_CASK_STUB",
         ),
-        entry("conv1_U3_myl1_0", "gemm", logged("x [profile 1]", "4,3"), logged("y [profile 1]", "4,5"), "[ONNX Layer: fc]"),
+        entry(
+            "conv1_U3_myl1_0",
+            "gemm",
+            logged("x [profile 1]", "4,3"),
+            logged("y [profile 1]", "4,5"),
+            "[ONNX Layer: fc]",
+        ),
         entry("__myl_Add_myl1_1", "kgen", logged("z", "4,5"), logged("z2", "4,5"), ""),
         "",
         "I/O Tensors:",
@@ -56,7 +67,7 @@ LAYERS = "\n".join(
         " Name: y, IOMode: Output, DataType: Float, Dimensions: [], Location: Device, IsShapeInferenceIO: false, "
         "ProfileInfo: [ { Format: Row major }]",
     ]
-)  # fmt: skip
+)
 
 
 def test_log_gives_layers_tensors_and_ports() -> None:
@@ -85,11 +96,16 @@ def test_log_of_several_profiles_counts_kernels_once() -> None:
 def test_figures_are_the_largest_of_all_profiles() -> None:
     engine = read_build_log(
         [
-            "Original: 9 layers", "Total Activation Memory: 300 bytes", "Total Activation Memory: 700 bytes",
-            "Total Activation Memory: 500 bytes", "Total Weights Memory: 44 bytes", "Max Scratch Memory: 5 bytes",
-            "After Fusion: 3 layers", "the Total Activation Memory: 9999 bytes of something else",
+            "Original: 9 layers",
+            "Total Activation Memory: 300 bytes",
+            "Total Activation Memory: 700 bytes",
+            "Total Activation Memory: 500 bytes",
+            "Total Weights Memory: 44 bytes",
+            "Max Scratch Memory: 5 bytes",
+            "After Fusion: 3 layers",
+            "the Total Activation Memory: 9999 bytes of something else",
         ]
-    )  # fmt: skip
+    )
     figures = (engine.activation_bytes, engine.weight_bytes, engine.scratch_bytes, engine.original_layers)
     assert figures == (700, 44, 5, 9)
 
@@ -180,32 +196,62 @@ def test_every_element_type_of_a_real_log_is_known(dtype: str) -> None:
     assert dtype in found
 
 
-# ----------------------------------------------------------------------------------------------------- inspector JSON
+# ---------------------------------------------------------------- inspector JSON
 
 EIGHT = {
     "Layers": [
         {
-            "Name": "Reformatting CopyNode for Input Tensor 0 to Conv_0 + Relu_1", "LayerType": "Reformat",
-            "Inputs": [{"Name": "x", "Location": "Device", "Dimensions": [2, 3, 8, 8], "Format/Datatype": "Row major linear FP32"}],
-            "Outputs": [{"Name": "x2", "Dimensions": [2, 3, 8, 8], "Format/Datatype": "Channel major FP16 format where channel % 4 == 0"}],
+            "Name": "Reformatting CopyNode for Input Tensor 0 to Conv_0 + Relu_1",
+            "LayerType": "Reformat",
+            "Inputs": [
+                {
+                    "Name": "x",
+                    "Location": "Device",
+                    "Dimensions": [2, 3, 8, 8],
+                    "Format/Datatype": "Row major linear FP32",
+                }
+            ],
+            "Outputs": [
+                {
+                    "Name": "x2",
+                    "Dimensions": [2, 3, 8, 8],
+                    "Format/Datatype": "Channel major FP16 format where channel % 4 == 0",
+                }
+            ],
             "TacticValue": "0x0",
         },
         {
-            "Name": "Conv_0 + Relu_1", "LayerType": "CaskConvolution",
-            "Inputs": [{"Name": "x2", "Dimensions": [2, 3, 8, 8], "Format/Datatype": "Channel major FP16 format where channel % 4 == 0"}],
-            "Outputs": [{"Name": "a", "Dimensions": [2, 8, 8, 8], "Format/Datatype": "Thirty-two wide channel vectorized row major Int8 format"}],
-            "Weights": {"Type": "Half", "Count": 216}, "Bias": {"Type": "Half", "Count": 8},
-            "TacticName": "sm80_xmma_fprop", "TacticValue": "0x1",
+            "Name": "Conv_0 + Relu_1",
+            "LayerType": "CaskConvolution",
+            "Inputs": [
+                {
+                    "Name": "x2",
+                    "Dimensions": [2, 3, 8, 8],
+                    "Format/Datatype": "Channel major FP16 format where channel % 4 == 0",
+                }
+            ],
+            "Outputs": [
+                {
+                    "Name": "a",
+                    "Dimensions": [2, 8, 8, 8],
+                    "Format/Datatype": "Thirty-two wide channel vectorized row major Int8 format",
+                }
+            ],
+            "Weights": {"Type": "Half", "Count": 216},
+            "Bias": {"Type": "Half", "Count": 8},
+            "TacticName": "sm80_xmma_fprop",
+            "TacticValue": "0x1",
         },
         {
-            "Name": "PWN(PWN(Sigmoid_3), Mul_4)", "LayerType": "PointWiseV2",
+            "Name": "PWN(PWN(Sigmoid_3), Mul_4)",
+            "LayerType": "PointWiseV2",
             "Inputs": [{"Name": "a", "Dimensions": [2, 8, 8, 8], "Format/Datatype": "Row major Int8 format"}],
             "Outputs": [{"Name": "y", "Dimensions": [2, 8, 8, 8], "Format/Datatype": "Row major linear FP32"}],
             "TacticValue": "0x2",
         },
     ],
     "Bindings": ["x", "y"],
-}  # fmt: skip
+}
 
 
 def modern(version: int) -> dict[str, Any]:
@@ -226,14 +272,28 @@ def modern(version: int) -> dict[str, Any]:
     layers: list[dict[str, Any]] = [
         {"Name": "Reformatting CopyNode for x", "LayerType": "Reformat", "Inputs": [x], "Outputs": [half], **more},
         {
-            "Name": "c", "LayerType": "CaskConvolution", "Inputs": [half], "Outputs": [a], "TacticName": "sm80_xmma_fprop",
-            **more, "Metadata": "[ONNX Layer: Conv_0]\x1e[ONNX Layer: Relu_1]",
-            **({"Weights": {"Type": "Half", "Count": 216}, "Bias": {"Type": "Half", "Count": 8}} if version == 10 else
-               {"Constants": [tensor("w", [8, 3, 3, 3], "Half", "Linear"), tensor("b", [8], "Half", "Linear")]}),
+            "Name": "c",
+            "LayerType": "CaskConvolution",
+            "Inputs": [half],
+            "Outputs": [a],
+            "TacticName": "sm80_xmma_fprop",
+            **more,
+            "Metadata": "[ONNX Layer: Conv_0]\x1e[ONNX Layer: Relu_1]",
+            **(
+                {"Weights": {"Type": "Half", "Count": 216}, "Bias": {"Type": "Half", "Count": 8}}
+                if version == 10
+                else {"Constants": [tensor("w", [8, 3, 3, 3], "Half", "Linear"), tensor("b", [8], "Half", "Linear")]}
+            ),
         },
-        {"Name": "p", "LayerType": "kgen", "Inputs": [a], "Outputs": [y], **more,
-         "Metadata": "[ONNX Layer: Sigmoid_3]\x1e[ONNX Layer: Mul_4]"},
-    ]  # fmt: skip
+        {
+            "Name": "p",
+            "LayerType": "kgen",
+            "Inputs": [a],
+            "Outputs": [y],
+            **more,
+            "Metadata": "[ONNX Layer: Sigmoid_3]\x1e[ONNX Layer: Mul_4]",
+        },
+    ]
     if version == 10:
         return {"Layers": layers, "Bindings": ["x", "y"]}
     shape = [2, 3, 8, 8]
@@ -307,13 +367,27 @@ def test_names_only_json_says_how_to_get_the_details() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "", "{", "[]", "null", "7", '"Layers"', "{}", '{"Layers": 3}', '{"Layers": null}', '{"Layers": [3]}',
-        '{"Layers": [{"Inputs": 3}]}', '{"Layers": [{"Inputs": [3]}]}', '{"Layers": [{"StreamId": "first"}]}',
-        '{"Layers": [{"Inputs": [{"Dimensions": ["N"]}]}]}', '{"Layers": [{}], "I/O Tensors": [3]}',
-        '{"Layers": [{}], "Bindings": [3]}', '{"Layers": [{}], "I/O Tensors": [{"ProfileInfo": [{"MinShape": 1}]}]}',
-        "Name: conv1, LayerType: gemm", "<html></html>",
+        "",
+        "{",
+        "[]",
+        "null",
+        "7",
+        '"Layers"',
+        "{}",
+        '{"Layers": 3}',
+        '{"Layers": null}',
+        '{"Layers": [3]}',
+        '{"Layers": [{"Inputs": 3}]}',
+        '{"Layers": [{"Inputs": [3]}]}',
+        '{"Layers": [{"StreamId": "first"}]}',
+        '{"Layers": [{"Inputs": [{"Dimensions": ["N"]}]}]}',
+        '{"Layers": [{}], "I/O Tensors": [3]}',
+        '{"Layers": [{}], "Bindings": [3]}',
+        '{"Layers": [{}], "I/O Tensors": [{"ProfileInfo": [{"MinShape": 1}]}]}',
+        "Name: conv1, LayerType: gemm",
+        "<html></html>",
     ],
-)  # fmt: skip
+)
 def test_text_that_is_no_inspector_json(text: str) -> None:
     with pytest.raises(lab.AssetError) as caught:
         Engine.from_inspector(text)
@@ -336,13 +410,11 @@ json_values = st.recursive(
 @settings(deadline=None, max_examples=300, derandomize=True)
 @given(st.lists(json_values, max_size=3), json_values, st.sampled_from(["Bindings", "I/O Tensors", "other"]))
 def test_any_json_is_an_engine_or_an_asset_error(layers: list[Any], ports: Any, key: str) -> None:
-    try:
+    with contextlib.suppress(lab.AssetError):
         Engine.from_inspector(json.dumps({"Layers": layers, key: ports}))
-    except lab.AssetError:
-        pass
 
 
-# -------------------------------------------------------------------------------------------------------- the dataclass
+# ----------------------------------------------------------------- the dataclass
 
 
 def test_sizes_in_bytes() -> None:
@@ -375,7 +447,7 @@ def test_engine_in_words_and_in_html() -> None:
         engine.layers = ()  # type: ignore[misc]
 
 
-@pytest.mark.usefixtures("tidy")
+@pytest.mark.usefixtures("cache")
 def test_plan_bytes_are_what_a_runtime_takes_and_say_when_they_are_gone() -> None:
     engine = lab.build(tiny.conv())
     assert engine.plan_bytes() == engine.plan.read_bytes()

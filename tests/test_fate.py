@@ -1,4 +1,4 @@
-"""What became of each node: the layer that runs it, or a reason that follows from the graph and holds in a real build."""
+"""What became of each node: its layer, or a reason that follows from the graph and holds in a real build."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from trtlab import datasets, draw, exercises, models, widgets
     from trtlab.build import build
+    from trtlab.checklist import Checklist, checklist
     from trtlab.diagnose import diagnose
     from trtlab.engine import Engine, Layer, Tensor
     from trtlab.errors import AssetError, BuildError, Diagnosis, ModelError, ProfileError, TrtlabError
@@ -23,6 +24,8 @@ __version__ = "0.1.0"
 
 _HOME = {
     "build": "build",
+    "Checklist": "checklist",
+    "checklist": "checklist",
     "diagnose": "diagnose",
     "Engine": "engine",
     "Layer": "engine",
@@ -42,7 +45,7 @@ _HOME = {
 _MODULES = ("datasets", "draw", "exercises", "models", "widgets")
 
 __all__ = [  # noqa: RUF022  (the order of a newcomer's questions)
-    "doctor", "Machine", "gpu", "Gpu", "trt", "build", "Engine", "Layer", "Tensor", "diagnose", "Diagnosis", "explain",
+    "doctor", "Machine", "gpu", "Gpu", "trt", "build", "Engine", "Layer", "Tensor", "diagnose", "Diagnosis", "checklist", "Checklist", "explain",
     "models", "datasets", "draw", "widgets", "exercises",
     "TrtlabError", "BuildError", "ModelError", "ProfileError", "AssetError",
 ]  # fmt: skip

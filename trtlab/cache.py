@@ -40,7 +40,7 @@ def limit_bytes() -> int:
 def key_of(source: Source, order: dict[str, Any]) -> str:
     """The SHA-256 of the model's bytes, its external weights, and everything else that decides the engine."""
     digest = hashlib.sha256(json.dumps([FORMAT, order], sort_keys=True).encode())
-    digest.update(hashlib.sha256(source.data).digest())
+    digest.update(source.digest)
     for path in source.external:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())

@@ -71,16 +71,20 @@ class CompilerProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError):
-            if hasattr(os, "killpg"):
-                os.killpg(self.process.pid, signal.SIGKILL)  # what it may have started, too
-            else:
-                self.process.kill()
+        self._end()
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
             if pipe:
                 with contextlib.suppress(OSError):
                     pipe.close()
+
+    def _end(self) -> None:
+        """Kill the process and what it may have started."""
+        with contextlib.suppress(OSError):
+            if hasattr(os, "killpg"):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            else:
+                self.process.kill()
 
     def run(self, order: dict[str, Any], model: bytes, limits: Limits, progress: Progress | None) -> Transcript:
         """Compile; raises BuildError at a crash, a limit or Ctrl-C, with the transcript's log."""
@@ -100,6 +104,7 @@ class CompilerProcess:
         except KeyboardInterrupt as interrupt:
             raise cancelled(f"TensorRT was in stage '{self.transcript.stage}'", self.transcript.log) from interrupt
         self.process.wait()
+        self._end()
         threads[2].join(timeout=1)
         self.transcript.stderr = b"".join(self._errors).decode(errors="replace")
         if self.transcript.error is None and self.transcript.plan is None:

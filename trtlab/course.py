@@ -46,12 +46,12 @@ CHAPTERS: tuple[Chapter, ...] = (
     Chapter(
         1, "pytorch_to_onnx", "From PyTorch to ONNX",
         "Which export does TensorRT like: dropout, batch norm, dynamic axes, simplification?",
-        25, ("compile", "numerics"), ("torch",), "nothing: all of it is CPU work",
+        25, ("compile", "numerics"), ("torch",), "nothing: all of it is CPU work", "ready",
     ),
     Chapter(
         2, "graph_optimization", "Graph optimization",
         "What becomes of each node: folded, dead, fused downwards, fused sideways?",
-        30, _BUILD, ("torch",), "full TensorRT's fusion beside that of TensorRT-RTX",
+        30, _BUILD, ("torch",), "full TensorRT's fusion beside that of TensorRT-RTX", "ready",
     ),
     Chapter(
         3, "builder_runtime_context", "Builder, runtime, context",

@@ -139,7 +139,18 @@ class Engine:
             }
             for layer in self.layers
         ]
-        columns = "layer type onnx_nodes inputs outputs constants KiB stream tactic profile".split()
+        columns = [
+            "layer",
+            "type",
+            "onnx_nodes",
+            "inputs",
+            "outputs",
+            "constants",
+            "KiB",
+            "stream",
+            "tactic",
+            "profile",
+        ]
         return pd.DataFrame(rows, columns=columns)
 
     def fate(self, model: Model) -> pd.DataFrame:

@@ -35,7 +35,9 @@ def fate(engine: Engine, model: Model) -> pd.DataFrame:
     constant = {name for name, reason in zip(names, reasons, strict=True) if reason == "constant"}
     # The compiler puts the names of what it computed beforehand on the layer that reads the result.
     owner = {
-        name: layer for name, layer in owners(engine).items() if name not in constant or constant.issuperset(layer.onnx_nodes)
+        name: layer
+        for name, layer in owners(engine).items()
+        if name not in constant or constant.issuperset(layer.onnx_nodes)
     }
     rows = [
         {
@@ -129,7 +131,7 @@ class _Graph:
             elif inputs <= known and node.op_type not in _RANDOM:
                 known.update(node.output)
                 if node.op_type == "Constant":
-                    self.constants.update({node.output[0]: item.t for item in node.attribute if item.name == "value"})
+                    self.constants.update((node.output[0], item.t) for item in node.attribute if item.name == "value")
             elif inputs <= known | sized:
                 sized.update(node.output)
         return known, sized

@@ -46,8 +46,6 @@ def check_model(model: onnx.ModelProto, source: Source) -> None:
 
 
 def _check_ports(model: onnx.ModelProto, source: Source) -> None:
-    import onnx
-
     for role, values in (("Input", model.graph.input), ("Output", model.graph.output)):
         for value in values:
             kind = value.type.WhichOneof("value") or "tensor_type"

@@ -38,7 +38,7 @@ class Names:
         return re.sub(r"\b[a-z]+_+\d+\b", lambda match: ids.get(match[0], match[0]), text) if ids else text
 
     def holder(self, name: str) -> str:
-        """The node of the main graph for a name in a layer; inside an If it is "inner | branch (then_branch) | if (If)"."""
+        """The node of the main graph for a name in a layer, such as "inner | branch (then_branch) | outer (If)"."""
         return self.nodes.get(name) or self.nodes.get(name.partition(" | ")[0], name)
 
     def disguise(self, text: str) -> str:

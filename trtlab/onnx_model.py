@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +22,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Source:
-    """The bytes of an ONNX file, the path they came from, and the files its external weights are in."""
+    """An ONNX model as bytes or as a file, its SHA-256, and the files its external weights are in."""
 
-    data: bytes
+    content: bytes | None
+    digest: bytes
     path: Path | None = None
     external: tuple[Path, ...] = ()
+
+    @cached_property
+    def data(self) -> bytes:
+        """The bytes of the ONNX file, read when they are wanted: a cached engine needs only the digest."""
+        if self.content is not None:
+            return self.content
+        assert self.path is not None
+        data = self.path.read_bytes()
+        if hashlib.sha256(data).digest() != self.digest:
+            raise ModelError(f"{self.subject} changed while it was read.", fix="try again once it is written.")
+        return data
 
     @property
     def title(self) -> str:
@@ -38,23 +54,22 @@ class Source:
 def read_source(model: Model) -> Source:
     """The bytes of `model`; raises ModelError for a missing, empty or unreadable file and for unsafe external data."""
     if isinstance(model, bytes | bytearray | memoryview):
-        source = Source(bytes(model))
+        source, mentions = _from_bytes(bytes(model))
     elif isinstance(model, str | os.PathLike):
-        source = _read_file(Path(model))
+        source, mentions = _from_file(Path(model))
     elif hasattr(model, "SerializeToString"):
-        source = _serialize(model)
+        source, mentions = _from_bytes(_serialize(model))
     else:
         raise ModelError(
             f"A model is a path, bytes or an onnx.ModelProto, not {type(model).__name__}.",
             fix="export it first, for example with torch.onnx.export(..., dynamo=True).",
         )
-    if not source.data:
+    if source.digest == _EMPTY:
         raise ModelError(f"{source.subject} is empty (0 bytes).", fix="export or download it again.")
-    # Only a model with external weights holds this key; parsing 100 MB to learn that would cost more than the search.
-    if b"location" in source.data:
+    if mentions:
         from trtlab.external_data import external_files
 
-        source = Source(source.data, source.path, external_files(parse(source), source.path))
+        source = replace(source, external=external_files(parse(source), source.path))
     return source
 
 
@@ -164,16 +179,26 @@ def inner_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
             yield from graphs(inner)
 
 
+# Only a model with external weights holds this key; parsing 100 MB to learn that would cost more than the search.
+_EXTERNAL = b"location"
+_EMPTY = hashlib.sha256().digest()
+_CHUNK = 2**22
 _SMALL_BYTES = 2**16
 _NO_TENSORS = frozenset({"input", "output", "value_info", "opset_import", "metadata_props", "quantization_annotation"})
 _EXPORT = "pass the file that torch.onnx.export or onnx.save wrote, whole."
 
 
-def _read_file(path: Path) -> Source:
+def _from_bytes(data: bytes) -> tuple[Source, bool]:
+    """The Source, and whether the model may have external weights."""
+    return Source(data, hashlib.sha256(data).digest()), _EXTERNAL in data
+
+
+def _from_file(path: Path) -> tuple[Source, bool]:
     try:
         if path.is_dir():
             raise ModelError(f"'{path}' is a folder.", fix="pass the .onnx file inside it.")
-        return Source(path.read_bytes(), path.absolute())
+        digest, mentions = _scan(path)
+        return Source(None, digest, path.absolute()), mentions
     except FileNotFoundError as error:
         beside = sorted(file.name for file in path.parent.glob("*.onnx"))[:5] if path.parent.is_dir() else []
         hint = f"the folder holds {', '.join(beside)}." if beside else "check the path; it is relative to os.getcwd()."
@@ -183,11 +208,29 @@ def _read_file(path: Path) -> Source:
         raise ModelError(f"'{path}' cannot be read ({reason}).", fix="check the path and its permissions.") from error
 
 
-def _serialize(model: Any) -> Source:
+def _scan(path: Path) -> tuple[bytes, bool]:
+    """The SHA-256 of a file and whether it may have external weights; one core hashes while the other searches."""
+    digest, mentions, tail = hashlib.sha256(), False, b""
+    buffers = bytearray(_CHUNK), bytearray(_CHUNK)
+    with path.open("rb", buffering=0) as file, ThreadPoolExecutor(1) as pool:
+        hashing: Future[None] | None = None
+        for buffer in itertools.cycle(buffers):
+            size = file.readinto(buffer)
+            if hashing:
+                hashing.result()
+            if not size:
+                return digest.digest(), mentions
+            hashing = pool.submit(digest.update, memoryview(buffer)[:size])
+            mentions = mentions or buffer.find(_EXTERNAL, 0, size) >= 0 or _EXTERNAL in tail + buffer[: len(_EXTERNAL)]
+            tail = bytes(buffer[max(0, size - len(_EXTERNAL)) : size])
+    raise AssertionError("unreachable")
+
+
+def _serialize(model: Any) -> bytes:
     from google.protobuf.message import EncodeError
 
     try:
-        return Source(model.SerializeToString(deterministic=True))
+        return bytes(model.SerializeToString(deterministic=True))
     except (EncodeError, ValueError) as error:
         raise ModelError(
             "The model is larger than the 2 GB that one protobuf message can hold.",

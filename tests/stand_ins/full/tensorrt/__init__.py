@@ -1,4 +1,4 @@
-"""A stand-in, not TensorRT: the public API of full TensorRT 10 as far as trtlab calls it, to test the path that needs it.
+"""A stand-in, not TensorRT: the public API of full TensorRT 10 as far as trtlab calls it.
 
 It cannot build for another GPU (no ComputeCapability), wants strongly typed networks to be asked for, prints no layers,
 and describes its engine through an inspector: one layer an ONNX node.
@@ -140,7 +140,7 @@ def _inspection(graph: onnx.GraphProto, profiles: list[_Profile], detailed: bool
     if not detailed:
         return {"Layers": [node.name for node in graph.node], "Bindings": []}
     ranges = [
-        [{key: shape for key, shape in zip(("MinShape", "OptShape", "MaxShape"), profile.shapes[value.name], strict=True)}
+        [dict(zip(("MinShape", "OptShape", "MaxShape"), profile.shapes[value.name], strict=True))
          for profile in profiles if value.name in profile.shapes]
         for value in (*graph.input, *graph.output)
     ]  # fmt: skip
