@@ -145,3 +145,13 @@ def test_the_command_line_writes_the_report(tmp_path: Path, capsys: pytest.Captu
     command_line.main(["explain", str(tmp_path / "my model.onnx"), "--gpu", "RTX 4090", "-o", str(output)])
     assert f"written: {output}" in capsys.readouterr().out
     assert "my model.onnx" in Page(output.read_text(encoding="utf-8")).text
+
+
+def test_the_page_says_what_the_checklist_finds(tmp_path: Path) -> None:
+    model = tiny.conv()
+    unused = model.graph.input.add()
+    unused.CopyFrom(onnx.helper.make_tensor_value_info("forgotten", onnx.TensorProto.FLOAT, [1]))
+    text = report(tmp_path, model)
+    assert "The export, checked" in text
+    assert "unused inputs" in text
+    assert "forgotten" in text

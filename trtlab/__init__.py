@@ -45,8 +45,8 @@ _HOME = {
 _MODULES = ("datasets", "draw", "exercises", "models", "widgets")
 
 __all__ = [  # noqa: RUF022  (the order of a newcomer's questions)
-    "doctor", "Machine", "gpu", "Gpu", "trt", "build", "Engine", "Layer", "Tensor", "diagnose", "Diagnosis", "checklist", "Checklist", "explain",
-    "models", "datasets", "draw", "widgets", "exercises",
+    "doctor", "Machine", "gpu", "Gpu", "trt", "build", "Engine", "Layer", "Tensor", "checklist", "Checklist",
+    "diagnose", "Diagnosis", "explain", "models", "datasets", "draw", "widgets", "exercises",
     "TrtlabError", "BuildError", "ModelError", "ProfileError", "AssetError",
 ]  # fmt: skip
 

@@ -108,16 +108,18 @@ def _compile(
     source: Source, order: dict[str, Any], limits: Limits, progress: bool | Progress
 ) -> tuple[Engine, dict[str, Any]]:
     with CompilerProcess() as process:  # started first: it loads TensorRT while the model is checked here
-        model = inlined(parse(source))
+        given = parse(source)
+        model = inlined(given)
         names = rename_for_build(model)
         try:
             check_model(model, source)
         except BuildError as error:
             raise _named(error, names) from error
         check_profiles(order["profiles"], model)
-        data = model.SerializeToString(deterministic=True)
+        unchanged = model is given and not names.changed
+        data = source.data if unchanged else model.SerializeToString(deterministic=True)
         job = {**order, "path": str(source.path) if source.external else None}
-        del model
+        del given, model
         with progress_display(progress, source.title) as report:
             try:
                 transcript = process.run(job, data, limits, report)

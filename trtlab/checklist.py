@@ -32,8 +32,13 @@ class Check:
         """False when something must be fixed."""
         return self.verdict != "fix"
 
+    @property
+    def mark(self) -> str:
+        """✓ for "ok", ? for "look", ✗ for "fix"."""
+        return _MARKS[self.verdict]
+
     def __str__(self) -> str:
-        return f"{_MARKS[self.verdict]} {self.name}: {self.found}" + (f" → {self.advice}" if self.advice else "")
+        return f"{self.mark} {self.name}: {self.found}" + (f" → {self.advice}" if self.advice else "")
 
 
 @dataclass(frozen=True)

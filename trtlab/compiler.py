@@ -18,9 +18,10 @@ from typing import Any, BinaryIO
 LOG, STAGE, PROGRESS, ERROR, RESULT, PLAN = b"L", b"S", b"A", b"E", b"R", b"P"
 
 
-def write_frame(pipe: BinaryIO, kind: bytes, data: bytes) -> None:
+def write_frame(pipe: BinaryIO, kind: bytes, data: bytes | memoryview) -> None:
     """Send one frame."""
-    pipe.write(kind + struct.pack("<Q", len(data)) + data)
+    pipe.write(kind + struct.pack("<Q", len(data)))
+    pipe.write(data)
     pipe.flush()
 
 
@@ -49,7 +50,7 @@ class Job:
 
     def send(self, kind: bytes, content: Any) -> None:
         """Send a frame; `content` is bytes or becomes JSON."""
-        data = content if isinstance(content, bytes) else json.dumps(content).encode("utf-8", "replace")
+        data = content if isinstance(content, bytes | memoryview) else json.dumps(content).encode("utf-8", "replace")
         with self.lock:
             write_frame(self.pipe, kind, data)
 
@@ -83,7 +84,7 @@ def compile_job(job: Job, trt: Any) -> None:
     if not hasattr(trt, "ComputeCapability"):
         result["inspector"] = _inspect(job, plan, trt, logger)
     job.send(RESULT, result)
-    job.send(PLAN, memoryview(plan).tobytes())
+    job.send(PLAN, memoryview(plan).cast("B"))
 
 
 def _network_flags(trt: Any) -> int:

@@ -61,6 +61,7 @@ class CompilerProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": path},
+            pipesize=2**20,  # models and plans are large
             start_new_session=True,  # Ctrl-C reaches the caller, which then ends this process
         )
         self.frames: queue.Queue[tuple[bytes, bytes] | None] = queue.Queue()

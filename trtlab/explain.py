@@ -78,9 +78,10 @@ def page(engine: Engine, model: onnx.ModelProto, *, name: str, guessed: dict[str
     import jinja2
 
     from trtlab import draw
+    from trtlab.checklist import checklist
     from trtlab.draw.fusion import finding, vanished
 
-    fate = engine.fate(model)
+    fate, checks = engine.fate(model), checklist(model)
     pictures = [("Which kernel runs which node", draw.fusion(engine, model))]
     if len(engine.kernels) <= _GRAPH_LAYERS:
         pictures.append(("The engine as a graph", draw.graph(engine, model=model)))
@@ -95,6 +96,10 @@ def page(engine: Engine, model: onnx.ModelProto, *, name: str, guessed: dict[str
         compiler=f"{engine.compiler or 'TensorRT'}{f' for {engine.target}' if engine.target else ''}",
         figures=_figures(engine, fate),
         warnings=_warnings(engine, model, fate, guessed),
+        passed=len(checks) - len(checks.problems + checks.remarks),
+        checks=[
+            (check.mark, check.name, _plain(check.found), check.advice) for check in checks.problems + checks.remarks
+        ],
         pictures=[(words, base64.b64encode(picture.png()).decode()) for words, picture in pictures],
         ports=[_port(port) for port in engine.ports],
         layers=[_row(index, layer) for index, layer in enumerate(engine.kernels, 1)],

@@ -32,6 +32,11 @@ class Names:
     values: dict[str, str]
     ports: dict[str, str]
 
+    @property
+    def changed(self) -> bool:
+        """True when the model has other names now than it had."""
+        return bool(self.own or self.values)
+
     def restore(self, text: str) -> str:
         """`text` (a message of TensorRT or ONNX) with the model's own names put back."""
         ids = {**self.own, **self.values}
@@ -78,7 +83,9 @@ def rename_for_build(model: onnx.ModelProto) -> Names:
     for node, name in zip(model.graph.node, node_names(model.graph), strict=True):
         _rename_node(node, name, name, names, node_ids)
         for inner in inner_graphs(node):
-            inner.name = inner.name if _SAFE.fullmatch(inner.name) else "graph"
+            if not _SAFE.fullmatch(inner.name):
+                names.own[id_ := next(node_ids)] = inner.name
+                inner.name = id_
             for child in inner.node:
                 _rename_node(child, child.name or name, name, names, node_ids)
     _rename_values(model, names, value_ids)

@@ -97,6 +97,13 @@ def building(path: Path) -> list[Row]:
     ]
 
 
+def remembering(path: Path) -> Row:
+    """The most memory that a process building ResNet-50 and its compiler process take together."""
+    code = "import sys, trtlab; trtlab.build(sys.argv[1], shapes={'x': (1, 3, 224, 224)}, cache=False, progress=False)"
+    figures = [peak_gib(subprocess.Popen([sys.executable, "-c", code, str(path)]), every=0.01) for _ in range(3)]
+    return Row("build() of ResNet-50, cold: peak memory of both processes", figures, 4, "GiB")
+
+
 def reading() -> Row:
     """The log of a 12-layer transformer encoder, read into an Engine."""
     path = lab.models.transformer_encoder(layers=12).onnx()
@@ -140,14 +147,14 @@ def chapters() -> list[Row]:
     return rows
 
 
-def peak_gib(run: subprocess.Popen[bytes]) -> float:
-    """The largest sum of resident memory of a process and its children until it ends, looked at ten times a second."""
+def peak_gib(run: subprocess.Popen[bytes], every: float = 0.1) -> float:
+    """The largest sum of resident memory of a process and its children until it ends, looked at `every` … seconds."""
     peak = 0
     while run.poll() is None:
         with contextlib.suppress(psutil.Error):
             tree = psutil.Process(run.pid)
             peak = max(peak, sum(process.memory_info().rss for process in [tree, *tree.children(recursive=True)]))
-        time.sleep(0.1)
+        time.sleep(every)
     return peak / 2**30
 
 
@@ -160,7 +167,7 @@ def main() -> int:
         os.environ["TRTLAB_CACHE"] = new
         resnet = lab.models.resnet50().onnx()
         lab.models.efficientnet_lite0().onnx()
-        for rows in (importing, lambda: building(resnet), reading, changing):
+        for rows in (importing, lambda: building(resnet), lambda: remembering(resnet), reading, changing):
             found = rows()
             for row in found if isinstance(found, list) else [found]:
                 print(row, flush=True)

@@ -1,0 +1,232 @@
+"""Chapter 01: its exercises reject what is plausible and wrong, its pictures and its widget show what they say."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import sys
+import warnings
+
+import onnx
+import onnxsim
+import onnxslim
+import pytest
+import tiny_models as tiny
+import torch
+from torch import nn
+
+from trtlab import exercises, models, widgets
+from trtlab.draw.operations import operations
+from trtlab.errors import ModelError
+from trtlab.exercises.chapter01 import fixed_encoder
+from trtlab.quiet import quiet
+
+DYNAMIC = {"dynamic_shapes": ({0: "batch"},)}
+
+
+def export(module: nn.Module, *inputs: torch.Tensor, **options: object) -> onnx.ModelProto:
+    with quiet(), torch.inference_mode():
+        program = torch.onnx.export(module, inputs, dynamo=True, verbose=False, **options)  # type: ignore[arg-type]
+    assert program is not None
+    return program.model_proto
+
+
+class Tempered(nn.Module):
+    """What exercise 01.1 asks for, with a mistake to choose."""
+
+    def __init__(self, temperature: float = 2.0, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.network = models.digit_cnn().torch_module()
+        self.dropout = nn.Dropout(0.2)
+        self.register_buffer("temperature", torch.tensor([temperature], dtype=dtype))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.dropout(self.network(x)) / self.temperature
+
+
+class WithLabels(Tempered):
+    def forward(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return super().forward(x)
+
+
+DIGITS = torch.rand(2, 1, 28, 28)
+
+
+def test_01_1_accepts_a_good_export_as_model_and_as_program() -> None:
+    module = Tempered().eval()
+    assert exercises.get("01.1").check(export(module, DIGITS, **DYNAMIC))
+    with quiet():
+        program = torch.onnx.export(module, (DIGITS,), dynamo=True, verbose=False, **DYNAMIC)  # type: ignore[arg-type]
+    assert exercises.get("01.1").check(program)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: export(Tempered().train(), DIGITS, **DYNAMIC), "training mode"),
+        (lambda: export(Tempered(dtype=torch.float64).eval(), DIGITS, **DYNAMIC), "FP64"),
+        (lambda: export(WithLabels().eval(), DIGITS, torch.zeros(2)), "no output depends on labels"),
+        (lambda: export(Tempered().eval(), DIGITS), "only one batch size"),
+        (lambda: export(Tempered(temperature=1.0).eval(), DIGITS, **DYNAMIC), "divided by the temperature"),
+        (lambda: export(models.digit_cnn().torch_module(), DIGITS, **DYNAMIC), "divided by the temperature"),
+        (lambda: tiny.mlp("N"), "could not read"),
+        (lambda: Tempered().eval(), "could not read"),
+    ],
+    ids=["training", "double", "labels", "fixed", "temperature", "no temperature", "another model", "a module"],
+)
+def test_01_1_says_what_is_wrong(make: object, words: str) -> None:
+    verdict = exercises.get("01.1").check(make())  # type: ignore[operator]
+    assert not verdict
+    assert words in verdict.message
+
+
+@pytest.fixture(scope="module")
+def encoder() -> onnx.ModelProto:
+    return fixed_encoder()
+
+
+@pytest.mark.slow
+def test_01_2_accepts_onnxsim_without_the_attention_pass(encoder: onnx.ModelProto) -> None:
+    model, _ = onnxsim.simplify(encoder, skipped_optimizers=["fuse_attention"])
+    verdict = exercises.get("01.2").check(model)
+    assert verdict, verdict
+
+
+@pytest.mark.slow
+def test_01_2_accepts_another_way(encoder: onnx.ModelProto) -> None:
+    assert exercises.get("01.2").check(onnxslim.slim(copy.deepcopy(encoder)))
+
+
+@pytest.mark.slow
+def test_01_2_says_what_is_wrong(encoder: onnx.ModelProto) -> None:
+    def message(answer: object) -> str:
+        verdict = exercises.get("01.2").check(answer)
+        assert not verdict
+        return verdict.message
+
+    assert "com.microsoft::Attention" in message(onnxsim.simplify(encoder)[0])
+    assert "keep the model only" in message(onnxsim.simplify(encoder))
+    assert "no fewer" in message(encoder)
+    other = onnxslim.slim(copy.deepcopy(encoder))
+    largest = max(other.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    largest.raw_data = bytes(len(largest.raw_data))
+    assert "the hidden states of the encoder" in message(other)
+    small = tiny.model([tiny.node("Cast", "x", "y", to=1)], {"x": (2, 16)}, "y", kind=onnx.TensorProto.INT64)
+    small.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    assert "shape" in message(small)
+
+
+def module(forward: object) -> nn.Module:
+    return type("Answer", (nn.Module,), {"forward": lambda self, x: forward(x)})()  # type: ignore[operator]
+
+
+def test_01_3_accepts_a_choice_and_arithmetic() -> None:
+    check = exercises.get("01.3").check
+    assert check(module(lambda x: torch.where(x.sum() > 0, x * 2, x.tanh())))
+
+    def mixed(x: torch.Tensor) -> torch.Tensor:
+        bright = (x.sum() > 0).float()
+        return bright * x * 2 + (1 - bright) * x.tanh()
+
+    assert check(module(mixed))
+
+
+@pytest.mark.parametrize(
+    ("forward", "words"),
+    [
+        (lambda x: x * 2, "something else"),
+        (lambda x: torch.where(x > 0, x * 2, x.tanh()), "something else"),
+        (lambda x: torch.where(x.sum() < 0, x * 2, x.tanh()), "something else"),
+        (lambda x: x * 2 if x.sum() > 0 else x.tanh(), "cannot be exported"),
+        (lambda x: torch.cond(x.sum() > 0, lambda x: x * 2, torch.tanh, (x,)), "still branches"),
+    ],
+    ids=["one side", "per element", "reversed", "if", "cond"],
+)
+def test_01_3_says_what_is_wrong(forward: object, words: str) -> None:
+    verdict = exercises.get("01.3").check(module(forward))
+    assert not verdict
+    assert words in verdict.message
+
+
+def test_01_3_wants_an_instance() -> None:
+    for answer in (nn.ReLU, torch.tanh, torch.zeros(2, 4)):
+        verdict = exercises.get("01.3").check(answer)
+        assert not verdict
+        assert "not a class or a result" in verdict.message
+
+
+# ------------------------------------------------------------------------------------------------ pictures and widget
+
+
+def texts(picture: object) -> list[str]:
+    return [text.get_text() for text in picture.findobj(lambda item: hasattr(item, "get_text"))]  # type: ignore[attr-defined]
+
+
+def test_the_bars_count_the_nodes_and_the_picture_is_the_same_each_time() -> None:
+    pair = {"before": tiny.conv(), "after": tiny.mlp()}
+    picture = operations(pair, "7 nodes become 5", remarks={"after": "1 kernel"})
+    assert {"7 nodes become 5", "7 nodes", "5 nodes · 1 kernel", "before", "after"} <= set(texts(picture))
+    assert picture.png() == operations(pair, "7 nodes become 5", remarks={"after": "1 kernel"}).png()
+    with pytest.raises(ModelError):
+        operations({}, "nothing")
+
+
+def test_a_long_name_and_a_single_node_stay_on_the_card() -> None:
+    one = tiny.model([tiny.node("Relu", "x", "y")], {"x": (2, 3)}, "y")
+    picture = operations({"a" * 200: one, "$x$ <b>": tiny.conv()}, "title " * 40)
+    picture.png()
+    width = picture.get_figwidth() * picture.dpi
+    for text in picture.findobj(lambda item: hasattr(item, "get_text") and item.get_text()):
+        box = text.get_window_extent()
+        assert box.x0 >= 0, text.get_text()
+        assert box.x1 <= width + 1, text.get_text()
+
+
+def test_the_widget_shows_both_graphs_and_what_tensorrt_says() -> None:
+    norms = onnx.load(models.digit_cnn().onnx(fold_batch_norm=False))
+    untouched = copy.deepcopy(norms)
+    shown = texts(widgets.simplified_picture(norms, onnxslim.slim, "onnxslim"))
+    assert "onnxslim: 28 nodes become 20" in shown
+    assert any(words.startswith("28 nodes · ") and "kernels" in words for words in shown)
+    assert norms == untouched
+
+
+def test_the_widget_says_when_tensorrt_refuses() -> None:
+    def foreign(model: onnx.ModelProto) -> onnx.ModelProto:
+        model.graph.node[0].domain = "com.microsoft"
+        return model
+
+    assert any(
+        "TensorRT refuses it" in words for words in texts(widgets.simplified_picture(tiny.mlp(), foreign, "bad"))
+    )
+
+
+def test_a_change_of_a_control_redraws(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[object] = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    explorer = widgets.simplifier_explorer(
+        {"conv": tiny.conv(), "mlp": tiny.mlp()}, {"onnxslim": onnxslim.slim, "none": copy.deepcopy}
+    )
+    model, tool, _ = explorer.children
+    model.value = "mlp"
+    tool.value = "none"
+    assert "none: 5 nodes become 5" in texts(shown[-1])
+
+
+# --------------------------------------------------------------------------------------------------------------- quiet
+
+
+def test_quiet_hands_over_warnings_and_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    with quiet() as warned, torch.inference_mode():
+        torch.onnx.export(nn.Dropout(0.5).train(), (torch.randn(2, 4),), dynamo=True, verbose=False)
+        print("noise", file=sys.stderr)
+    assert any("training mode" in str(warning.message) for warning in warned)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_quiet_leaves_no_trace_even_after_an_error() -> None:
+    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    before = (logger.level, sys.stderr, warnings.filters[:])
+    with pytest.raises(ZeroDivisionError), quiet():
+        raise ZeroDivisionError
+    assert (logger.level, sys.stderr, warnings.filters[:]) == before
