@@ -65,8 +65,12 @@ def _new(source: Source, order: dict[str, Any], limits: Limits, progress: bool |
 
 
 def _from_cache_or_new(source: Source, order: dict[str, Any], limits: Limits, progress: bool | Progress) -> Engine:
-    key = engine_cache.key_of(source, order)
+    # Whether weights are in other files follows from the content: an engine kept under the key without them needs none.
+    key = engine_cache.key_of(source, order, ())
     found = _cached(key)
+    if found is None and source.external:
+        key = engine_cache.key_of(source, order, source.external)
+        found = _cached(key)
     if found is None:
         with engine_cache.lock(key):
             found = _cached(key)  # another process may have built it meanwhile

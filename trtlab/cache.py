@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from trtlab.errors import AssetError
 from trtlab.files import write_atomically
-from trtlab.onnx_model import Source
+from trtlab.onnx_model import Source, digest_of
 from trtlab.paths import cache_folder
 
 if TYPE_CHECKING:
     import filelock
 
-FORMAT = 3
+FORMAT = 4
 DEFAULT_LIMIT = 4 * 2**30
 
 
@@ -37,13 +37,12 @@ def limit_bytes() -> int:
         raise AssetError(f"TRTLAB_CACHE_GIB is '{text}'.", fix="set it to a number of GiB, such as 4.") from None
 
 
-def key_of(source: Source, order: dict[str, Any]) -> str:
-    """The SHA-256 of the model's bytes, its external weights, and everything else that decides the engine."""
+def key_of(source: Source, order: dict[str, Any], external: tuple[Path, ...]) -> str:
+    """The hash of the model's content, of its external weights, and of everything else that decides the engine."""
     digest = hashlib.sha256(json.dumps([FORMAT, order], sort_keys=True).encode())
     digest.update(source.digest)
-    for path in source.external:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+    for path in external:
+        digest.update(digest_of(path))
     return digest.hexdigest()
 
 

@@ -15,8 +15,13 @@ if TYPE_CHECKING:
 
 
 def check_model(model: onnx.ModelProto, source: Source) -> None:
-    """Raise ModelError, naming the node or tensor, when ONNX's checker or a rule of TensorRT refuses `model`."""
+    """Raise ModelError, naming the node or tensor, when ONNX's checker or a rule of TensorRT refuses `model`.
+
+    Its external weights are checked first: they must be there, long enough and in the model's folder.
+    """
     import onnx
+
+    _ = source.external
 
     if not model.graph.output:
         raise ModelError(

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import os
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,12 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Source:
-    """An ONNX model as bytes or as a file, its SHA-256, and the files its external weights are in."""
+    """An ONNX model as bytes or as a file, and a hash of its content."""
 
     content: bytes | None
     digest: bytes
     path: Path | None = None
-    external: tuple[Path, ...] = ()
 
     @cached_property
     def data(self) -> bytes:
@@ -36,9 +34,18 @@ class Source:
             return self.content
         assert self.path is not None
         data = self.path.read_bytes()
-        if hashlib.sha256(data).digest() != self.digest:
+        if digest_of(data) != self.digest:
             raise ModelError(f"{self.subject} changed while it was read.", fix="try again once it is written.")
         return data
+
+    @cached_property
+    def external(self) -> tuple[Path, ...]:
+        """The files with its external weights; raises ModelError where one is missing, cut short or elsewhere."""
+        if _EXTERNAL not in self.data:  # parsing 100 MB to learn that would cost more than the search
+            return ()
+        from trtlab.external_data import external_files
+
+        return external_files(parse(self), self.path)
 
     @property
     def title(self) -> str:
@@ -52,24 +59,20 @@ class Source:
 
 
 def read_source(model: Model) -> Source:
-    """The bytes of `model`; raises ModelError for a missing, empty or unreadable file and for unsafe external data."""
+    """`model` as a Source; raises ModelError for a missing, empty or unreadable file."""
     if isinstance(model, bytes | bytearray | memoryview):
-        source, mentions = _from_bytes(bytes(model))
+        source = _from_bytes(bytes(model))
     elif isinstance(model, str | os.PathLike):
-        source, mentions = _from_file(Path(model))
+        source = _from_file(Path(model))
     elif hasattr(model, "SerializeToString"):
-        source, mentions = _from_bytes(_serialize(model))
+        source = _from_bytes(_serialize(model))
     else:
         raise ModelError(
             f"A model is a path, bytes or an onnx.ModelProto, not {type(model).__name__}.",
             fix="export it first, for example with torch.onnx.export(..., dynamo=True).",
         )
-    if source.digest == _EMPTY:
+    if not source.digest:
         raise ModelError(f"{source.subject} is empty (0 bytes).", fix="export or download it again.")
-    if mentions:
-        from trtlab.external_data import external_files
-
-        source = replace(source, external=external_files(parse(source), source.path))
     return source
 
 
@@ -179,26 +182,22 @@ def inner_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
             yield from graphs(inner)
 
 
-# Only a model with external weights holds this key; parsing 100 MB to learn that would cost more than the search.
-_EXTERNAL = b"location"
-_EMPTY = hashlib.sha256().digest()
+_EXTERNAL = b"location"  # a key that no model with external weights is without
 _CHUNK = 2**22
 _SMALL_BYTES = 2**16
 _NO_TENSORS = frozenset({"input", "output", "value_info", "opset_import", "metadata_props", "quantization_annotation"})
 _EXPORT = "pass the file that torch.onnx.export or onnx.save wrote, whole."
 
 
-def _from_bytes(data: bytes) -> tuple[Source, bool]:
-    """The Source, and whether the model may have external weights."""
-    return Source(data, hashlib.sha256(data).digest()), _EXTERNAL in data
+def _from_bytes(data: bytes) -> Source:
+    return Source(data, digest_of(data))
 
 
-def _from_file(path: Path) -> tuple[Source, bool]:
+def _from_file(path: Path) -> Source:
     try:
         if path.is_dir():
             raise ModelError(f"'{path}' is a folder.", fix="pass the .onnx file inside it.")
-        digest, mentions = _scan(path)
-        return Source(None, digest, path.absolute()), mentions
+        return Source(None, digest_of(path), path.absolute())
     except FileNotFoundError as error:
         beside = sorted(file.name for file in path.parent.glob("*.onnx"))[:5] if path.parent.is_dir() else []
         hint = f"the folder holds {', '.join(beside)}." if beside else "check the path; it is relative to os.getcwd()."
@@ -208,22 +207,20 @@ def _from_file(path: Path) -> tuple[Source, bool]:
         raise ModelError(f"'{path}' cannot be read ({reason}).", fix="check the path and its permissions.") from error
 
 
-def _scan(path: Path) -> tuple[bytes, bool]:
-    """The SHA-256 of a file and whether it may have external weights; one core hashes while the other searches."""
-    digest, mentions, tail = hashlib.sha256(), False, b""
-    buffers = bytearray(_CHUNK), bytearray(_CHUNK)
-    with path.open("rb", buffering=0) as file, ThreadPoolExecutor(1) as pool:
-        hashing: Future[None] | None = None
-        for buffer in itertools.cycle(buffers):
-            size = file.readinto(buffer)
-            if hashing:
-                hashing.result()
-            if not size:
-                return digest.digest(), mentions
-            hashing = pool.submit(digest.update, memoryview(buffer)[:size])
-            mentions = mentions or buffer.find(_EXTERNAL, 0, size) >= 0 or _EXTERNAL in tail + buffer[: len(_EXTERNAL)]
-            tail = bytes(buffer[max(0, size - len(_EXTERNAL)) : size])
-    raise AssertionError("unreachable")
+def digest_of(content: bytes | Path) -> bytes:
+    """The SHA-256 of the SHA-256 of every 4 MiB of a file or of bytes, on two cores; b"" when there are none."""
+
+    def part(start: int) -> bytes:
+        if isinstance(content, bytes):
+            return hashlib.sha256(memoryview(content)[start : start + _CHUNK]).digest()
+        with content.open("rb") as file:
+            file.seek(start)
+            return hashlib.sha256(file.read(_CHUNK)).digest()
+
+    size = len(content) if isinstance(content, bytes) else content.stat().st_size
+    with ThreadPoolExecutor(2) as pool:
+        parts = list(pool.map(part, range(0, size, _CHUNK)))
+    return hashlib.sha256(b"".join(parts)).digest() if parts else b""
 
 
 def _serialize(model: Any) -> bytes:

@@ -15,13 +15,13 @@ _LOGGERS = ("torch.fx.experimental.symbolic_shapes", "torch.onnx._internal.expor
 @contextlib.contextmanager
 def quiet() -> Iterator[list[warnings.WarningMessage]]:
     """Hide logs and prints to stderr of the block; yields the list that its Python warnings are collected in."""
-    from trtlab.models.export import _quiet
+    from trtlab.models.export import hide_known_noise
 
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings(record=True) as warned, contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("always")
-        with _quiet():
+        with hide_known_noise():
             for logger in loggers:
                 logger.setLevel(logging.ERROR)
             try:

@@ -41,7 +41,7 @@ def export(
     dynamic = tuple(
         {axis: size for axis, size in enumerate(shape) if isinstance(size, str)} for shape in inputs.values()
     )
-    with _quiet(), torch.inference_mode():
+    with hide_known_noise(), torch.inference_mode():
         program = torch.onnx.export(
             module,
             tuple(torch.from_numpy(sample[name]) for name in inputs),
@@ -63,7 +63,7 @@ def export(
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def hide_known_noise() -> Iterator[None]:
     """Hide what concerns no reader: no torchvision, pytree will change, what _optimize does on purpose."""
 
     def concerns_reader(record: logging.LogRecord) -> bool:
