@@ -22,6 +22,7 @@ REASONS = {
     "no-op": "no-op: changes nothing",
     "shape": "shape: arithmetic on sizes only",
     "duplicate": "duplicate: computed once already",
+    "layout": "layout: the product beside it reads it in that order",
     "bookkeeping": "bookkeeping: between the kernels",
     "unexplained": "unexplained: in no kernel",
 }
