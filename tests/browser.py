@@ -106,7 +106,7 @@ def browser_page() -> Iterator[Any]:
 
 
 class NotebookPage:
-    """One notebook open in JupyterLab: run it, move its sliders, look at its outputs."""
+    """One notebook open in JupyterLab: run it, move its controls, look at its outputs."""
 
     def __init__(self, page: Any, lab: Lab, notebook: str) -> None:
         self.page = page
@@ -170,6 +170,27 @@ class NotebookPage:
         handle.scroll_into_view_if_needed()
         handle.focus()
         handle.press(key)
+
+    def choose(self, label: str, option: str) -> None:
+        """Choose an option of the dropdown that stands behind `label`."""
+        box = self._control("widget-dropdown", label)
+        box.locator("select").select_option(label=option)
+
+    def press(self, label: str, button: str) -> None:
+        """Press one of the toggle buttons that stand behind `label`."""
+        box = self._control("widget-toggle-buttons", label)
+        box.get_by_role("button", name=button, exact=True).click()
+
+    def pressed(self, label: str) -> str:
+        """The text of the toggle button behind `label` that is down."""
+        down: str = self._control("widget-toggle-buttons", label).locator("button.mod-active").inner_text()
+        return down
+
+    def _control(self, kind: str, label: str) -> Any:
+        text = self.page.get_by_text(label, exact=True)
+        box = self.page.locator(f".jp-Notebook .{kind}").filter(has=text)
+        box.scroll_into_view_if_needed()
+        return box
 
     def wait_for_other_pictures(self, before: list[str], seconds: float = 60) -> float:
         """Wait until the widgets' pictures differ from `before` and none is missing; returns the seconds it took."""

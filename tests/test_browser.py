@@ -1,4 +1,4 @@
-"""A reader opens a notebook in a real browser, runs it, and moves its slider."""
+"""A reader opens a notebook in a real browser, runs it, and moves its controls."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from browser import ROOT, Lab, NotebookPage, browser_page, chromium, jupyter_lab
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 CHAPTER = "00_start_here.ipynb"
-TINY = "tiny.ipynb"
+TINY, SIMPLIFIERS, PATTERNS = "tiny.ipynb", "simplifiers.ipynb", "patterns.ipynb"
 TINY_CELLS = [
     "import io\nimport ipywidgets as widgets\nimport matplotlib.pyplot as plt\nfrom IPython.display import display",
     """\
@@ -27,6 +27,20 @@ batch = widgets.IntSlider(value=3, min=1, max=5, description="batch", continuous
 display(widgets.VBox([batch, widgets.interactive_output(draw, {"batch": batch})]))""",
     "assert batch.value == 3\n1 + 1",
 ]
+# The widgets of chapters 01 and 02, as they stand there; the models of chapter 01 are smaller.
+SIMPLIFIER_CELLS = [
+    """\
+import onnxslim
+import trtlab as lab
+from trtlab.simplifiers import optimized_by_onnxruntime
+from trtlab.toys import PATTERNS
+
+models = {name: PATTERNS[name].model() for name in ("Conv + batch norm + ReLU", "Attention")}
+tools = {"onnxslim": onnxslim.slim, "ONNX Runtime, all": lambda model: optimized_by_onnxruntime(model, "all")}""",
+    "lab.widgets.simplifier_explorer(models, tools)",
+]
+PATTERN_CELLS = ["import trtlab as lab", "lab.widgets.pattern_explorer()"]
+NOTEBOOKS = {TINY: TINY_CELLS, SIMPLIFIERS: SIMPLIFIER_CELLS, PATTERNS: PATTERN_CELLS}
 
 pytestmark = [
     pytest.mark.browser,
@@ -38,9 +52,10 @@ pytestmark = [
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     folder = tmp_path_factory.mktemp("a folder") / "notebooks"
     shutil.copytree(ROOT / "notebooks", folder, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
-    tiny = new_notebook(cells=[new_markdown_cell("# Tiny"), *map(new_code_cell, TINY_CELLS)])
-    tiny.metadata.kernelspec = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
-    nbformat.write(tiny, folder / TINY)
+    for name, cells in NOTEBOOKS.items():
+        tiny = new_notebook(cells=[new_markdown_cell("# Tiny"), *map(new_code_cell, cells)])
+        tiny.metadata.kernelspec = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
+        nbformat.write(tiny, folder / name)
     with jupyter_lab(folder, tmp_path_factory.mktemp("home")) as running:
         yield running
 
@@ -63,5 +78,36 @@ def test_the_slider_redraws_the_picture(lab: Lab, notebook: str) -> None:
         book.move_slider("ArrowRight")
         seconds = book.wait_for_other_pictures(before)
         print(f"{notebook}: from the slider to the new picture {seconds:.2f} s", file=sys.stderr)
+        assert book.error_texts() == []
+        assert book.errors == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("notebook", "dropdown", "option", "toggle", "button"),
+    [
+        (SIMPLIFIERS, "Model", "Attention", "Simplifier", "ONNX Runtime, all"),
+        (PATTERNS, "Pattern", "Conv + ReLU", "Precision", "FP16"),
+    ],
+    ids=["chapter 01", "chapter 02"],
+)
+def test_the_dropdown_and_the_toggle_redraw_the_picture(
+    lab: Lab, notebook: str, dropdown: str, option: str, toggle: str, button: str
+) -> None:
+    with browser_page() as page:
+        book = NotebookPage(page, lab, notebook)
+        book.run_all()
+        assert book.error_texts() == []
+        first = book.settled_pictures()
+        book.choose(dropdown, option)
+        to_chosen = book.wait_for_other_pictures(first)
+        second = book.settled_pictures()
+        assert book.pressed(toggle) != button
+        book.press(toggle, button)
+        to_pressed = book.wait_for_other_pictures(second)
+        third = book.settled_pictures()
+        assert book.pressed(toggle) == button
+        assert len({*first, *second, *third}) == 3
+        print(f"{notebook}: dropdown {to_chosen:.2f} s, toggle {to_pressed:.2f} s", file=sys.stderr)
         assert book.error_texts() == []
         assert book.errors == []

@@ -15,11 +15,12 @@ import tiny_models as tiny
 import torch
 from torch import nn
 
-from trtlab import exercises, models, widgets
-from trtlab.draw.operations import operations
+from trtlab import checklist, exercises, models, widgets
+from trtlab.draw import operations
 from trtlab.errors import ModelError
 from trtlab.exercises.chapter01 import fixed_encoder
 from trtlab.quiet import quiet
+from trtlab.simplifiers import optimized_by_onnxruntime
 
 DYNAMIC = {"dynamic_shapes": ({0: "batch"},)}
 
@@ -86,10 +87,25 @@ def encoder() -> onnx.ModelProto:
 
 
 @pytest.mark.slow
-def test_01_2_accepts_onnxsim_without_the_attention_pass(encoder: onnx.ModelProto) -> None:
-    model, _ = onnxsim.simplify(encoder, skipped_optimizers=["fuse_attention"])
+@pytest.mark.parametrize("switched_off", [{"skipped_optimizers": ["fuse_attention"]}, {"perform_optimization": False}])
+def test_01_2_accepts_onnxsim_without_the_attention_pass(
+    encoder: onnx.ModelProto, switched_off: dict[str, object]
+) -> None:
+    model, _ = onnxsim.simplify(encoder, **switched_off)  # type: ignore[arg-type]
     verdict = exercises.get("01.2").check(model)
     assert verdict, verdict
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dynamic", "trapped"), [((0,), True), ((1,), True), ((0, 1), False)])
+def test_onnxsim_leaves_attention_alone_only_where_batch_and_length_are_dynamic(
+    dynamic: tuple[int, ...], trapped: bool
+) -> None:
+    network = models.transformer_encoder()
+    tokens = torch.from_numpy(network.sample(2)["input_ids"])
+    sizes = ({axis: f"n{axis}" for axis in dynamic},)
+    model, _ = onnxsim.simplify(export(network.torch_module(), tokens, dynamic_shapes=sizes))
+    assert (checklist(model)["operators"].verdict == "fix") is trapped
 
 
 @pytest.mark.slow
@@ -120,27 +136,38 @@ def module(forward: object) -> nn.Module:
     return type("Answer", (nn.Module,), {"forward": lambda self, x: forward(x)})()  # type: ignore[operator]
 
 
-def test_01_3_accepts_a_choice_and_arithmetic() -> None:
-    check = exercises.get("01.3").check
-    assert check(module(lambda x: torch.where(x.sum() > 0, x * 2, x.tanh())))
+def rowwise(x: torch.Tensor) -> torch.Tensor:
+    return torch.where(x.sum(dim=1, keepdim=True) > 0, x * 2, x.tanh())
 
+
+def test_01_3_accepts_a_choice_arithmetic_and_vmap() -> None:
     def mixed(x: torch.Tensor) -> torch.Tensor:
-        bright = (x.sum() > 0).float()
+        bright = (x.sum(1, keepdim=True) > 0).float()
         return bright * x * 2 + (1 - bright) * x.tanh()
 
-    assert check(module(mixed))
+    def one_row(row: torch.Tensor) -> torch.Tensor:
+        return torch.where(row.sum() > 0, row * 2, row.tanh())
+
+    for forward in (rowwise, mixed, torch.vmap(one_row)):
+        verdict = exercises.get("01.3").check(module(forward))
+        assert verdict, verdict
 
 
 @pytest.mark.parametrize(
     ("forward", "words"),
     [
-        (lambda x: x * 2, "something else"),
-        (lambda x: torch.where(x > 0, x * 2, x.tanh()), "something else"),
-        (lambda x: torch.where(x.sum() < 0, x * 2, x.tanh()), "something else"),
-        (lambda x: x * 2 if x.sum() > 0 else x.tanh(), "cannot be exported"),
-        (lambda x: torch.cond(x.sum() > 0, lambda x: x * 2, torch.tanh, (x,)), "still branches"),
+        (lambda x: x * 2, "something else in 1 of 2 rows"),
+        (lambda x: torch.where(x > 0, x * 2, x.tanh()), "something else in 2 of 2 rows"),
+        (lambda x: torch.where(x.sum() > 0, x * 2, x.tanh()), "something else in 1 of 2 rows"),
+        (lambda x: torch.where(x.sum(1) > 0, x * 2, x.tanh()), "stops: The size of tensor a"),
+        (lambda x: torch.where(x.sum(0) > 0, x * 2, x.tanh()), "something else"),
+        (lambda x: torch.where(x.sum(1, keepdim=True) < 0, x * 2, x.tanh()), "something else"),
+        (lambda x: list(rowwise(x)), "another shape"),
+        (lambda x: torch.stack([row * 2 if row.sum() > 0 else row.tanh() for row in x]), "data-dependent"),
+        (lambda x: torch.stack([torch.where(row.sum() > 0, row * 2, row.tanh()) for row in x]), "static shape of 2"),
+        (lambda x: torch.cond(x.sum() > 0, rowwise, lambda x: rowwise(x) + 0, (x,)), "still branches"),
     ],
-    ids=["one side", "per element", "reversed", "if", "cond"],
+    ids=["one", "element", "all", "no keepdim", "columns", "reversed", "list", "loop and if", "loop", "cond"],
 )
 def test_01_3_says_what_is_wrong(forward: object, words: str) -> None:
     verdict = exercises.get("01.3").check(module(forward))
@@ -155,7 +182,30 @@ def test_01_3_wants_an_instance() -> None:
         assert "not a class or a result" in verdict.message
 
 
-# ------------------------------------------------------------------------------------------------ pictures and widget
+# ---------------------------------------------------------------------------------------- simplifiers, pictures, widget
+
+
+def test_onnxruntime_folds_batch_norm_and_leaves_the_given_model_as_it_is() -> None:
+    path = models.digit_cnn().onnx(fold_batch_norm=False)
+    model = onnx.load(path)
+    optimized = optimized_by_onnxruntime(model)
+    assert not any(node.op_type == "BatchNormalization" for node in optimized.graph.node)
+    assert model == onnx.load(path)
+    assert optimized == optimized_by_onnxruntime(path, "basic")
+
+
+def test_from_extended_on_onnxruntime_writes_operators_of_its_own() -> None:
+    model = onnx.load(models.digit_cnn().onnx(fold_batch_norm=False))
+    assert checklist(optimized_by_onnxruntime(model, "basic"))["operators"].ok
+    for level in ("extended", "all"):
+        assert not checklist(optimized_by_onnxruntime(model, level))["operators"].ok  # type: ignore[arg-type]
+
+
+def test_onnxruntime_says_what_it_cannot_optimise() -> None:
+    with pytest.raises(ModelError, match=r"no level 'best'.*choose basic"):
+        optimized_by_onnxruntime(tiny.mlp(), "best")  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="ONNX Runtime cannot optimise the model"):
+        optimized_by_onnxruntime(tiny.model([tiny.node("Nonsense", "x", "y")], {"x": (2, 3)}, "y"))
 
 
 def texts(picture: object) -> list[str]:

@@ -18,7 +18,7 @@ from trtlab import exercises
 from trtlab.engine import Engine
 from trtlab.errors import ModelError
 from trtlab.toys import PATTERNS, toy
-from trtlab.traffic import node_bytes
+from trtlab.traffic import fused_bytes, node_bytes, unfused_bytes
 
 HERE = Path(__file__).resolve().parent
 NOTEBOOK = HERE.parent / "notebooks" / "02_graph_optimization.ipynb"
@@ -66,13 +66,24 @@ def failed(cell: Any) -> bool:
     return any(output.output_type == "error" for output in cell.outputs)
 
 
-def test_a_wrong_number_of_kernels_is_told_the_direction() -> None:
-    check = exercises.get("02.1").check
-    assert "Fewer than 7" in check(7).message
-    assert "More than 1" in check(1).message
-    assert "whole number" in check("three").message
-    for wrong in (7, 6, 5, 4, 2, 1, 0, True, 3.0):
-        assert not check(wrong)
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        ([1] * 7, "Fewer kernels than 7"),
+        ([7], "More kernels than 1"),
+        ([3, 3, 1], "kernel 2 runs fewer"),
+        ([2, 2, 3], "kernel 1 runs more"),
+        ([3, 1], "run 4 nodes, and the network has 7"),
+        (3, "list of whole numbers"),
+        ([3, 1, 3.0], "list of whole numbers"),
+        ([3, 1, 3, 0], "above zero"),
+        ("313", "list of whole numbers"),
+    ],
+)
+def test_a_wrong_prediction_is_told_where_it_is_wrong(answer: Any, says: str) -> None:
+    verdict = exercises.get("02.1").check(answer)
+    assert not verdict
+    assert says in verdict.message
 
 
 def heads(**changes: Any) -> onnx.ModelProto:
@@ -128,6 +139,7 @@ def test_a_wrong_writer_of_y_is_told() -> None:
     check = exercises.get("02.3").check
     writers = [layer for layer in engine.kernels if any(tensor.name == "y" for tensor in layer.outputs)]
     assert check(writers)
+    assert "not write all" in check(writers[0]).message
     assert check({layer.name for layer in writers})
     assert "not write all" in check(writers[0].name).message
     assert "another tensor" in check([layer.name for layer in engine.kernels]).message
@@ -186,6 +198,39 @@ def test_before_after_says_why_it_draws_nothing() -> None:
     picture = lab.draw.before_after(lab.build(model), model)
     assert "51 nodes and 1 kernels do not make this picture" in picture.get_label()
     assert "do not make" in lab.draw.before_after(Engine(()), PATTERNS["Attention"].model()).get_label()
+
+
+def test_both_rows_of_a_picture_have_the_same_order() -> None:
+    for name in ("Sibling convolutions", "Three heads"):
+        model = PATTERNS[name].model()
+        engine = lab.build(model)
+        fate = engine.fate(model)
+        number = {layer.name: str(place) for place, layer in enumerate(engine.kernels, 1)}
+        side_by_side = [number[layer] for op, layer in zip(fate.op, fate.layer, strict=True) if op in ("Conv", "Add")]
+        height = {
+            text.get_text(): text.get_position()[1] for text in lab.draw.before_after(engine, model).axes[0].texts
+        }
+        assert sorted(side_by_side, key=height.__getitem__) == side_by_side, "the last text of a number is the kernel's"
+
+
+def test_an_arrow_ends_at_a_frame_and_not_at_the_words_under_it() -> None:
+    from trtlab.draw.left_to_right import Box, Tile, place
+    from trtlab.draw.palette import VANISHED
+
+    boxes = [Box((Tile("a", VANISHED),), ("12 MiB",), 1, kernel=True), Box(port="y"), Box(port="x")]
+    row = place("", None, boxes, {(0, 1), (2, 0)})
+    middles = [y for _, y in row.places]
+    assert middles == pytest.approx([middles[0]] * 3), "in one line, whatever stands below"
+    for curve, head in zip(row.curves, (1, 0), strict=True):
+        assert curve[0][1] == pytest.approx(row.places[head][1], abs=0.01)
+    assert row.size[1] == pytest.approx(boxes[0].size[1], abs=0.02), "no empty stripe above"
+
+
+def test_bytes_are_unknown_where_a_shape_is_dynamic() -> None:
+    model = toy("t (float[N,8] x) => (float[N,8] y) { y = Relu(x) }")
+    engine = lab.build(model, shapes={"x": ((1, 8), (4, 8), (8, 8))})
+    assert fused_bytes(engine) is None
+    assert unfused_bytes(model, {"x": (4, 8)}) == fused_bytes(lab.build(model, shapes={"x": (4, 8)})) == 2 * 4 * 8 * 4
 
 
 def test_the_widget_compiles_what_was_chosen_and_shows_a_refusal() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import onnx
@@ -11,7 +13,8 @@ import tiny_models as tiny
 from onnx import TensorProto, helper
 
 import trtlab as lab
-from trtlab.fate import vanishing_reasons
+from trtlab.fate import unexplained
+from trtlab.vanishing import vanishing_reasons
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -160,6 +163,96 @@ def test_reason_layout() -> None:
     assert table.loc["kt", "reason"] == "layout"
 
 
+def turn(read: str, write: str, *perm: int) -> onnx.NodeProto:
+    return tiny.node("Transpose", read, write, perm=perm)
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        [turn("r", "a", 0, 2, 1), turn("a", "b", 0, 2, 1)],
+        [turn("r", "a", 1, 2, 0), turn("a", "c", 1, 2, 0), turn("c", "b", 1, 2, 0)],
+        [turn("r", "a", 0, 2, 1), tiny.node("Identity", "a", "c"), turn("c", "b", 0, 2, 1)],
+    ],
+    ids=["pair", "three", "over an Identity"],
+)
+def test_transposes_that_undo_each_other_are_cancelled(between: list[onnx.NodeProto]) -> None:
+    model = with_nodes(*between, tiny.node("Exp", "b", "y"), inputs={"x": (2, 3, 5)})
+    engine = lab.build(model)
+    table = engine.fate(model)
+    turned = table[table["op"] == "Transpose"]
+    assert turned["layer"].isna().all()
+    assert set(turned["reason"]) == {"cancelled"}
+    assert "Tran" not in "".join(layer.name for layer in engine.kernels)
+
+
+@pytest.mark.parametrize(
+    ("between", "outputs", "expected"),
+    [
+        ([turn("r", "a", 1, 2, 0), turn("a", "b", 1, 2, 0)], "y", ["", ""]),
+        ([turn("r", "a", 0, 2, 1), turn("a", "b", 0, 2, 1), tiny.node("Sin", "a", "z")], "y z", ["", "cancelled"]),
+        ([turn("r", "a", 0, 2, 1), turn("a", "b", 0, 2, 1)], "y a", ["", "cancelled"]),
+        ([turn("r", "a", 0, 2, 1), tiny.node("Sin", "a", "s"), turn("s", "b", 0, 2, 1)], "y", ["", ""]),
+    ],
+    ids=["another order", "read elsewhere", "an output", "work between"],
+)
+def test_a_transpose_whose_order_somebody_reads_is_not_cancelled(
+    between: list[onnx.NodeProto], outputs: str, expected: list[str]
+) -> None:
+    model = with_nodes(*between, tiny.node("Exp", "b", "y"), inputs={"x": (2, 3, 3)}, outputs=outputs)
+    reasons = zip(model.graph.node, vanishing_reasons(model), strict=True)
+    assert [reason for node, reason in reasons if node.op_type == "Transpose"] == expected
+    assert "unexplained" not in set(fates(model)["reason"])
+
+
+def two_products(*tail: onnx.NodeProto, weights: Any = (), rows: int | str = 8) -> onnx.ModelProto:
+    """Two matrix products, a and c, that do not merge; `tail` joins them."""
+    nodes = [tiny.node("MatMul", "x w1", "a"), tiny.node("Exp", "x", "b"), tiny.node("MatMul", "b w2", "c"), *tail]
+    square = [tiny.weight(name, 16, 16) for name in ("w1", "w2")]
+    return tiny.model(nodes, {"x": (rows, 16)}, "y", [*square, *weights])
+
+
+JOIN, HEAD = tiny.node("Concat", "a c", "d", axis=1), tiny.node("MatMul", "d w3", "y")
+
+
+@pytest.mark.parametrize(
+    ("model", "shapes"),
+    [
+        (two_products(JOIN, HEAD, weights=[tiny.weight("w3", 32, 4)]), None),
+        (two_products(tiny.node("Concat", "a c", "y", axis=1)), None),
+        (two_products(JOIN, HEAD, weights=[tiny.weight("w3", 32, 4)], rows="N"), {"x": ((1, 16), (4, 16), (8, 16))}),
+    ],
+    ids=["between kernels", "at the output", "of dynamic size"],
+)
+def test_a_concat_whose_parts_are_written_where_they_belong_is_in_place(model: onnx.ModelProto, shapes: Any) -> None:
+    engine = lab.build(model, shapes=shapes)
+    table = engine.fate(model).set_index("op")
+    assert table.loc["Concat", "layer"] is None
+    assert table.loc["Concat", "reason"] == "in place"
+    written = Counter(tensor.name for layer in engine.kernels for tensor in layer.outputs)
+    assert max(written.values()) == 2, "the evidence: two kernels write one tensor"
+
+
+def test_a_concat_inside_one_in_place_is_in_place_too() -> None:
+    tail = [JOIN, tiny.node("MatMul", "c w1", "e"), tiny.node("Concat", "d e", "f", axis=1)]
+    model = two_products(*tail, tiny.node("MatMul", "f w3", "y"), weights=[tiny.weight("w3", 48, 4)])
+    assert fates(model).loc[["d", "f"], "reason"].tolist() == ["in place"] * 2
+
+
+def test_a_concat_without_that_evidence_stays_unexplained() -> None:
+    model = two_products(JOIN, HEAD, weights=[tiny.weight("w3", 32, 4)])
+    engine = lab.build(model)
+    halves = [layer for layer in engine.kernels if any(tensor.shape == (8, 32) for tensor in layer.inputs)]
+    (name,) = {tensor.name for layer in halves for tensor in layer.inputs}
+    one_writer = next(layer for layer in engine.layers if name in {tensor.name for tensor in layer.outputs})
+    spoiled = replace(engine, layers=tuple(layer for layer in engine.layers if layer is not one_writer))
+    assert "d" in unexplained(spoiled, model), "one kernel writes all there is"
+    larger = tuple(replace(layer, inputs=tuple(replace(t, shape=(8, 33)) for t in layer.inputs)) for layer in halves)
+    others = tuple(layer for layer in engine.layers if layer not in halves)
+    spoiled = replace(engine, layers=(*others, *larger))
+    assert "d" in unexplained(spoiled, model), "the parts do not add up"
+
+
 def test_two_random_draws_are_no_duplicates() -> None:
     draws = [tiny.node("RandomNormalLike", "r", name) for name in ("one", "two")]
     assert vanishing_reasons(with_nodes(*draws, tiny.node("Mul", "one two", "y"))) == ["", "", "", ""]
@@ -198,10 +291,11 @@ def test_fate_of_every_profile_is_that_of_the_first() -> None:
 @pytest.mark.parametrize("make", [tiny.conv, tiny.mlp, tiny.attention, tiny.branches, tiny.loop, tiny.function])
 def test_nothing_is_unexplained_on_the_tiny_models(make: Any) -> None:
     model = make()
-    table = lab.build(model).fate(model)
+    engine = lab.build(model)
+    table = engine.fate(model)
     assert list(table.columns) == ["node", "op", "layer", "reason"]
     assert ((table["reason"] == "") == table["layer"].notna()).all()
-    assert "unexplained" not in set(table["reason"])
+    assert unexplained(engine, model) == []
 
 
 def test_fate_of_a_model_without_nodes_to_speak_of() -> None:

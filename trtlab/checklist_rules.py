@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from trtlab.fate import reads
 from trtlab.model_facts import Facts
 from trtlab.onnx_model import graphs
+from trtlab.vanishing import reads
 
 if TYPE_CHECKING:
     import onnx

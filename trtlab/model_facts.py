@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from trtlab.fate import reads, vanishing_reasons
 from trtlab.onnx_model import graphs, without_weights
+from trtlab.vanishing import reads, vanishing_reasons
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,4 +1,4 @@
-"""How many bytes would a network move if each ONNX node were a kernel of its own?"""
+"""How many bytes does a network move: with a kernel for each ONNX node, and as TensorRT compiled it?"""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from trtlab.onnx_model import read_model
 if TYPE_CHECKING:
     import onnx
 
+    from trtlab.engine import Engine
     from trtlab.onnx_model import Model
 
 # Nodes that copy nothing in any framework: another shape for the same bytes, or a value known beforehand.
@@ -42,6 +43,17 @@ def node_bytes(model: Model, shapes: Mapping[str, Sequence[int]] | None = None) 
             )
         found[name] = sum(sizes[tensor] for tensor in tensors)
     return found
+
+
+def unfused_bytes(model: Model, shapes: Mapping[str, Sequence[int]] | None = None) -> int:
+    """Bytes that one kernel a node would read and write in all; `shapes` and errors as in `node_bytes`."""
+    return sum(node_bytes(model, shapes).values())
+
+
+def fused_bytes(engine: Engine) -> int | None:
+    """Bytes that the kernels of `engine` read and write in all; None where a shape is dynamic."""
+    sizes = [layer.nbytes for layer in engine.kernels]
+    return None if None in sizes else sum(size or 0 for size in sizes)
 
 
 def _fix_shapes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> None:

@@ -47,13 +47,13 @@ def before_after(engine: Engine, model: Model, *, title: str | None = None) -> P
     moved = _bytes(engine, proto)
     with style():
         before = place("ONNX: a kernel for each node", moved[0], _before(engine, proto, fate), _edges(proto))
-        after = place("TensorRT", moved[1], _after(engine, fate), _kernel_edges(engine))
+        after = place("TensorRT", moved[1], _after(engine, fate), _kernel_edges(engine), _first_nodes(engine, fate))
         return _draw(title or finding(engine, fate), footer(engine), before, after)
 
 
 def _fate(engine: Engine, proto: Any) -> pd.DataFrame:
     """The fate of each node; one whose value is known at build time is `constant` even where a kernel names it."""
-    from trtlab.fate import vanishing_reasons
+    from trtlab.vanishing import vanishing_reasons
 
     fate = engine.fate(proto)
     known = [reason == "constant" for reason in vanishing_reasons(proto)]
@@ -64,17 +64,16 @@ def _fate(engine: Engine, proto: Any) -> pd.DataFrame:
 
 def _bytes(engine: Engine, proto: Any) -> tuple[int | None, int | None]:
     """What a kernel for each node would read and write, and what the engine's kernels do."""
-    from trtlab.traffic import node_bytes
+    from trtlab.traffic import fused_bytes, unfused_bytes
 
-    shapes = {port.name: port.profiles[0][1] for port in engine.ports if port.mode == "Input" and port.profiles}
-    sizes = [layer.nbytes for layer in engine.kernels]
-    if None in sizes:
+    after = fused_bytes(engine)
+    if after is None:
         return None, None
+    shapes = {port.name: port.profiles[0][1] for port in engine.ports if port.mode == "Input" and port.profiles}
     try:
-        before = sum(node_bytes(proto, shapes).values())
+        return unfused_bytes(proto, shapes), after
     except ModelError:
-        before = None
-    return before, sum(size or 0 for size in sizes)
+        return None, after
 
 
 def _before(engine: Engine, proto: Any, fate: pd.DataFrame) -> list[Box]:
@@ -123,10 +122,27 @@ def _after(engine: Engine, fate: pd.DataFrame) -> list[Box]:
     return [*boxes, *[Box(port=port.name) for port in engine.ports]]
 
 
+def _first_nodes(engine: Engine, fate: pd.DataFrame) -> list[int]:
+    """For each box of `_after` the place of its first node in the model, so that both rows have the same order.
+
+    A kernel that nobody asked for goes with those that read what it writes.
+    """
+    first: dict[str, int] = {}
+    for index, layer in enumerate(fate["layer"]):
+        first.setdefault(layer or "", index)
+    for layer in reversed(engine.kernels):
+        written = {tensor.name for tensor in layer.outputs}
+        readers = [other for other in engine.kernels if written & {tensor.name for tensor in other.inputs}]
+        first.setdefault(layer.name, min((first.get(other.name, len(fate)) for other in readers), default=len(fate)))
+    return [*[first[layer.name] for layer in engine.kernels], *[0 for _ in engine.ports]]
+
+
 def _unasked(layer: Layer) -> Tile:
     kind = kind_of_layer(layer)
     moves = kind == "data movement" and len(layer.inputs) == len(layer.outputs) == 1 and not layer.onnx_nodes
-    return Tile("layout" if moves else f"{type_of(layer)} {kind}" if layer.onnx_nodes else "added", UNASKED)
+    if kind == "data movement":
+        return Tile("layout" if moves else "copy", UNASKED)
+    return Tile(f"{type_of(layer)} {kind}" if layer.onnx_nodes else "added", UNASKED)
 
 
 def _kernel_edges(engine: Engine) -> Edges:

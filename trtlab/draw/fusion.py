@@ -22,6 +22,8 @@ REASONS = {
     "no-op": "no-op: changes nothing",
     "shape": "shape: arithmetic on sizes only",
     "duplicate": "duplicate: computed once already",
+    "cancelled": "cancelled: undone by another Transpose",
+    "in place": "in place: its parts are written where they belong",
     "layout": "layout: the product beside it reads it in that order",
     "bookkeeping": "bookkeeping: between the kernels",
     "unexplained": "unexplained: in no kernel",

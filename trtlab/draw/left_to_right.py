@@ -58,6 +58,11 @@ class Box:
         """The height of the tiles and the frame around them."""
         return HIGH * len(self.rows) + GAP * (len(self.rows) - 1) + (0.12 if self.kernel else 0.0)
 
+    @property
+    def below(self) -> float:
+        """The height of what stands under the frame."""
+        return 0.0 if self.port else self.size[1] - self.inner
+
 
 Edges = set[tuple[int, int]]
 Points = list[tuple[float, float]]
@@ -65,7 +70,7 @@ Points = list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Row:
-    """One of the two graphs, placed: boxes with their middles, the curves between them, and what they move."""
+    """One of the two graphs, placed: boxes with the middles of their frames, curves between, the bytes moved."""
 
     heading: str
     nbytes: int | None
@@ -75,16 +80,20 @@ class Row:
     size: tuple[float, float]
 
 
-def place(heading: str, nbytes: int | None, boxes: list[Box], edges: Edges) -> Row:
-    """The graph from left to right, as Graphviz places it."""
+def place(heading: str, nbytes: int | None, boxes: list[Box], edges: Edges, first: list[int] | None = None) -> Row:
+    """The graph from left to right, as Graphviz places it; what `first` puts earlier stands above its neighbours."""
     import pygraphviz
 
-    paper = pygraphviz.AGraph(directed=True, rankdir="LR", ranksep="0.24", nodesep="0.16")
+    paper = pygraphviz.AGraph(directed=True, rankdir="LR", ranksep="0.24", nodesep="0.12")
+    if first:
+        paper.graph_attr["ordering"] = "out"
     for index, box in enumerate(boxes):
-        width, height = (f"{size:.3f}" for size in box.size)
-        paper.add_node(f"n{index}", label="", shape="box", fixedsize="true", width=width, height=height)
-    for tail, head in sorted(edges):
-        paper.add_edge(f"n{tail}", f"n{head}", arrowsize="0.6")
+        width, height = box.size[0], box.size[1] + box.below  # as much above, for arrows that end at the frame's middle
+        paper.add_node(
+            f"n{index}", label="", shape="box", fixedsize="true", width=f"{width:.3f}", height=f"{height:.3f}"
+        )
+    for tail, head in sorted(edges, key=lambda edge: (edge[0], first[edge[1]] if first else edge[1])):
+        paper.add_edge(f"n{tail}", f"n{head}", arrowsize="0.6", tailport="e", headport="w")
     paper.layout(prog="dot")
     across, down = (float(size) / 72 for size in paper.graph_attr["bb"].split(",")[2:])
 
@@ -95,7 +104,18 @@ def place(heading: str, nbytes: int | None, boxes: list[Box], edges: Edges) -> R
     places = [at(paper.get_node(f"n{index}").attr["pos"]) for index in range(len(boxes))]
     lines = [paper.get_edge(f"n{tail}", f"n{head}").attr["pos"] for tail, head in sorted(edges)]
     curves = [[at(point) for point in line.removeprefix("e,").split()] for line in lines]
-    return Row(heading, nbytes, boxes, places, curves, (across, down))
+    top, end = _extent(boxes, places, curves)
+    places = [(x, y - top) for x, y in places]
+    curves = [[(x, y - top) for x, y in curve] for curve in curves]
+    return Row(heading, nbytes, boxes, places, curves, (across, end - top))
+
+
+def _extent(boxes: list[Box], places: Points, curves: list[Points]) -> tuple[float, float]:
+    """Where the drawing begins and ends: the highest frame or curve, the lowest words or curve."""
+    bends = [y for curve in curves for y in _curve(curve[1:]).get_extents().intervaly]
+    tops = [y - (box.size[1] - box.below) / 2 for box, (_, y) in zip(boxes, places, strict=True)]
+    ends = [y + (box.size[1] + box.below) / 2 for box, (_, y) in zip(boxes, places, strict=True)]
+    return min([*tops, *bends]), max([*ends, *bends])
 
 
 def draw_graph(card: Card, row: Row, left: float, top: float, scale: float) -> None:
@@ -104,7 +124,7 @@ def draw_graph(card: Card, row: Row, left: float, top: float, scale: float) -> N
         _arrow(card, [(left + scale * x, top + scale * y) for x, y in points], scale)
     for box, (x, y) in zip(row.boxes, row.places, strict=True):
         width, height = (scale * size for size in box.size)
-        corner = left + scale * x - width / 2, top + scale * y - height / 2
+        corner = left + scale * x - width / 2, top + scale * y - (height - scale * box.below) / 2
         if box.port:
             card.box(*corner, width, height, "#FFFFFF", edge=OUTLINE, radius=height / 2)
             middle = corner[0] + width / 2, corner[1] + height / 2
@@ -113,11 +133,14 @@ def draw_graph(card: Card, row: Row, left: float, top: float, scale: float) -> N
             _box(card, box, *corner, scale)
 
 
+def _curve(points: Points) -> Path:
+    return Path(points, [Path.MOVETO, *[Path.CURVE4] * (len(points) - 1)])
+
+
 def _arrow(card: Card, points: Points, scale: float) -> None:
     """Graphviz gives the arrow's tip first, then the points of a Bézier curve."""
     tip, *curve = points
-    path = Path(curve, [Path.MOVETO, *[Path.CURVE4] * (len(curve) - 1)])
-    card.axes.add_patch(PathPatch(path, facecolor="none", edgecolor=OUTLINE, linewidth=1.2 * scale, zorder=1))
+    card.axes.add_patch(PathPatch(_curve(curve), facecolor="none", edgecolor=OUTLINE, linewidth=1.2 * scale, zorder=1))
     (x, y), (right, top) = curve[-1], tip
     across, down = (top - y) * 0.4, (right - x) * 0.4
     corners = [tip, (x + across, y - down), (x - across, y + down)]

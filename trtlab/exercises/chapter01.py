@@ -9,6 +9,7 @@ from trtlab.exercises import Exercise
 if TYPE_CHECKING:
     import numpy as np
     import onnx
+    import torch
     from torch import Tensor
 
 Answer = tuple[bool, str]
@@ -16,7 +17,7 @@ _TOLERANCE = 1e-4
 
 
 def exercises() -> list[Exercise]:
-    """01.1: export a clumsy model well. 01.2: use onnxsim safely. 01.3: write an `if` that exports."""
+    """01.1: export a clumsy model well. 01.2: use onnxsim safely. 01.3: a loop with an `if` that exports."""
     return [
         Exercise(
             "01.1",
@@ -30,18 +31,19 @@ def exercises() -> list[Exercise]:
         Exercise(
             "01.2",
             (
-                "Which operators does the simplified model hold? Look at node.domain.",
-                "onnxsim.simplify takes skipped_optimizers, a list of names; 'onnxsim --list-default-optimizers' "
-                "prints most of them.",
-                "The pass that makes com.microsoft::Attention is called after what it does: fuse_…",
+                "What TensorRT cannot read is made by one pass of onnxsim's optimizer; the page names it.",
+                "onnxsim.simplify has an argument that takes a list of passes to leave out, and another that turns the "
+                "whole optimizer off and folds constants all the same.",
+                "The first of them is called skipped_optimizers.",
             ),
             _safely_simplified,
         ),
         Exercise(
             "01.3",
             (
-                "Compute both branches, then choose element by element.",
-                "torch.where(condition, a, b) takes a condition of any shape that broadcasts, a scalar too.",
+                "No loop: most of PyTorch's functions work on all rows at once. Compute both results for all of them.",
+                "torch.where(condition, a, b) chooses; here the condition needs one truth value a row, not one in all.",
+                "x.sum(1) has the shape (batch,), and x (batch, features). What does keepdim=True do?",
             ),
             _branch_free,
         ),
@@ -120,39 +122,79 @@ def fixed_encoder() -> onnx.ModelProto:
 
 
 def _branch_free(answer: Any) -> Answer:
-    """A module that doubles x where its sum is positive, and otherwise takes its tanh, without any If."""
+    """A module that doubles each row whose sum is positive and takes the tanh of the others, for any batch."""
     import torch
 
     from trtlab.checklist import checklist
-    from trtlab.quiet import quiet
 
     if isinstance(answer, type) or not isinstance(answer, torch.nn.Module):
-        return False, "The answer is a module, such as Branchless(), not a class or a result."
-    bright = torch.linspace(-1, 3, 8).reshape(2, 4)
-    for x in (bright, -bright, torch.zeros(2, 4)):
-        with torch.inference_mode():
-            if not torch.allclose(answer(x), expected_branch(x)):
-                return False, f"For an input with the sum {float(x.sum()):g} it computes something else."
+        return False, "The answer is a module, such as Rowwise(), not a class or a result."
+    wrong = _wrong_rows(answer.eval())
+    if wrong:
+        return False, wrong
+    model = _with_dynamic_batch(answer)
+    if isinstance(model, str):
+        return False, f"It cannot be exported with a dynamic batch: {model}"
+    found = checklist(model)
+    if found["control flow"].verdict != "ok":
+        return False, f"The exported model still branches: {found['control flow'].found}."
+    x = _rows(5, 4)
+    right, message = _agrees(model, x.numpy(), expected_rows(x).numpy(), "what PyTorch computes")
+    if not right:
+        return False, f"{message} Something was decided during the export."
+    return True, "Both results are computed and one is kept for each row: no loop, no If, any batch."
+
+
+def _with_dynamic_batch(module: torch.nn.Module) -> onnx.ModelProto | str:
+    """The module's export for any batch, or the exporter's reason against it."""
+    import torch
+
+    from trtlab.quiet import quiet
+
     try:
         with quiet(), torch.inference_mode():
-            program = torch.onnx.export(answer.eval(), (bright,), dynamo=True, verbose=False, input_names=["x"])
+            program = torch.onnx.export(
+                module, (_rows(2, 4),), dynamo=True, verbose=False, input_names=["x"], dynamic_shapes=({0: "batch"},)
+            )
     except Exception as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
-        return False, f"It cannot be exported: {reason}"
+        lines = [line for line in str(error.__cause__ or error).splitlines() if line.strip()]
+        return next((line.strip(" -") for line in lines if "static shape" in line), lines[0])
     assert program is not None
-    found = checklist(program.model_proto)["control flow"]
-    if found.verdict != "ok":
-        return False, f"The exported model still branches: {found.found}."
-    for x in (bright, -bright):
-        right, message = _agrees(program.model_proto, x.numpy(), expected_branch(x).numpy(), "what PyTorch computes")
-        if not right:
-            return False, f"{message} The branch was decided during the export."
-    return True, "Both branches are computed and one is kept: no If, so TensorRT can fuse all of it."
+    return program.model_proto
 
 
-def expected_branch(x: Tensor) -> Tensor:
-    """What exercise 01.3 asks for, with the `if` that cannot be exported."""
-    return x * 2 if x.sum() > 0 else x.tanh()
+def _wrong_rows(module: torch.nn.Module) -> str:
+    """What PyTorch itself already gets wrong, as a sentence; "" when nothing."""
+    import torch
+
+    for batch, features in ((2, 4), (1, 3), (4, 4), (5, 2)):
+        x = _rows(batch, features)
+        try:
+            with torch.inference_mode():
+                got = module(x)
+        except Exception as error:
+            return f"For an input of {batch} × {features} it stops: {str(error).strip().splitlines()[0]}."
+        if not isinstance(got, torch.Tensor) or got.shape != x.shape:
+            return f"For an input of {batch} × {features} its result has another shape."
+        bad = (~torch.isclose(got, expected_rows(x)).all(dim=1)).sum()
+        if bad:
+            return f"For an input of {batch} × {features} it computes something else in {bad} of {batch} rows."
+    return ""
+
+
+def _rows(batch: int, features: int) -> Tensor:
+    """Rows with both signs in each, whose sums are negative and positive in turn."""
+    import torch
+
+    row = torch.linspace(-1, 2, features)
+    return torch.stack([row * (1 + index / 8) * (-1) ** (index + 1) for index in range(batch)])
+
+
+def expected_rows(x: Tensor) -> Tensor:
+    """What exercise 01.3 asks for, with the loop and the `if` that cannot be exported."""
+    import torch
+
+    return torch.stack([row * 2 if row.sum() > 0 else row.tanh() for row in x])
 
 
 def _onnx(answer: Any) -> onnx.ModelProto:

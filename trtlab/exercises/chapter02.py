@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from trtlab.engine import Engine, Layer
 from trtlab.exercises import Exercise
+from trtlab.toys import PATTERNS, toy
 
 if TYPE_CHECKING:
     import numpy as np
     import onnx
 
-    from trtlab.engine import Engine
-
 Answer = tuple[bool, str]
 
 
 def exercises() -> list[Exercise]:
-    """02.1: how many kernels is a transformer's MLP? 02.2: merge three heads. 02.3: who does the work of a Concat?"""
+    """02.1: the kernels of a transformer's MLP. 02.2: merge three heads. 02.3: who does the work of a Concat?"""
     return [
         Exercise(
             "02.1",
             (
-                "A matrix product is a kernel. Which of the seven nodes can ride along at its end, element by element?",
-                "A layer norm needs a whole row before it can write one value, so it cannot end a matrix product; "
-                "but pointwise nodes right before it can move into its kernel.",
+                "A matrix product is a kernel. Which nodes after it can ride along at its end, element by element?",
+                "A layer norm needs a whole row before it can write one value, so it cannot end a matrix product. "
+                "Neither can a softmax: look at the scale before it, in the picture of attention in FP32.",
                 "trtlab.toys.PATTERNS['Transformer MLP'].model() is the network; lab.build() and "
                 "lab.draw.before_after() tell.",
             ),
-            _mlp_kernels,
+            _mlp_parts,
         ),
         Exercise(
             "02.2",
@@ -50,15 +50,24 @@ def exercises() -> list[Exercise]:
     ]
 
 
-def _mlp_kernels(answer: int) -> Answer:
-    if isinstance(answer, bool) or not isinstance(answer, int):
-        return False, f"The answer is a whole number, not {type(answer).__name__}."
-    truth = len(_compiled("Transformer MLP").kernels)
-    if answer == truth:
-        return True, "Two matrix products, the first with bias and GELU; then one kernel for all that follows."
-    if answer > truth:
-        return False, f"Fewer than {answer}: some node that you counted as a kernel rides along in another one's."
-    return False, f"More than {answer}: which node needs whole rows or a whole matrix before it can begin?"
+def _mlp_parts(answer: Sequence[int]) -> Answer:
+    if not isinstance(answer, list | tuple) or not all(type(part) is int and part > 0 for part in answer):
+        return False, "The answer is a list of whole numbers above zero, such as [4, 3]."
+    network = PATTERNS["Transformer MLP"].model()
+    truth = _compiled("Transformer MLP").fate(network).groupby("layer", sort=False).size().tolist()
+    if sum(answer) != sum(truth):
+        return False, f"These kernels run {sum(answer)} nodes, and the network has {sum(truth)}."
+    if len(answer) > len(truth):
+        return False, f"Fewer kernels than {len(answer)}: some node that you gave one of its own rides along elsewhere."
+    if len(answer) < len(truth):
+        return False, f"More kernels than {len(answer)}: what needs whole rows, or a whole matrix, before it can begin?"
+    for number, (mine, right) in enumerate(zip(answer, truth, strict=True), 1):
+        if mine != right:
+            return (
+                False,
+                f"As many kernels as that, but kernel {number} runs {'more' if mine < right else 'fewer'} nodes.",
+            )
+    return True, "Two matrix products, the first with bias and GELU; then one kernel for all that follows."
 
 
 def _merged_heads(answer: onnx.ModelProto) -> Answer:
@@ -66,7 +75,6 @@ def _merged_heads(answer: onnx.ModelProto) -> Answer:
 
     from trtlab.build import build
     from trtlab.errors import BuildError
-    from trtlab.toys import PATTERNS
 
     if not isinstance(answer, onnx.ModelProto):
         return False, f"The answer is a model (an onnx.ModelProto, as toy() makes it), not {type(answer).__name__}."
@@ -85,8 +93,6 @@ def _merged_heads(answer: onnx.ModelProto) -> Answer:
 
 def _reference() -> onnx.ModelProto:
     """One product for all heads; only its number of kernels is used."""
-    from trtlab.toys import toy
-
     return toy(
         "heads (float[64,256] x) => (float[64,80] cls, float[64,4] box, float[64,1] obj)"
         " { h = Gemm(x, w, b) cls, box, obj = Split<axis=1>(h, sizes) }",
@@ -124,8 +130,9 @@ def _outputs(model: onnx.ModelProto, x: np.ndarray) -> dict[str, np.ndarray]:
     return dict(zip(names, session.run(names, {"x": x}), strict=True))
 
 
-def _writers_of_y(answer: str | Iterable[str]) -> Answer:
-    names = {answer} if isinstance(answer, str) else {str(getattr(one, "name", one)) for one in answer}
+def _writers_of_y(answer: str | Layer | Iterable[str | Layer]) -> Answer:
+    parts = [answer] if isinstance(answer, str | Layer) else list(answer)
+    names = {part.name if isinstance(part, Layer) else str(part) for part in parts}
     engine = _compiled("Sibling convolutions")
     writers = {layer.name for layer in engine.kernels if any(tensor.name == "y" for tensor in layer.outputs)}
     unknown, wrong = names - {layer.name for layer in engine.kernels}, names - writers
@@ -142,6 +149,5 @@ def _writers_of_y(answer: str | Iterable[str]) -> Answer:
 
 def _compiled(pattern: str) -> Engine:
     from trtlab.build import build
-    from trtlab.toys import PATTERNS
 
     return build(PATTERNS[pattern].model(), progress=False)
