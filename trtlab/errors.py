@@ -72,3 +72,7 @@ class ProfileError(BuildError):
     """The shapes asked for do not fit the model's inputs."""
 
     default_stage = "profile"
+
+
+class PrecisionError(TrtlabError, AssertionError):
+    """The compiled engine does not compute in the precision that was claimed."""

@@ -6,10 +6,44 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
 from trtlab.errors import ModelError
-from trtlab.onnx_model import tensors
+from trtlab.onnx_model import inlined, parse, read_source, tensors
 
 if TYPE_CHECKING:
     import onnx
+
+    from trtlab.onnx_model import Model
+
+
+def read_whole(model: Model) -> onnx.ModelProto:
+    """`model` with its functions inlined and its external weights inside; a ModelProto that is whole stays as it is.
+
+    Raises ModelError where one cannot be read, and where all of it is more than the 2 GiB of one message.
+    """
+    import onnx
+
+    if isinstance(model, onnx.ModelProto) and not model.functions and not _has_external(model):
+        _check_size(model.ByteSize())
+        return model
+    source = read_source(model)
+    proto = inlined(parse(source))
+    if source.external:
+        assert source.path is not None
+        _check_size(sum(path.stat().st_size for path in source.external))
+        onnx.load_external_data_for_model(proto, str(source.path.parent))
+    _check_size(proto.ByteSize())
+    return proto
+
+
+def _has_external(model: onnx.ModelProto) -> bool:
+    return any(tensor.data_location == tensor.EXTERNAL for tensor in tensors(model))
+
+
+def _check_size(size: int) -> None:
+    if size >= 2**31:
+        raise ModelError(
+            f"The model has {size / 2**30:.1f} GiB, and what is computed with it here must fit one message of 2 GiB.",
+            fix="take a part of it: 'polygraphy surgeon extract' cuts one out.",
+        )
 
 
 def external_files(model: onnx.ModelProto, path: Path | None) -> tuple[Path, ...]:

@@ -32,6 +32,17 @@ KINDS: dict[str, Ink] = {
 VANISHED = Ink("#E1E5EA", "#6B7684")
 UNASKED = Ink("#FFF4E5", "#A84B00")  # a kernel that no ONNX node asked for: its fill, and its border and text
 
+# A number format, in pictures that compare precisions.
+PRECISIONS: dict[str, Ink] = {
+    "FP32": Ink("#3F5D7A", "#FFFFFF"),
+    "BF16": Ink("#5A8012", "#FFFFFF"),
+    "FP16": Ink("#1A6FC9", "#FFFFFF"),
+    "FP8": Ink("#784C36", "#FFFFFF"),
+    "INT8": Ink("#E58492", "#1F2933"),
+    "INT4": Ink("#F4B42A", "#1F2933"),
+    "FP4": Ink("#2A1D94", "#FFFFFF"),
+}
+
 # What a byte is for, in the memory picture.
 BYTES: dict[str, str] = {"reads inputs": "#80C2F5", "reads constants": "#F4B42A", "writes outputs": "#1A6FC9"}
 

@@ -1,0 +1,179 @@
+"""Chapter 04 proves what it says: spoiled engines and arithmetic make it fail, and its exercises judge rightly."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import numpy as np
+import onnx
+import pytest
+import torch
+from nbclient import NotebookClient
+
+import trtlab as lab
+from trtlab import draw, exercises, numerics, precision, widgets
+from trtlab.models.export import export
+from trtlab.numerics import Accuracy
+from trtlab.widgets.numbers import stored
+
+HERE = Path(__file__).resolve().parent
+NOTEBOOK = HERE.parent / "notebooks" / "04_fp16_bf16.ipynb"
+ENGINE = """
+import sys
+sys.path.insert(0, {tests!r})
+import spoiled_engines
+import trtlab
+trtlab.build = spoiled_engines.{how}(trtlab.build)
+"""
+HIDDEN_OVERFLOW = """
+import trtlab.numerics.running as running
+running._reference = running._runtime
+"""
+
+
+def failing_sections(spoil: str) -> set[str]:
+    """The headings under which a cell fails when the code `spoil` runs first."""
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(spoil))
+    resources = {"metadata": {"path": str(NOTEBOOK.parent)}}
+    NotebookClient(notebook, timeout=300, kernel_name="python3", allow_errors=True, resources=resources).execute()
+    assert notebook.cells[0].outputs == []
+    found, title = set(), ""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            title = [title, *re.findall(r"^## (.+)$", cell.source, re.MULTILINE)][-1]
+        elif any(output.output_type == "error" for output in cell.outputs):
+            found.add(title)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        (
+            ENGINE.format(tests=str(HERE), how="nothing_half"),
+            {"The digit CNN: what halves?", "A real network: EfficientNet-Lite0", "The network that breaks"},
+        ),
+        (ENGINE.format(tests=str(HERE), how="nothing_refused"), {"Targets that refuse"}),
+        (HIDDEN_OVERFLOW, {"The network that breaks", "BF16: it fits, and it is coarse", "What goes wrong here"}),
+    ],
+    ids=["an engine in which nothing became half", "a compiler that refuses nothing", "arithmetic that hides overflow"],
+)
+def test_the_chapter_notices(spoil: str, expected: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRTLAB_PROGRESS", "0")
+    calm = expected - failing_sections(spoil)
+    assert not calm, f"sections that believe it: {calm}"
+
+
+def test_the_first_exercise_says_in_which_direction_to_look() -> None:
+    check = exercises.get("04.1").check
+    assert check(255)
+    assert check(np.int64(255))
+    assert "room above" in check(254).message
+    assert "65,536" in check(256).message
+    assert "about its square" in check(65504).message
+    for wrong in (0, 1, 181, 254, 256, 65504, 255.9, "255", True):
+        assert not check(wrong)
+
+
+def divided_by(find: Any) -> Any:
+    """unit_length with the features divided by find(features) first."""
+
+    def unit_length(features: torch.Tensor) -> torch.Tensor:
+        features = features / find(features)
+        return features / (features * features).sum(dim=1, keepdim=True).sqrt()
+
+    return unit_length
+
+
+@pytest.mark.parametrize(
+    "right",
+    [
+        divided_by(lambda f: f.abs().amax(dim=1, keepdim=True)),
+        divided_by(lambda f: f.abs().mean(dim=1, keepdim=True)),
+        divided_by(lambda f: f.abs().max()),
+    ],
+)
+def test_any_unit_length_that_scales_first_is_right(right: Any) -> None:
+    assert exercises.get("04.2").check(right)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (divided_by(lambda f: 1), "infinity or NaN|lengths of 0"),
+        (divided_by(lambda f: 64), "around 0.001"),
+        (lambda f: (f.float() / f.float().norm(dim=1, keepdim=True)).half(), "computes in float32"),
+        (lambda f: torch.nn.functional.normalize(f.float()), "computes in float32"),
+        (lambda f: f / f.abs().amax(dim=1, keepdim=True), "lengths of"),
+        (lambda f: f[:, :3], "shape"),
+        (lambda f: None, "shape"),
+        (3, "function"),
+    ],
+)
+def test_a_wrong_unit_length_is_told_what_is_wrong(wrong: Any, message: str) -> None:
+    verdict = exercises.get("04.2").check(wrong)
+    assert not verdict
+    assert re.search(message, verdict.message)
+
+
+def chapters_network() -> onnx.ModelProto:
+    """The network with a head of length one, as the notebook's own cell makes it."""
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    cell = next(cell.source for cell in notebook.cells if cell.source.startswith("class UnitLength"))
+    names: dict[str, Any] = {"torch": torch, "lab": lab, "numerics": numerics, "export": export, "print": lambda *_: 0}
+    exec(cell, names)
+    network = names["model"]
+    assert isinstance(network, onnx.ModelProto)
+    return network
+
+
+@pytest.mark.slow
+def test_the_kernels_with_fp32_inside_are_named_all_and_only() -> None:
+    network, check = chapters_network(), exercises.get("04.3").check
+    kept = ["Mul", "ReduceSum_1", "Sqrt", "Div", "ReduceSum"]
+    careful = precision.to_half(network, "fp16", keep=kept).model
+    engine = lab.build(careful, gpu="RTX 4090", shapes={"x": (512, 1, 28, 28)}, progress=False)
+    right = sorted(set(engine.fate(careful).set_index("node").layer[kept]))
+    assert len(right) == 2
+    assert check(right, network)
+    assert "elsewhere" in check(right[:1], network).message
+    assert "none of it is in FP32" in check([engine.kernels[1].name], network).message
+    assert "no kernel called 'conv1'" in check(["conv1"], network).message
+    assert "empty" in check([], network).message
+    for message in (check(right[:1], network).message, check(["conv1"], network).message):
+        assert not any(name in message for name in right), "the answer was given away"
+
+
+def test_the_slider_shows_what_each_format_stores() -> None:
+    table = stored(300.0)
+    assert table.loc["FP16", "its square"] == np.inf
+    assert table.loc["BF16", "its square"] == 90112
+    assert table.loc["FP32", "its square"] == 90000
+    assert stored(1000.3).loc["BF16", "error"] > stored(1000.3).loc["FP16", "error"] > 0
+    assert stored(1e-5).loc["FP16", "its square"] == 0
+    for value in (300.0, 1.0, 1e-6, 1e6, 2e-4):
+        figure = widgets.number_picture(value)
+        assert figure.axes
+    assert "overflows in FP16" in titles(widgets.number_picture(300.0))
+    assert "fits in every format" in titles(widgets.number_picture(2.0))
+
+
+def titles(figure: Any) -> str:
+    return " ".join(text.get_text() for axes in figure.axes for text in axes.texts)
+
+
+def test_accuracies_and_agreement_are_drawn_with_their_counts() -> None:
+    found = {"FP32": Accuracy(992, 1000), "FP16 in PyTorch": Accuracy(20, 200), "mine": Accuracy(0, 1)}
+    words = titles(draw.accuracies(found, "One in ten"))
+    assert "99.2% of 1,000" in words
+    assert "10.0% of 200" in words
+    broken = numerics.compare({"a": np.ones(3), "b": np.ones(3)}, {"a": np.ones(3), "b": np.array([1, 1, np.inf])})
+    figure = draw.agreement({"FP16": broken}, "b overflows")
+    crosses = [line for axes in figure.axes for line in axes.lines if line.get_marker() == "X"]
+    assert [list(line.get_xdata()) for line in crosses] == [[1]]
+    assert "nothing" in titles(draw.agreement({}, "empty")).lower()

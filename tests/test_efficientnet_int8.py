@@ -1,0 +1,132 @@
+"""The measured INT8 recipes of EfficientNet-Lite0 in data/: what they claim, and that they can be made again."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from trtlab import datasets, models, numerics
+from trtlab.paths import data_file
+
+FOLDER = Path(__file__).resolve().parent.parent / "data" / "efficientnet_lite0"
+BEST = "MSE, the worst 8 in FP16"
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("efficientnet_lite0_int8", FOLDER / "int8.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # its dataclass looks itself up there
+    spec.loader.exec_module(module)
+    return module
+
+
+def table(name: str, key: str) -> pd.DataFrame:
+    return pd.read_csv(data_file(f"efficientnet_lite0/{name}.csv"), keep_default_na=False).set_index(key)
+
+
+def test_the_best_recipe_keeps_what_was_asked_for() -> None:
+    recipes = table("recipes", "recipe")
+    best = recipes.loc[BEST]
+    assert best["cosine"] >= 0.98
+    assert best["cosine_worst_photo"] >= 0.98
+    assert best["int8_percent"] >= 80
+    assert best["photos"] == 20
+    assert best["same_top1"] >= 19
+    assert recipes.loc["FP16", "cosine"] >= 0.999
+    assert recipes.loc["FP16", "weights_mb"] == pytest.approx(recipes.loc["FP32", "weights_mb"] / 2, rel=0.02)
+
+
+def test_the_best_recipe_was_not_chosen_on_the_held_out_photos() -> None:
+    candidates = table("recipes", "recipe").query("int8_percent >= 80 and not recipe.str.contains('biases')")
+    assert candidates["cosine_seen"].idxmax() == BEST
+
+
+def test_every_recipe_of_the_script_was_measured(script: ModuleType) -> None:
+    assert list(table("recipes", "recipe").index) == ["FP32", "FP16", *(recipe.name for recipe in script.RECIPES)]
+    assert list(table("kept", "kept").index) == list(script.KEPT)
+    assert len(table("sensitivity", "node")) == 50
+
+
+def test_keeping_more_nodes_never_costs_and_the_share_falls() -> None:
+    kept = table("kept", "kept")
+    assert kept["sqnr_db"].is_monotonic_increasing
+    assert kept["int8_percent"].is_monotonic_decreasing
+    assert (kept["share_from"] == "engine for SM89").all()
+    recipes = table("recipes", "recipe")
+    assert kept.loc[8, "int8_percent"] == recipes.loc[BEST, "int8_percent"]
+
+
+def test_no_photo_of_the_held_out_package_is_in_the_repository() -> None:
+    package = Path(importlib.util.find_spec("foolbox").submodule_search_locations[0])  # type: ignore[union-attr,index]
+    theirs = {photo.read_bytes() for photo in (package / "data").glob("imagenet_*.jpg")}
+    assert len(theirs) == 20
+    kinds = (".jpg", ".jpeg", ".png", ".npz", ".npy")
+    ours = [path for path in FOLDER.parent.rglob("*") if path.suffix in kinds]
+    assert not any(path.read_bytes() in theirs for path in ours)
+
+
+@pytest.mark.slow
+def test_the_best_recipe_can_be_made_again(script: ModuleType, cache: Path) -> None:
+    bench = script.Bench()
+    ranking = list(table("sensitivity", "node").index)
+    recipe = next(recipe for recipe in script.RECIPES if recipe.name == BEST)
+    made, kept = script.measure(bench, recipe, ranking), table("recipes", "recipe").loc[recipe.name]
+    assert made["int8_nodes"] == kept["int8_nodes"]
+    assert made["int8_percent"] == kept["int8_percent"]
+    assert made["weights_mb"] == pytest.approx(kept["weights_mb"], abs=0.05)
+    assert made["cosine"] == pytest.approx(kept["cosine"], abs=2e-3)
+    assert abs(made["same_top1_of_views"] - kept["same_top1_of_views"]) <= 2
+
+
+@pytest.mark.slow
+def test_the_worst_nodes_can_be_found_again(script: ModuleType) -> None:
+    from dataclasses import replace
+
+    from trtlab.precision import sensitivity
+
+    kept = table("sensitivity", "node")
+    bench = script.Bench()
+    quantized = bench.quantized(script.RECIPES[5], [], "fp32")  # min-max on 8 cut-outs: close to MSE, and quick
+    some = (kept.index[0], kept.index[25], kept.index[-1])
+    again = sensitivity(bench.model, {"x": bench.seen[:10]}, replace(quantized, quantized=some)).set_index("node")
+    assert list(again.index) == list(some)
+    for node in some:
+        assert again.loc[node, "sqnr_db"] == pytest.approx(kept.loc[node, "sqnr_db"], abs=4)
+        assert again.loc[node, "share"] == pytest.approx(kept.loc[node, "share"], abs=1e-4)
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(script: ModuleType, tmp_path: Path) -> None:
+    made: list[str] = []
+
+    def row(name: str) -> dict[str, object]:
+        if name == "b" and made == ["a"]:
+            made.append("interrupted")
+            raise KeyboardInterrupt
+        made.append(name)
+        return {"recipe": name, "cosine": 1.0}
+
+    def rows() -> object:
+        return ((name, lambda name=name: row(name)) for name in "abc")
+
+    path = tmp_path / "recipes.csv"
+    with pytest.raises(KeyboardInterrupt):
+        script.add_rows(path, "recipe", rows())
+    assert pd.read_csv(path)["recipe"].tolist() == ["a"]
+    script.add_rows(path, "recipe", rows())
+    assert pd.read_csv(path)["recipe"].tolist() == ["a", "b", "c"]
+    assert made == ["a", "interrupted", "b", "c"]
+
+
+def test_the_reference_row_is_the_models_own_score() -> None:
+    data = datasets.imagenet_photos()
+    logits = numerics.run(models.efficientnet_lite0().onnx(), {"x": data.images})["logits"]
+    assert int((np.argmax(logits, 1) == data.labels).sum()) == table("recipes", "recipe").loc["FP32", "right"]

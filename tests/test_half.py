@@ -1,0 +1,246 @@
+"""FP16 and BF16 models keep what would not survive, say why, and what cannot be converted is refused by name."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from tiny_models import conv, loop, model, node, tensor, value
+
+import trtlab as lab
+from trtlab import numerics
+from trtlab.errors import AssetError, ModelError
+from trtlab.precision import HalfModel, to_half
+
+FLOAT, HALF, BF16 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16
+IMAGES = np.random.default_rng(0).random((4, 3, 8, 8), dtype=np.float32)
+
+
+def unit_length() -> onnx.ModelProto:
+    """x / sqrt(sum(x²)), then a matrix product."""
+    return model(
+        [
+            node("Mul", "x x", "squared"),
+            node("ReduceSum", "squared axis", "energy", keepdims=1),
+            node("Sqrt", "energy", "length"),
+            node("Div", "x length", "unit"),
+            node("MatMul", "unit w", "y"),
+        ],
+        {"x": ("N", 8)},
+        "y",
+        [tensor("axis", [1], "int64"), tensor("w", np.eye(8))],
+    )
+
+
+X = {"x": np.random.default_rng(0).normal(scale=200, size=(6, 8)).astype(np.float32)}
+
+
+def weight_types(network: onnx.ModelProto) -> set[int]:
+    return {w.data_type for w in network.graph.initializer if w.data_type in (FLOAT, HALF, BF16)}
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("fp16", HALF), ("bf16", BF16)])
+def test_weights_become_half_and_the_interface_stays(kind: str, dtype: int) -> None:
+    found = to_half(conv("N"), kind, {"x": IMAGES})  # type: ignore[arg-type]
+    assert isinstance(found, HalfModel)
+    assert weight_types(found.model) == {dtype}
+    ports = (*found.model.graph.input, *found.model.graph.output)
+    assert {port.type.tensor_type.elem_type for port in ports} == {FLOAT}
+    assert found.kept.empty
+    assert found.nodes == len(conv("N").graph.node)
+    assert found.casts == 2
+    exact, low = (numerics.run(m, {"x": IMAGES}, true_half=True)["y"] for m in (conv("N"), found.model))
+    assert numerics.cosine(exact, low) > 0.999
+
+
+def test_inputs_and_outputs_follow_when_asked_to() -> None:
+    found = to_half(conv("N"), "fp16", {"x": IMAGES}, keep_io_types=False)
+    ports = (*found.model.graph.input, *found.model.graph.output)
+    assert {port.type.tensor_type.elem_type for port in ports} == {HALF}
+    assert found.casts == 0
+
+
+def test_nodes_whose_values_leave_the_range_stay_in_fp32_and_say_so() -> None:
+    found = to_half(unit_length(), "fp16", X)
+    assert found.kept["node"].tolist()[:3] == ["squared", "energy", "length"]
+    reason = found.kept.set_index("node")["reason"]["squared"]
+    assert reason == f"a tensor it reads or writes reaches {(X['x'] ** 2).max():,.6g}, beyond 512"
+    exact, safe = (numerics.run(m, X, true_half=True)["y"] for m in (unit_length(), found.model))
+    assert numerics.cosine(exact, safe) > 0.9999
+    everything = to_half(unit_length(), "fp16", X, data_max=np.inf)
+    assert everything.kept.empty
+    assert numerics.compare({"y": exact}, numerics.run(everything.model, X, true_half=True))["y"].cosine < 0.9
+
+
+def test_every_batch_of_samples_is_looked_at() -> None:
+    quiet = {"x": np.full((6, 8), 0.1, np.float32)}
+    assert to_half(unit_length(), "fp16", quiet).kept.empty
+    late = {"x": np.concatenate([quiet["x"], X["x"]])}
+    assert "energy" in to_half(unit_length(), "fp16", late, batch=2).kept["node"].tolist()
+
+
+def test_without_samples_it_says_that_no_activation_was_judged() -> None:
+    found = to_half(unit_length(), "fp16")
+    assert found.kept.empty
+    assert "no activation was judged" in str(found)
+
+
+def test_nodes_can_be_named_and_only_those_are_kept() -> None:
+    network = conv("N")
+    network.graph.node[0].name = "conv1.*[x]"  # a name is not a pattern
+    found = to_half(network, "fp16", keep=["conv1.*[x]"])
+    assert found.kept.to_dict("records") == [{"node": "conv1.*[x]", "op": "Conv", "reason": "named in keep"}]
+    assert weight_types(found.model) == {FLOAT, HALF}
+    with pytest.raises(AssetError, match=r"no node 'conv_2' to keep.*conv2"):
+        to_half(network, "fp16", keep=["conv_2"])
+
+
+def test_weights_beyond_the_range_stay_in_fp32() -> None:
+    network = conv("N")
+    network.graph.initializer[1].CopyFrom(tensor("b1", np.full(8, 1e5)))
+    found = to_half(network, "fp16")
+    assert found.kept["node"].tolist() == ["conv1"]
+    assert found.kept["reason"][0] == "the weights 'b1' reach 100,000"
+    assert to_half(conv("N"), "fp16").kept.empty
+
+
+def test_weights_too_small_for_fp16_are_noted() -> None:
+    network = conv("N")
+    network.graph.initializer[1].CopyFrom(tensor("b1", np.full(8, 1e-9)))
+    assert any("smaller than smallest fp16" in note for note in to_half(network, "fp16").notes)
+
+
+def test_an_operator_without_half_precision_is_kept_and_named() -> None:
+    network = model([node("Celu", "x", "c"), node("Mul", "c c", "y")], {"x": ("N", 2)}, "y")
+    found = to_half(network, "fp16")
+    assert found.kept.to_dict("records") == [{"node": "c", "op": "Celu", "reason": "ONNX has no Celu in that type"}]
+
+
+def test_nodes_without_names_and_with_the_same_name_are_told_apart() -> None:
+    network = unit_length()
+    for item in network.graph.node:
+        item.name = "" if item.op_type in ("Sqrt", "Div") else "same"
+    found = to_half(network, "fp16", X)
+    assert {"same", "same#2", "Sqrt_2"} <= set(found.kept["node"])
+    assert [item.name for item in network.graph.node] == ["same", "same", "", "", "same"], "the model was changed"
+
+
+def test_a_model_that_is_half_already_is_refused() -> None:
+    half = to_half(conv("N"), "fp16").model
+    for kind in ("fp16", "bf16"):
+        with pytest.raises(ModelError, match="'w1' are FLOAT16 already"):
+            to_half(half, kind)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_weights_that_are_no_numbers_are_refused_with_their_node(bad: float) -> None:
+    network = conv("N")
+    array = onnx.numpy_helper.to_array(network.graph.initializer[2]).copy()
+    array[0, 0, 0, :2] = bad
+    network.graph.initializer[2].CopyFrom(tensor("w2", array))
+    with pytest.raises(ModelError, match=r"'w2' of node 'conv2' \(Conv\) hold 2 values that are NaN or infinite"):
+        to_half(network, "fp16")
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        ({"x": IMAGES[:0]}, "the set is empty"),
+        ({"y": IMAGES}, "no input of the model"),
+        ({"x": IMAGES[:, :2]}, "the model takes float32"),
+        ({"x": IMAGES.astype(np.float64)}, "is float64"),
+        ({"x": IMAGES * np.nan}, "NaN"),
+    ],
+)
+def test_samples_that_do_not_fit_are_refused(samples: dict[str, np.ndarray], message: str) -> None:
+    with pytest.raises(AssetError, match=message):
+        to_half(conv("N"), "fp16", samples)
+
+
+def test_an_operator_that_is_not_onnx_is_refused_by_name() -> None:
+    own = model([node("Fancy", "x", "y", "mine", domain="own")], {"x": ("N", 2)}, "y")
+    with pytest.raises(ModelError, match="Node 'mine' is a own::Fancy, which is not an operator of ONNX"):
+        to_half(own, "fp16")
+
+
+def test_an_unknown_precision_is_refused() -> None:
+    with pytest.raises(AssetError, match="'fp16' or 'bf16'"):
+        to_half(conv("N"), "fp8")  # type: ignore[arg-type]
+
+
+def test_a_model_that_is_no_valid_onnx_is_refused_in_one_sentence() -> None:
+    broken = model([node("Conv", "x nowhere", "y")], {"x": ("N", 3, 8, 8)}, "y")
+    broken.graph.output[0].CopyFrom(value("y", ("N", 4, 8, 8)))
+    with pytest.raises(ModelError, match="cannot convert the model to FP16") as caught:
+        to_half(broken, "fp16")
+    assert "/tmp" not in str(caught.value)
+
+
+def test_a_model_beyond_two_gibibytes_is_refused(tmp_path: Path) -> None:
+    network = conv("N")
+    network.graph.initializer.append(
+        onnx.TensorProto(name="huge", data_type=FLOAT, dims=[2**29], data_location=onnx.TensorProto.EXTERNAL)
+    )
+    entry = network.graph.initializer[-1].external_data.add()
+    entry.key, entry.value = "location", "huge.bin"
+    onnx.save(network, tmp_path / "m.onnx")
+    with (tmp_path / "huge.bin").open("wb") as file:
+        file.truncate(2**31)  # a hole: no disk space is used
+    with pytest.raises(ModelError, match=r"has 2\.0 GiB"):
+        to_half(tmp_path / "m.onnx", "fp16")
+
+
+def test_nothing_is_printed_written_or_left_switched_on(tidy: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    import modelopt.onnx.autocast  # noqa: F401  (what it prints on import is not ours)
+
+    logger = logging.getLogger("modelopt.onnx.autocast")
+    before = (list(logger.handlers), logger.level, logger.propagate)
+    capfd.readouterr()
+    onnx.save(conv("N"), tidy / "m.onnx")
+    kept = (tidy / "m.onnx").read_bytes()
+    to_half(tidy / "m.onnx", "fp16", {"x": IMAGES})
+    assert capfd.readouterr() == ("", "")
+    assert [path.name for path in tidy.iterdir()] == ["m.onnx"]
+    assert (tidy / "m.onnx").read_bytes() == kept
+    assert (logger.handlers, logger.level, logger.propagate) == before
+    (tidy / "m.onnx").unlink()
+
+
+def test_a_path_bytes_and_a_model_give_the_same() -> None:
+    path = lab.models.mlp((8, 4)).onnx()
+    texts = {to_half(source, "fp16").model.SerializeToString() for source in (path, path.read_bytes(), onnx.load(path))}
+    assert len(texts) == 1
+
+
+def test_loops_keep_their_meaning() -> None:
+    with pytest.raises(ModelError, match="Output 'y' has no shape"):
+        to_half(loop(), "fp16")
+    network = loop()
+    network.graph.output[0].CopyFrom(value("y", (2, 4)))
+    x = {"x": np.ones((2, 4), np.float32)}
+    found = to_half(network, "fp16")
+    assert found.kept["node"].tolist() == ["repeat"]
+    assert "inside a loop" in found.kept["reason"][0]
+    low = numerics.run(found.model, x)["y"]
+    assert np.allclose(low, numerics.run(network, x)["y"], rtol=1e-3)
+
+
+def test_a_quantized_model_gets_half_precision_around_its_q_and_dq() -> None:
+    network = model(
+        [
+            node("QuantizeLinear", "x s z", "q"),
+            node("DequantizeLinear", "q s z", "dq"),
+            node("MatMul", "dq w", "y"),
+        ],
+        [value("x", ("N", 4))],
+        "y",
+        [tensor("s", 0.02), tensor("z", 0, "int8"), tensor("w", np.eye(4))],
+        opset=20,
+    )
+    found = to_half(network, "fp16")
+    assert weight_types(found.model) == {HALF}
+    x = {"x": np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4)}
+    assert np.allclose(numerics.run(found.model, x)["y"], numerics.run(network, x)["y"], atol=2e-3)
