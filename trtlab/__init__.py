@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trtlab import datasets, draw, exercises, models, widgets
+    from trtlab import datasets, draw, exercises, memory, models, numerics, precision, profiles, recordings, widgets
     from trtlab.build import build
     from trtlab.checklist import Checklist, checklist
     from trtlab.diagnose import diagnose
@@ -42,11 +42,14 @@ _HOME = {
     "Machine": "machine",
     "doctor": "machine",
 }
-_MODULES = ("datasets", "draw", "exercises", "models", "widgets")
+_MODULES = (
+    "datasets", "draw", "exercises", "memory", "models", "numerics", "precision", "profiles", "recordings", "widgets",
+)  # fmt: skip
 
 __all__ = [  # noqa: RUF022  (the order of a newcomer's questions)
     "doctor", "Machine", "gpu", "Gpu", "trt", "build", "Engine", "Layer", "Tensor", "checklist", "Checklist",
-    "diagnose", "Diagnosis", "explain", "models", "datasets", "draw", "widgets", "exercises",
+    "diagnose", "Diagnosis", "explain", "models", "datasets", "numerics", "precision", "profiles", "memory",
+    "recordings", "draw", "widgets", "exercises",
     "TrtlabError", "BuildError", "ModelError", "ProfileError", "AssetError",
 ]  # fmt: skip
 

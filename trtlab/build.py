@@ -41,9 +41,10 @@ def build(
     """Compile an ONNX model and describe the engine; no GPU is needed.
 
     `model` is a path, bytes or a ModelProto; `gpu` a name, a compute capability or a build target (default: the GPU
-    of this machine, and SM89 where there is none); `shapes` maps each dynamic input to one shape or to (min, opt, max),
-    or is a list of such maps, one a profile. `time_limit` is in seconds, `memory_limit` in GiB of the compiler's
-    process (default: four fifths of what is free). `progress` may be a function of (phase, done, total).
+    of this machine, and SM89 where there is none); `shapes` maps each dynamic input to one shape or to (min, opt, max)
+    (a shape tensor, whose values are sizes, to its values), or is a list of such maps, one a profile. `time_limit` is
+    in seconds, `memory_limit` in GiB of the compiler's process (default: four fifths of what is free). `progress` may
+    be a function of (phase, done, total).
 
     Raises BuildError (its subclasses ModelError and ProfileError for the model and the shapes) with a diagnosis; the
     caller's process survives an abort, a crash and Ctrl-C. Engines are cached by content.

@@ -14,12 +14,13 @@ from trtlab.engine import Engine, Layer, Port, Tensor
 # The spellings of element types in TensorRT's log and inspector.
 DTYPES = {
     "Float": "FP32", "Half": "FP16", "BFloat16": "BF16", "FP8": "FP8", "Int8": "INT8", "UInt8": "UINT8", "Int4": "INT4",
-    "FP4": "FP4", "Int32": "INT32", "Int64": "INT64", "Bool": "BOOL",
+    "FP4": "FP4", "FP4E2M1": "FP4", "Int32": "INT32", "Int64": "INT64", "Bool": "BOOL",
 }  # fmt: skip
 
 _LAYER = re.compile(
     r"(?P<name>.*?), LayerType: (?P<type>\w*), Inputs: \[(?P<inputs>.*?)\], Constants: \[(?P<constants>.*?)\], "
-    r"Outputs: \[(?P<outputs>.*?)\], TacticName: (?P<tactic>.*?), StreamId: (?P<stream>-?\d+), Metadata: (?P<nodes>.*)",
+    r"Outputs: \[(?P<outputs>.*?)\], TacticName: (?P<tactic>.*?), StreamId: (?P<stream>-?\d+)"
+    r"(?:, EventId: (?P<event>-?\d+))?, Metadata: (?P<nodes>.*)",
     re.DOTALL,
 )
 _TENSOR = re.compile(
@@ -104,6 +105,7 @@ def _layer(match: re.Match[str], profile: int) -> Layer:
         stream=int(match["stream"]),
         tactic=None if match["tactic"] in _STUBS else match["tactic"],
         profile=profile,
+        event=None if match["event"] is None else int(match["event"]),
     )
 
 

@@ -73,7 +73,7 @@ def compile_job(job: Job, trt: Any) -> None:
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.progress_monitor = _progress(job, trt)
     _target(job, trt, config)
-    _profiles(job, builder, config)
+    _profiles(job, builder, network, config)
     job.send(STAGE, "build")
     start = time.perf_counter()
     plan = builder.build_serialized_network(network, config)
@@ -112,11 +112,14 @@ def _target(job: Job, trt: Any, config: Any) -> None:
         config.set_compute_capability(getattr(trt.ComputeCapability, target), 0)
 
 
-def _profiles(job: Job, builder: Any, config: Any) -> None:
+def _profiles(job: Job, builder: Any, network: Any, config: Any) -> None:
+    """A profile gives the shape of an input, or the values of one that TensorRT takes for a shape tensor."""
+    ports = [network.get_input(index) for index in range(network.num_inputs)] if job.order["profiles"] else []
+    sizes = {port.name for port in ports if port.is_shape_tensor}
     for number, shapes in enumerate(job.order["profiles"]):
         profile = builder.create_optimization_profile()
         for name, (low, opt, high) in shapes.items():
-            profile.set_shape(name, low, opt, high)
+            (profile.set_shape_input if name in sizes else profile.set_shape)(name, low, opt, high)
         if config.add_optimization_profile(profile) < 0:
             raise job.fail("profile", f"TensorRT refuses profile {number}: {shapes}.")
 

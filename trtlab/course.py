@@ -61,22 +61,22 @@ CHAPTERS: tuple[Chapter, ...] = (
     Chapter(
         4, "fp16_bf16", "FP16 and BF16",
         "What do strong typing and AutoCast change, where does FP16 overflow, which layers to keep?",
-        30, _ALL, ("torch",), "measured speed-up and TensorRT's own numerics",
+        30, _ALL, ("torch",), "measured speed-up and TensorRT's own numerics", "ready",
     ),
     Chapter(
         5, "int8_calibration", "INT8 calibration",
         "Where do the scales come from, where do Q/DQ nodes belong, and what does a bad calibrator cost?",
-        35, _ALL, ("torch",), "measured speed-up and TensorRT's own numerics",
+        35, _ALL, ("torch",), "measured speed-up and TensorRT's own numerics", "ready",
     ),
     Chapter(
         6, "dynamic_shapes", "Dynamic shapes",
         "What do min, opt and max decide, and what does a wide range cost?",
-        25, _BUILD, (), "time per shape inside and at the edge of a profile",
+        25, ("compile", "numerics"), ("torch",), "time per shape inside and at the edge of a profile", "ready",
     ),
     Chapter(
         7, "memory", "Memory",
         "Where do the megabytes go: weights, activations, reuse, workspace?",
-        25, _BUILD, (), "device memory as the driver sees it",
+        25, _BUILD, ("torch",), "device memory as the driver sees it", "ready",
     ),
     Chapter(
         8, "performance", "Performance",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from trtlab.fate import Model
 
 # Layer types that launch nothing: RTX's bookkeeping, and the inspector's name for a tensor that only changes its label.
-BOOKKEEPING = frozenset({"shape_call", "signal", "wait", "NoOp"})
+BOOKKEEPING = frozenset({"allocate", "deallocate", "shape_call", "signal", "wait", "NoOp"})
 
 BITS = {
     "FP32": 32, "FP16": 16, "BF16": 16, "FP8": 8, "INT8": 8, "UINT8": 8, "INT4": 4, "FP4": 4,
@@ -51,6 +51,7 @@ class Layer:
 
     `type` is the compiler's own word (`correlation`, `gemm`, `kgen`, `CaskConvolution`, …). `tactic` is None where
     TensorRT leaves the choice of kernel to the GPU's first run. `profile` is the index of the optimization profile.
+    `event` is what a `signal` of one stream tells a `wait` of another.
     """
 
     name: str
@@ -62,10 +63,11 @@ class Layer:
     stream: int = 0
     tactic: str | None = None
     profile: int = 0
+    event: int | None = None
 
     @property
     def is_kernel(self) -> bool:
-        """False for bookkeeping (`shape_call`, `signal`, `wait`, `NoOp`), which computes nothing."""
+        """False for bookkeeping (`allocate`, `shape_call`, `signal`, `wait`, `NoOp`, …), which computes nothing."""
         return self.type not in BOOKKEEPING
 
     @property
@@ -174,8 +176,8 @@ class Engine:
         return Path(path)
 
     def summary(self) -> dict[str, str]:
-        """The engine in six lines, {fact: value}."""
-        return {
+        """The engine in six lines, {fact: value}; what a bare log does not say is left out."""
+        facts = {
             "compiled by": " for ".join(filter(None, (self.compiler, self.target))),
             "network layers → kernels": f"{self.network_layers or '?'} → {len(self.kernels)}",
             "weights": _mib(self.weight_bytes),
@@ -183,6 +185,7 @@ class Engine:
             "inputs": "; ".join(_port(port) for port in self.ports if port.mode == "Input"),
             "outputs": "; ".join(_port(port) for port in self.ports if port.mode == "Output"),
         }
+        return {fact: value for fact, value in facts.items() if value}
 
     def __repr__(self) -> str:
         return "Engine(" + ", ".join(f"{key}: {value}" for key, value in self.summary().items()) + ")"

@@ -9,14 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from trtlab.errors import ModelError
 
 if TYPE_CHECKING:
     import onnx
 
-    Model = str | os.PathLike[str] | bytes | onnx.ModelProto
+    Model: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto | Source"
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,12 @@ class Source:
 
 
 def read_source(model: Model) -> Source:
-    """`model` as a Source; raises ModelError for a missing, empty or unreadable file."""
+    """`model` as a Source; raises ModelError for a missing, empty or unreadable file.
+
+    A Source is itself: who builds a model several times reads it once.
+    """
+    if isinstance(model, Source):
+        return model
     if isinstance(model, bytes | bytearray | memoryview):
         source = _from_bytes(bytes(model))
     elif isinstance(model, str | os.PathLike):
@@ -186,6 +191,7 @@ _EXTERNAL = b"location"  # a key that no model with external weights is without
 _CHUNK = 2**22
 _SMALL_BYTES = 2**16
 _NO_TENSORS = frozenset({"input", "output", "value_info", "opset_import", "metadata_props", "quantization_annotation"})
+_PLANS = (b"ftrt", b"vtrt")  # how plans of TensorRT and of TensorRT-RTX begin
 _EXPORT = "pass the file that torch.onnx.export or onnx.save wrote, whole."
 
 
@@ -241,6 +247,8 @@ def _looks_like(data: bytes) -> str:
         return "it is a Git LFS pointer, not the file itself (run 'git lfs pull')"
     if head.startswith(b"PK\x03\x04"):
         return "it is a zip archive, perhaps a PyTorch checkpoint"
+    if head[:4] in _PLANS:
+        return "it is a TensorRT engine, which only a GPU can read (give the ONNX file it was built from)"
     if head[4:8] == b"TFL3":
         return "it is a TensorFlow Lite model"
     try:

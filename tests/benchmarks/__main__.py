@@ -6,6 +6,7 @@ Every row is a figure of this machine, now: the median of several runs, the rang
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import statistics
 import subprocess
@@ -15,11 +16,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
 import trtlab as lab
 from trtlab.buildlog import read_build_log
+
+if TYPE_CHECKING:
+    import numpy as np
 
 PLAIN_SCRIPT = """
 import sys, time
@@ -125,6 +130,77 @@ def changing() -> Row:
     return Row("widget, change to picture, EfficientNet-Lite0", figures, 1.5)
 
 
+def sweeping(path: Path) -> Row:
+    """Eight shapes of ResNet-50, built two at a time, nothing cached."""
+    figures = []
+    for start in (1, 100, 200):
+        shapes = [{"x": (batch, 3, 224, 224)} for batch in range(start, start + 8)]
+        figures.append(seconds(lambda shapes=shapes: lab.profiles.sweep(path, shapes, "RTX 3090")))
+    return Row("sweep of 8 shapes of ResNet-50", figures, 8)
+
+
+def calibrating() -> list[Row]:
+    """The entropy search against ONNX Runtime's on real tensors, all nine of the digit CNN and ten of Lite0's fifty."""
+    photos = lab.models.efficientnet_lite0()
+    digits = {"x": lab.datasets.digits("train").images[:512]}
+    pairs = [
+        pair
+        for model, samples, step in ((lab.models.digit_cnn().onnx(), digits, 1), (photos.onnx(), photos.sample(4), 5))
+        for pair in _searches(model, samples, step)
+    ]
+    ours, theirs = (sum(found[column] for found in pairs) for column in (0, 2))
+    furthest = 100 * max(abs(own / other - 1) for _, own, _, other in pairs)
+    loss = [100 * _lost(name, digits) for name in lab.precision.CALIBRATORS]
+    return [
+        Row("entropy at 2,048 bins, its time over ONNX Runtime's", [ours / theirs], 0.33, "times"),
+        Row("entropy at 2,048 bins, furthest scale from ONNX Runtime's", [furthest], 1, "%"),
+        Row("digit CNN in INT8, points lost on 1,000 held-out digits (four calibrators)", loss, 0.5, "points"),
+    ]
+
+
+def _searches(model: Path, samples: dict[str, np.ndarray], step: int) -> list[tuple[float, float, float, float]]:
+    """(seconds, threshold) here and on ONNX Runtime, for every `step`-th tensor that INT8 needs a scale of."""
+    from onnxruntime.quantization.calibrate import HistogramCollector
+
+    names = list(lab.precision.quantize(model, samples, calibrator="minmax", base="fp32", residual=False).scales)
+    found = []
+    for array in lab.numerics.run(model, samples, outputs=names[::step]).values():
+        counted = lab.precision.histogram(array)
+        collector = HistogramCollector("entropy", True, 2048, 128, 99.9, "same")
+        with contextlib.redirect_stdout(io.StringIO()):
+            collector.collect({"t": array})
+            here = seconds(lambda counted=counted: lab.precision.threshold(counted, "entropy"))
+            there = seconds(collector.compute_collection_result)
+            low, high, *_ = collector.compute_collection_result()["t"]
+        found.append((here, lab.precision.threshold(counted, "entropy"), there, float(max(abs(low), abs(high)))))
+    return found
+
+
+def _lost(calibrator: str, samples: dict[str, np.ndarray]) -> float:
+    """The share of the held-out digits that INT8 (calibrated on 512 others) gets wrong where FP32 does not."""
+    model, held_out = lab.models.digit_cnn().onnx(), lab.datasets.digits("test")
+    quantized = lab.precision.quantize(model, samples, calibrator=calibrator).model
+    return lab.numerics.accuracy(model, held_out).value - lab.numerics.accuracy(quantized, held_out).value
+
+
+CALIBRATE = """
+import sys, numpy as np, trtlab as lab
+images, count = lab.datasets.digits("train").images, int(sys.argv[1])
+def batches():
+    for start in range(0, count, 100):
+        yield {"x": images[np.arange(start, start + 100) % len(images)]}
+lab.precision.quantize(lab.models.digit_cnn().onnx(), batches)
+# Not getrusage: a child's ru_maxrss starts at what its parent had.
+print(next(int(line.split()[1]) / 1024 for line in open('/proc/self/status') if line.startswith('VmHWM')))
+"""
+
+
+def calibrating_much() -> Row:
+    """The most memory that a process takes to quantise the digit CNN with 5,000 digits, over that with 500."""
+    figures = [float(python("-c", CALIBRATE, "5000")) - float(python("-c", CALIBRATE, "500")) for _ in range(3)]
+    return Row("calibrating 5,000 digits, peak memory over 500", figures, 200, "MiB")
+
+
 def chapters() -> list[Row]:
     """Every notebook as a new reader runs it, with empty caches, and the most memory that it and its children took."""
     rows = []
@@ -167,7 +243,8 @@ def main() -> int:
         os.environ["TRTLAB_CACHE"] = new
         resnet = lab.models.resnet50().onnx()
         lab.models.efficientnet_lite0().onnx()
-        for rows in (importing, lambda: building(resnet), lambda: remembering(resnet), reading, changing):
+        network = (lambda: building(resnet), lambda: remembering(resnet), reading, changing, lambda: sweeping(resnet))
+        for rows in (importing, *network, calibrating, calibrating_much):
             found = rows()
             for row in found if isinstance(found, list) else [found]:
                 print(row, flush=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 from trtlab.errors import AssetError
 
-CHAPTERS = ("chapter00", "chapter01", "chapter02")
+CHAPTERS = ("chapter00", "chapter01", "chapter02", "chapter03", "chapter04", "chapter05", "chapter06", "chapter07")
 
 
 @dataclass(frozen=True)

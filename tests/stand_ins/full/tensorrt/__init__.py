@@ -1,13 +1,31 @@
 """A stand-in, not TensorRT: the public API of full TensorRT 10 as far as trtlab calls it.
 
 It cannot build for another GPU (no ComputeCapability), wants strongly typed networks to be asked for, prints no layers,
-and describes its engine through an inspector: one layer an ONNX node.
+and describes its engine through an inspector: one layer an ONNX node. Engines compute with ONNX's reference evaluator.
 """
 
 import json
 from enum import Enum, IntEnum
 
 import onnx
+
+from tensorrt.running import (  # noqa: F401
+    DataType,
+    ICudaEngine,
+    IErrorRecorder,
+    IExecutionContext,
+    IGpuAllocator,
+    IGpuAsyncAllocator,
+    IOutputAllocator,
+    TensorFormat,
+    TensorIOMode,
+    float16,
+    float32,
+    int32,
+    int64,
+    nptype,
+    pack,
+)  # fmt: skip
 
 __version__ = "10.0.stand.in"
 
@@ -28,7 +46,10 @@ class LayerInformationFormat(Enum):
 
 
 class Severity(Enum):
+    INTERNAL_ERROR = 0
     ERROR = 1
+    WARNING = 2
+    INFO = 3
     VERBOSE = 4
 
 
@@ -36,8 +57,23 @@ class ILogger:
     pass
 
 
+class Logger(ILogger):
+    INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = Severity
+
+
+def init_libnvinfer_plugins(logger: ILogger, namespace: str) -> bool:
+    return True
+
+
 class IProgressMonitor:
     pass
+
+
+class _Input:
+    is_shape_tensor = False
+
+    def __init__(self, name: str) -> None:
+        self.name = name
 
 
 class _Network:
@@ -48,6 +84,13 @@ class _Network:
     @property
     def num_layers(self) -> int:
         return len(self.graph.node)
+
+    @property
+    def num_inputs(self) -> int:
+        return len(self.graph.input)
+
+    def get_input(self, index: int) -> "_Input":
+        return _Input(self.graph.input[index].name)
 
     @property
     def num_outputs(self) -> int:
@@ -71,7 +114,8 @@ class OnnxParser:
         self.num_errors = 0
 
     def parse(self, data: bytes, path: str | None = None) -> bool:
-        self.network.graph = onnx.load_model_from_string(data).graph
+        self.network.model = onnx.load_model_from_string(data)
+        self.network.graph = self.network.model.graph
         self.num_errors = sum(node.op_type == "Sparkle" for node in self.network.graph.node)
         return not self.num_errors
 
@@ -117,23 +161,25 @@ class Builder:
         config.progress_monitor.phase_finish("Building Engine")
         self.logger.log(Severity.VERBOSE, "Total Activation Memory: 4096 bytes")
         detailed = config.profiling_verbosity is ProfilingVerbosity.DETAILED
-        return json.dumps(_inspection(network.graph, config.profiles, detailed)).encode()
+        found = _inspection(network.graph, config.profiles, detailed)
+        return json.dumps({**found, "model": pack(network.model)}).encode()
 
 
 class Runtime:
+    error_recorder: IErrorRecorder | None = None
+    gpu_allocator: IGpuAllocator | None = None
+
     def __init__(self, logger: ILogger) -> None:
-        pass
+        self.logger = logger
 
-    def deserialize_cuda_engine(self, plan: bytes) -> "Runtime | None":
-        self.plan = plan
-        return None if b"unreadable" in plan else self
-
-    def create_engine_inspector(self) -> "Runtime":
-        return self
-
-    def get_engine_information(self, kind: LayerInformationFormat) -> str:
-        assert kind is LayerInformationFormat.JSON
-        return self.plan.decode()
+    def deserialize_cuda_engine(self, plan: bytes) -> "ICudaEngine | None":
+        if b"unreadable" not in plan and plan.startswith(b"{"):
+            return ICudaEngine(plan, self)
+        message = "Serialization assertion stdVersionRead == kSERIALIZATION_VERSION failed. Version tag does not match."
+        self.logger.log(Severity.ERROR, message)
+        if self.error_recorder is not None:
+            self.error_recorder.report_error(1, message)
+        return None
 
 
 def _inspection(graph: onnx.GraphProto, profiles: list[_Profile], detailed: bool) -> dict[str, object]:

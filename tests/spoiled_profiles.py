@@ -1,0 +1,63 @@
+"""What trtlab would say if profiles meant nothing, to prove that chapter 06 notices."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import trtlab
+from trtlab import buildlog, profiles
+from trtlab.engine import Engine
+
+
+def profiles_ignored() -> None:
+    """Every engine is built for opt of the first profile alone."""
+    build, read = trtlab.build, buildlog.read_build_log
+
+    def spoiled(model: Any, gpu: Any = None, shapes: Any = None, **options: Any) -> Engine:
+        first = profiles.read_shapes(shapes)[:1]
+        return build(model, gpu, {name: sizes[1] for one in first for name, sizes in one.items()} or None, **options)
+
+    def unread(messages: Any) -> Engine:
+        engine = read(messages)
+        return replace(engine, ports=tuple(replace(port, profiles=()) for port in engine.ports))
+
+    trtlab.build, buildlog.read_build_log = spoiled, unread
+
+
+def nothing_refused() -> None:
+    """TensorRT builds whatever it is given and says nothing; NMS and NonZero included."""
+    build = trtlab.build
+
+    def spoiled(model: Any, *args: Any, **options: Any) -> Engine:
+        try:
+            return build(model, *args, **options)
+        except trtlab.BuildError:
+            return Engine(())
+
+    trtlab.build = spoiled
+    profiles.answers = lambda cases: [profiles.Answer("", (0,), True, (), ()) for _ in cases]
+
+
+def nothing_found() -> None:
+    """profiles.check finds nothing wrong with anything."""
+    profiles.check = lambda model, shapes=None: profiles.Findings((), shapes)
+
+
+def cuts_at_random() -> None:
+    """profiles.suggest gives the one wide profile, however many are asked for."""
+    suggest = profiles.suggest
+
+    def spoiled(model: Any, observed: Any, **options: Any) -> Any:
+        found = suggest(model, observed, **{**options, "count": 1, "multiple": 1})
+        same = tuple(replace(option, padding=found.chosen.padding) for option in found.options)
+        return replace(found, options=same)
+
+    profiles.suggest = spoiled
+
+
+def no_shape_tensors() -> None:
+    """TensorRT takes no input for a shape tensor."""
+    from trtlab import trt
+
+    trt.ITensor.is_shape_tensor = property(lambda self: False)

@@ -1,0 +1,65 @@
+"""Answers that TensorRT should never give: chapter 03, which checks its claims, must notice them.
+
+Each function changes trtlab in the process that calls it, and nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from trtlab import buildlog, engine, plan_file, settings, versions
+
+
+def settings_do_nothing() -> None:
+    """Every setting makes the default engine, and nobody complains."""
+    build = settings.try_setting
+
+    def spoiled(model: Any, setting: str = "", *args: Any, **options: Any) -> settings.Trial:
+        return replace(build(model, "", *args, **options), setting=setting, said="")
+
+    _replace_trials(spoiled)
+
+
+def everything_is_refused() -> None:
+    """No setting but the default builds."""
+    build = settings.try_setting
+
+    def spoiled(model: Any, setting: str = "", *args: Any, **options: Any) -> settings.Trial:
+        trial = build(model, setting, *args, **options)
+        return trial if not setting else replace(trial, engine=None, plan_bytes=None, said="no")
+
+    _replace_trials(spoiled)
+
+
+def every_log_is_the_first() -> None:
+    """Whatever was built, the log of the first build is read."""
+    read, found = buildlog.read_build_log, []
+
+    def spoiled(messages: Any) -> Any:
+        found.append(read(messages))
+        return found[0]
+
+    buildlog.read_build_log = spoiled
+
+
+def every_plan_is_the_same() -> None:
+    """All plans have the same bytes."""
+    engine.Engine.plan_bytes = lambda self: b"plan" * 1000  # type: ignore[method-assign]
+
+
+def every_file_is_fine() -> None:
+    """The runtime has nothing against any file."""
+    plan_file.check_plan = lambda plan, name="": plan_file.PlanCheck(name, len(plan), "needs a GPU", "", "")
+
+
+def every_card_is_supported() -> None:
+    """No release ever dropped a GPU."""
+    versions.supports = lambda software, card: True
+
+
+def _replace_trials(spoiled: Any) -> None:
+    settings.try_setting = spoiled
+    settings.try_settings = lambda model, lines, shapes=None, gpu=None: [
+        spoiled(model, line, shapes, gpu) for line in lines
+    ]

@@ -1,0 +1,160 @@
+"""Chapter 07 proves what it says: an engine that lies about memory makes sections fail; its exercises judge rightly."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import onnx
+import pytest
+import spoiled_memory
+from nbclient import NotebookClient
+
+import trtlab as lab
+from trtlab import exercises, memory
+from trtlab.exercises.chapter07 import SKIP_TEXT, SKIP_WEIGHTS, shortcut_network, skip_network
+from trtlab.toys import toy
+
+HERE = Path(__file__).resolve().parent
+NOTEBOOK = HERE.parent / "notebooks" / "07_memory.ipynb"
+SPOIL = """
+import sys
+sys.path.insert(0, {tests!r})
+import spoiled_memory
+spoiled_memory.{how}()
+"""
+MiB = 2**20
+
+
+def sections(notebook: Any) -> dict[str, list[Any]]:
+    """The code cells under each heading of the second level."""
+    found: dict[str, list[Any]] = {}
+    title = ""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            title = [title, *re.findall(r"^## (.+)$", cell.source, re.MULTILINE)][-1]
+        else:
+            found.setdefault(title, []).append(cell)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("how", "unmoved"),
+    [
+        # Two engines that lie alike still grow alike and halve alike: the other lie is for these sections.
+        ("nothing_is_reused", {"To read: when it still does not fit", "What grows, and how fast", "Says the article"}),
+        ("memory_does_not_grow", {"To read: when it still does not fit"}),
+    ],
+)
+def test_sections_notice_an_engine_that_lies_about_its_memory(
+    how: str, unmoved: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRTLAB_PROGRESS", "0")
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    taught = {
+        title: cells
+        for title, cells in sections(notebook).items()
+        if any(re.search(r"^\s*assert ", cell.source, re.MULTILINE) for cell in cells)
+    }
+    assert len(taught) >= 9
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(SPOIL.format(tests=str(HERE), how=how)))
+    resources = {"metadata": {"path": str(NOTEBOOK.parent)}}
+    NotebookClient(notebook, timeout=300, kernel_name="python3", allow_errors=True, resources=resources).execute()
+    assert notebook.cells[0].outputs == []
+    calm = {title for title, cells in taught.items() if not any(failed(cell) for cell in cells)}
+    assert calm <= unmoved, f"sections that believe the engine: {sorted(calm - unmoved)}"
+
+
+def failed(cell: Any) -> bool:
+    return any(output.output_type == "error" for output in cell.outputs)
+
+
+def test_the_lies_are_lies() -> None:
+    engine = lab.build(shortcut_network(), gpu="RTX 4090", progress=False)
+    assert (spoiled_memory.without_reuse(engine).activation_bytes or 0) > (engine.activation_bytes or 0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (12.25, "something waits"),
+        (6.125, "something waits"),
+        (55.1, "all tensors together"),
+        (26.2, "what TensorRT reserves"),
+        (24.5, "nobody reads any more"),
+        (19_267_584, "looks like bytes"),
+        ("18.4", "a number of MiB"),
+        (True, "a number of MiB"),
+        (float("nan"), ""),
+    ],
+)
+def test_a_wrong_number_of_mib_is_told_what_it_is(answer: Any, says: str) -> None:
+    verdict = exercises.get("07.1").check(answer)
+    assert not verdict
+    assert says in verdict.message
+    assert "18.4" not in verdict.message
+
+
+def test_the_right_number_of_mib_is_accepted() -> None:
+    truth = memory.liveness(lab.build(shortcut_network(), progress=False)).peak_bytes / MiB
+    assert exercises.get("07.1").check(truth)
+    assert exercises.get("07.1").check(18.4)
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [(245, "with less"), (97, "runs out"), (1, "runs out"), (147, "runs out"), (149, "not the smallest"),
+     (1024, "not the smallest"), (148.0, "whole number"), ("148", "whole number"), (-5, "runs out")],
+)  # fmt: skip
+def test_a_wrong_limit_is_told_the_direction(answer: Any, says: str) -> None:
+    verdict = exercises.get("07.2").check(answer)
+    assert not verdict
+    assert says in verdict.message
+
+
+def test_the_right_limit_is_accepted() -> None:
+    assert exercises.get("07.2").check(148)
+
+
+NEAREST = SKIP_TEXT.split("u = ")[1].split("(d4")[0]
+
+
+def rewritten(*changes: tuple[str, str], **weights: Any) -> onnx.ModelProto:
+    text = SKIP_TEXT
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    return toy(text, **{**SKIP_WEIGHTS, **weights})
+
+
+CONVOLVE_FIRST = (
+    (f"u = {NEAREST}(d4, , up)", f"q = Conv(d4, v8)  v = {NEAREST}(q, , up)"),
+    ("v = Conv(u, v8)  y", "y"),
+)
+
+
+def test_a_model_with_less_alive_at_once_is_accepted() -> None:
+    verdict = exercises.get("07.3").check(rewritten(*CONVOLVE_FIRST))
+    assert verdict, verdict.message
+    assert "instead of 36.0" in verdict.message
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (skip_network, "and before it were 36.0"),
+        (lambda: rewritten(("s = Conv(a, w8)", ""), ("p = Conv", "s = Conv(a, w8)  p = Conv")), "before it were"),
+        (lambda: rewritten(*CONVOLVE_FIRST, v8=[[[[0.5]]] * 64] * 8), "y differs"),
+        (lambda: rewritten(("y = Add(s, v)", "y = Sub(s, v)")), "y differs"),
+        (lambda: rewritten(("256] y)", "256] z)"), ("y = Add", "z = Add")), "one output y"),
+        (lambda: "text", "is a model"),
+        (lambda: 3, "is a model"),
+    ],
+)  # fmt: skip
+def test_a_model_that_saves_nothing_or_computes_something_else_is_told_so(answer: Any, says: str) -> None:
+    verdict = exercises.get("07.3").check(answer())
+    assert not verdict
+    assert says in verdict.message

@@ -1,0 +1,265 @@
+"""profiles.check finds every mistake before the build, with what TensorRT and ONNX Runtime really do as the judges."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from profile_mistakes import ADD, CONV, EXPAND, GOOD, MISTAKES, RESIZE, SKIP, TABLE, Mistake, rows, sides, t
+
+import trtlab as lab
+from trtlab.errors import ModelError, ProfileError
+from trtlab.profiles import Answer, answers, check, read_shapes
+from trtlab.profiles.inputs import inputs_of
+from trtlab.profiles.walk import Walk
+
+NAMES = [mistake.name for mistake in MISTAKES]
+AT_NODES = [one for one in MISTAKES if one.node and "2^31" not in one.name and one.name not in ("NonZero", "… between")]
+
+
+@pytest.fixture(scope="module")
+def told() -> dict[str, Answer]:
+    """What TensorRT says to every mistake."""
+    return dict(zip(NAMES, answers([(one.model(), one.shapes) for one in MISTAKES]), strict=True))
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=NAMES)
+def test_every_mistake_is_found_and_placed(mistake: Mistake) -> None:
+    found = check(mistake.model(), mistake.shapes)
+    hits = [finding for finding in found if mistake.says in finding.mistake]
+    assert hits, str(found)
+    assert hits[0].fix
+    assert hits[0].tensorrt
+    if mistake.node:
+        assert hits[0].node == mistake.node
+        assert hits[0].tensor
+    else:
+        assert hits[0].input or "the same" in hits[0].mistake
+    assert mistake.says.split("'")[0] in found._repr_html_().replace("&#x27;", "'")
+    assert len(found.table) == len(found)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_finding_promises_a_refusal_only_where_tensorrt_refuses(name: str, told: dict[str, Answer]) -> None:
+    mistake = MISTAKES[NAMES.index(name)]
+    found = check(mistake.model(), mistake.shapes)
+    if any(not finding.silent for finding in found):
+        assert told[name].refused, told[name]
+    if told[name].silent:
+        assert any(finding.silent for finding in found)
+    for call in ("set_shape", "add_optimization_profile"):
+        if found[0].tensorrt.startswith(call):
+            assert str(told[name]).startswith(call), told[name]
+
+
+def test_some_mistakes_raise_some_return_minus_one_and_many_are_silent(told: dict[str, Answer]) -> None:
+    assert sum(bool(answer.raised) for answer in told.values()) >= 5
+    assert sum(-1 in answer.returned for answer in told.values()) >= 4
+    assert sum(answer.silent for answer in told.values()) >= 12
+    ignored = told["the second of two profiles is wrong"]
+    assert ignored.built
+    assert ignored.returned == (0, -1)
+
+
+@pytest.mark.slow
+def test_every_proposal_is_free_of_mistakes_and_builds() -> None:
+    proposed = []
+    for mistake in MISTAKES:
+        proposal = check(mistake.model(), mistake.shapes).proposal
+        if proposal is None:
+            assert mistake.name in ("NonZero", "NonMaxSuppression")
+            continue
+        assert check(mistake.model(), proposal).ok, mistake.name
+        proposed.append((mistake.model(), proposal))
+    for answer in answers(proposed):
+        assert answer.built, answer
+        assert not answer.warnings, answer
+
+
+def run(model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]]) -> bool:
+    """Does ONNX Runtime run the model at these shapes?"""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 4, 1
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    feeds: dict[str, Any] = {}
+    for name, port in inputs_of(model).items():
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(port.kind)
+        given = shapes.get(name, port.dims)
+        feeds[name] = np.asarray(given, dtype) if port.holds_sizes else np.ones(given, dtype)
+    try:
+        session.run(None, feeds)
+    except Exception:  # onnxruntime has a class for each of its codes
+        return False
+    return True
+
+
+@pytest.mark.parametrize("mistake", AT_NODES, ids=[one.name for one in AT_NODES])
+def test_a_node_is_accused_exactly_where_onnx_runtime_fails(mistake: Mistake) -> None:
+    model = mistake.model()
+    walk = Walk(model, inputs_of(model))
+    for profile in read_shapes(mistake.shapes):
+        for corner in range(3):
+            shapes = {name: sizes[corner] for name, sizes in profile.items()}
+            assert bool(walk.troubles(shapes)) == (not run(model, shapes)), shapes
+
+
+def corners(inputs: dict[str, tuple[int | str, ...]], batches: tuple[int, ...], lengths: tuple[int, ...]) -> Any:
+    size = {"N": batches, "S": lengths}
+    return {
+        name: tuple(tuple(axis if isinstance(axis, int) else size[axis][at] for axis in shape) for at in range(3))
+        for name, shape in inputs.items()
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batches", [(1, 1, 1), (1, 8, 32), (3, 64, 1024)])
+def test_no_false_alarm_on_a_model_of_the_course(batches: tuple[int, ...]) -> None:
+    for model in lab.models.all_models():
+        for lengths in ((1, 7, 512), (16, 16, 16), (511, 512, 512)):
+            shapes = corners(model.inputs, batches, lengths)
+            found = check(model.onnx(), shapes)
+            assert not len(found), (model.name, str(found))
+            assert found.proposal == shapes
+
+
+def test_a_sequence_past_the_table_of_the_encoder_is_found() -> None:
+    found = check(lab.models.transformer_encoder().onnx(), {"input_ids": ((1, 1), (1, 128), (8, 600))})
+    assert [finding.silent for finding in found] == [True]
+    assert "600" in found[0].mistake
+    assert "512" in found[0].mistake
+    assert found.proposal == {"input_ids": ((1, 1), (1, 128), (8, 512))}
+
+
+def test_resnet50_is_checked_in_a_fifth_of_a_second() -> None:
+    path = lab.models.resnet50().onnx()
+    shapes = {"x": ((1, 3, 224, 224), (8, 3, 224, 224), (32, 3, 224, 224))}
+    seconds = []
+    for _ in range(8):
+        start = time.process_time()  # what other processes do on this machine does not count
+        assert check(path, shapes).ok
+        seconds.append(time.process_time() - start)
+    assert min(seconds) < 0.2, seconds
+
+
+def test_a_right_profile_is_its_own_proposal() -> None:
+    found = check(CONV(), GOOD)
+    assert found.ok
+    assert not len(found)
+    assert found.proposal == GOOD
+    assert "Nothing is wrong" in found._repr_html_()
+
+
+def test_the_model_is_not_changed_and_may_be_a_path_or_bytes(tmp_path: Path) -> None:
+    model = TABLE()
+    before = model.SerializeToString(deterministic=True)
+    path = tmp_path / "table.onnx"
+    path.write_bytes(before)
+    shapes = {"x": ((1, 1, 8), (1, 8, 8), (1, 32, 8))}
+    assert str(check(model, shapes)) == str(check(before, shapes)) == str(check(path, shapes))
+    assert model.SerializeToString(deterministic=True) == before
+    for wrong in (tmp_path / "no.onnx", b"not a model", tmp_path):
+        with pytest.raises(ModelError):
+            check(wrong, shapes)
+
+
+def nonsense() -> Iterator[Any]:
+    values: list[Any] = [None, "x", 3, 3.5, b"x", {}, [], (), [[]], [None], "1,3", (1, "3", 8, 8), True, float("nan")]
+    yield from values
+    for value in values:
+        yield {"x": value}
+        yield {"x": (value, value, value)}
+        yield [GOOD, {"x": value}]
+    for low, opt, high in itertools.product((0, 1, 2**31, -5, 10**30), repeat=3):
+        yield {"x": ((low, 3, 8, 8), (opt, 3, 8, 8), (high, 3, 8, 8))}
+
+
+def refusal(shapes: Any, model: onnx.ModelProto) -> str:
+    """What build() says to these shapes before it asks TensorRT."""
+    try:
+        lab.profiles.check_profiles(read_shapes(shapes), model)
+    except ProfileError as error:
+        return error.message
+    return ""
+
+
+def test_nonsense_for_shapes_becomes_findings_and_never_an_exception() -> None:
+    model = CONV()
+    for shapes in nonsense():
+        found = check(model, shapes)
+        refused = refusal(shapes, model)
+        if refused:
+            assert not found.ok
+            assert refused in {finding.mistake for finding in found}
+        else:
+            assert all(finding.verdict == "look" or finding.node or "elements" in finding.mistake for finding in found)
+
+
+def test_two_mistakes_in_one_profile_are_both_told() -> None:
+    found = check(ADD(), {"p": ((4, 4), (2, 4), (8, 4)), "q": ((1, 5), (2, 5), (8, 5))})
+    told = " ".join(finding.mistake for finding in found)
+    assert "min is larger than opt" in told
+    assert "Dimension 1 of input 'q' is fixed at 4" in told
+
+
+def test_the_working_step_of_a_skip_connection_is_named() -> None:
+    deep = SKIP()
+    deep.graph.node[0].attribute[0].ints[:] = deep.graph.node[0].attribute[1].ints[:] = [8, 8]
+    deep.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(np.float32([1, 1, 8, 8]), "scales"))
+    found = check(deep, sides((1, 32), (1, 64), (1, 96)))
+    assert found.ok
+    assert {finding.verdict for finding in found} == {"look"}
+    assert "multiples of 8" in found[0].mistake
+    assert not len(check(deep, sides((1, 64), (1, 64), (1, 64))))
+
+
+def test_what_is_inside_a_branch_accuses_nobody() -> None:
+    from tiny_models import branches, loop
+
+    for model in (branches(), loop()):
+        assert not len(check(model))
+
+
+def test_build_gives_a_shape_tensor_its_values() -> None:
+    shapes = {**GOOD, "size": ((1, 3, 8, 8), (2, 3, 16, 16), (4, 3, 32, 32))}
+    assert check(RESIZE(), shapes).ok
+    engine = lab.build(RESIZE(), shapes=shapes, progress=False)
+    assert engine.kernels
+    count = t("c (int64 n, float[4] x) => (float[K] y) { r = Range(zero, n, one) f = Cast<to=1>(r)"
+              " z = ReduceSum<keepdims=0>(x) y = Mul(f, z) }", zero=np.int64(0), one=np.int64(1))()  # fmt: skip
+    assert lab.build(count, shapes={"n": ((1,), (5,), (16,))}, progress=False).kernels
+
+
+@pytest.mark.parametrize(
+    ("shapes", "says"),
+    [
+        (None, "'size' is a shape tensor"),
+        ({"size": ((8,), (8,), (8,))}, "holds 2 sizes, the profile gives 1"),
+        ({"size": ((1, 9), (2, 8), (4, 8))}, "min is larger than opt"),
+    ],
+)
+def test_build_refuses_a_shape_tensor_without_right_values(shapes: Any, says: str) -> None:
+    with pytest.raises(ProfileError, match=says):
+        lab.build(EXPAND(), shapes=shapes, progress=False)
+
+
+def test_shape_tensors_are_told_from_ordinary_integers_as_tensorrt_does() -> None:
+    ids = t("g (float[9,4] table, int64[3] ids) => (float[3,4] y) { y = Gather(table, ids) }")()
+    assert not inputs_of(ids)["ids"].holds_sizes
+    assert [answer.built for answer in answers([(ids, None), (EXPAND(), {"size": ((1, 8), (2, 8), (4, 8))})])] == [
+        True
+    ] * 2
+    assert inputs_of(EXPAND())["size"].holds_sizes
+
+
+def test_an_engine_for_shapes_that_disagree_at_max_is_built_and_says_so() -> None:
+    answer = answers([(ADD(), rows("p", 1, 4, 8) | rows("q", 1, 4, 16))])[0]
+    assert answer.built
+    assert "kMAX" in str(answer)
