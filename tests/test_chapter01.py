@@ -45,12 +45,23 @@ class Tempered(nn.Module):
         return self.dropout(self.network(x)) / self.temperature
 
 
+class Half(Tempered):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).half()
+
+
 class WithLabels(Tempered):
     def forward(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return super().forward(x)
 
 
 DIGITS = torch.rand(2, 1, 28, 28)
+
+
+def with_a_node_that_tensorrt_lacks(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The checklist only remarks that no output depends on it."""
+    model.graph.node.append(tiny.node("NonZero", model.graph.output[0].name, "places", "places"))
+    return model
 
 
 def test_01_1_accepts_a_good_export_as_model_and_as_program() -> None:
@@ -70,10 +81,25 @@ def test_01_1_accepts_a_good_export_as_model_and_as_program() -> None:
         (lambda: export(Tempered().eval(), DIGITS), "only one batch size"),
         (lambda: export(Tempered(temperature=1.0).eval(), DIGITS, **DYNAMIC), "divided by the temperature"),
         (lambda: export(models.digit_cnn().torch_module(), DIGITS, **DYNAMIC), "divided by the temperature"),
+        (lambda: export(Half().eval(), DIGITS, **DYNAMIC), "output is FP16, not FP32"),
+        (lambda: export(Tempered().eval(), DIGITS, optimize=False, **DYNAMIC), "which TensorRT refuses: node_mean"),
+        (lambda: with_a_node_that_tensorrt_lacks(export(Tempered().eval(), DIGITS, **DYNAMIC)), "TensorRT refuses it"),
         (lambda: tiny.mlp("N"), "could not read"),
         (lambda: Tempered().eval(), "could not read"),
     ],
-    ids=["training", "double", "labels", "fixed", "temperature", "no temperature", "another model", "a module"],
+    ids=[
+        "training",
+        "double",
+        "labels",
+        "fixed",
+        "temperature",
+        "no temperature",
+        "half",
+        "raw",
+        "no importer",
+        "another model",
+        "a module",
+    ],
 )
 def test_01_1_says_what_is_wrong(make: object, words: str) -> None:
     verdict = exercises.get("01.1").check(make())  # type: ignore[operator]
@@ -109,8 +135,10 @@ def test_onnxsim_leaves_attention_alone_only_where_batch_and_length_are_dynamic(
 
 
 @pytest.mark.slow
-def test_01_2_accepts_another_way(encoder: onnx.ModelProto) -> None:
-    assert exercises.get("01.2").check(onnxslim.slim(copy.deepcopy(encoder)))
+def test_01_2_accepts_any_tool_as_the_task_says(encoder: onnx.ModelProto) -> None:
+    verdict = exercises.get("01.2").check(onnxslim.slim(copy.deepcopy(encoder)))
+    assert verdict
+    assert "With which tool, a file does not tell" in verdict.message
 
 
 @pytest.mark.slow
@@ -121,6 +149,8 @@ def test_01_2_says_what_is_wrong(encoder: onnx.ModelProto) -> None:
         return verdict.message
 
     assert "com.microsoft::Attention" in message(onnxsim.simplify(encoder)[0])
+    misspelt = message(onnxsim.simplify(encoder, skipped_optimizers=["fuse_atention"])[0])
+    assert "misspelt name of a pass" in misspelt
     assert "keep the model only" in message(onnxsim.simplify(encoder))
     assert "no fewer" in message(encoder)
     other = onnxslim.slim(copy.deepcopy(encoder))
@@ -153,9 +183,22 @@ def test_01_3_accepts_a_choice_arithmetic_and_vmap() -> None:
         assert verdict, verdict
 
 
+def picked(x: torch.Tensor) -> torch.Tensor:
+    bright = x.sum(1) > 0
+    return x.tanh().index_put((bright,), x[bright] * 2)
+
+
+def with_a_determinant(x: torch.Tensor) -> torch.Tensor:
+    """The right numbers, from an operator of ONNX that TensorRT has not."""
+    return rowwise(x) + 0 * torch.linalg.det(x[:, :1, None])[:, None]
+
+
 @pytest.mark.parametrize(
     ("forward", "words"),
     [
+        (picked, "picks rows, and how many the data decides (node_NonZero"),
+        (with_a_determinant, "TensorRT refuses it"),
+        (lambda x: torch.where(x.sum(1, keepdim=True) >= 0, x * 2, x.tanh()), "exactly 0"),
         (lambda x: x * 2, "something else in 1 of 2 rows"),
         (lambda x: torch.where(x > 0, x * 2, x.tanh()), "something else in 2 of 2 rows"),
         (lambda x: torch.where(x.sum() > 0, x * 2, x.tanh()), "something else in 1 of 2 rows"),
@@ -167,7 +210,21 @@ def test_01_3_accepts_a_choice_arithmetic_and_vmap() -> None:
         (lambda x: torch.stack([torch.where(row.sum() > 0, row * 2, row.tanh()) for row in x]), "static shape of 2"),
         (lambda x: torch.cond(x.sum() > 0, rowwise, lambda x: rowwise(x) + 0, (x,)), "still branches"),
     ],
-    ids=["one", "element", "all", "no keepdim", "columns", "reversed", "list", "loop and if", "loop", "cond"],
+    ids=[
+        "index",
+        "no importer",
+        "zero too",
+        "one",
+        "element",
+        "all",
+        "no keepdim",
+        "columns",
+        "reversed",
+        "list",
+        "loop and if",
+        "loop",
+        "cond",
+    ],
 )
 def test_01_3_says_what_is_wrong(forward: object, words: str) -> None:
     verdict = exercises.get("01.3").check(module(forward))

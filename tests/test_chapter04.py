@@ -73,7 +73,9 @@ def test_the_first_exercise_says_in_which_direction_to_look() -> None:
     check = exercises.get("04.1").check
     assert check(255)
     assert check(np.int64(255))
+    assert "255² is stored as 65,024, 256² as infinity" in check(255).message, "rounded, but it does not overflow"
     assert "room above" in check(254).message
+    assert "room above" in check(248).message, "the last square that FP16 holds exactly"
     assert "65,536" in check(256).message
     assert "about its square" in check(65504).message
     for wrong in (0, 1, 181, 254, 256, 65504, 255.9, "255", True):
@@ -95,8 +97,11 @@ def divided_by(find: Any) -> Any:
     [
         divided_by(lambda f: f.abs().amax(dim=1, keepdim=True)),
         divided_by(lambda f: f.abs().mean(dim=1, keepdim=True)),
-        divided_by(lambda f: f.abs().max()),
+        divided_by(lambda f: f.abs().sum(dim=1, keepdim=True)),
+        lambda f: torch.nn.functional.normalize(torch.nn.functional.normalize(f, p=float("inf"), dim=1), dim=1),
+        lambda f: torch.stack([row / row.abs().max() / (row / row.abs().max()).pow(2).sum().sqrt() for row in f]),
     ],
+    ids=["maximum", "mean", "sum", "norm after the maximum's", "row by row"],
 )
 def test_any_unit_length_that_scales_first_is_right(right: Any) -> None:
     assert exercises.get("04.2").check(right)
@@ -110,6 +115,11 @@ def test_any_unit_length_that_scales_first_is_right(right: Any) -> None:
         (lambda f: (f.float() / f.float().norm(dim=1, keepdim=True)).half(), "computes in float32"),
         (lambda f: torch.nn.functional.normalize(f.float()), "computes in float32"),
         (lambda f: f / f.abs().amax(dim=1, keepdim=True), "lengths of"),
+        (divided_by(lambda f: f.abs().max()), "in one batch"),
+        (divided_by(lambda f: f.abs().mean()), "in one batch"),
+        (lambda f: f / f.norm(dim=1, keepdim=True), r"not exported \(.*ReduceL2.*around 1000 .*lengths of 0 to 0"),
+        (lambda f: torch.nn.functional.normalize(f), r"not exported \(.*ReduceL2.*around 1000 .*lengths of 0 to 0"),
+        (lambda f: divided_by(lambda g: g.abs().amax(dim=1, keepdim=True))(f) if f.max() > 0 else f, "cannot export"),
         (lambda f: f[:, :3], "shape"),
         (lambda f: None, "shape"),
         (3, "function"),
@@ -142,7 +152,13 @@ def test_the_kernels_with_fp32_inside_are_named_all_and_only() -> None:
     assert len(right) == 2
     assert check(right, network)
     assert "elsewhere" in check(right[:1], network).message
-    assert "none of it is in FP32" in check([engine.kernels[1].name], network).message
+    assert "there is no kept node in it" in check([engine.kernels[1].name], network).message
+    caster = next(layer for layer in engine.kernels if any("cast" in node for node in layer.onnx_nodes))
+    assert "no kept node" in check([caster.name], network).message, "it reads FP32, but runs none of the five"
+    three = precision.to_half(network, "fp16", keep=["Mul", "ReduceSum_1", "Sqrt", "ReduceSum"]).model
+    other = lab.build(three, gpu="RTX 4090", shapes={"x": (512, 1, 28, 28)}, progress=False)
+    homes = other.fate(three).set_index("node").layer[["Mul", "ReduceSum_1", "Sqrt", "ReduceSum"]]
+    assert "AutoCast's four nodes and ReduceSum" in check(sorted(set(homes)), network).message
     assert "no kernel called 'conv1'" in check(["conv1"], network).message
     assert "empty" in check([], network).message
     for message in (check(right[:1], network).message, check(["conv1"], network).message):

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import nbformat
 import numpy as np
 import onnx
 import pytest
-from nbclient import NotebookClient
+from notebook_runs import NOTEBOOKS, claiming_sections, noticing_sections, run
 
 from trtlab import exercises
 from trtlab.exercises.chapter06 import FOUR, stuck, upsampler
@@ -19,14 +17,7 @@ from trtlab.models import transformer_encoder
 from trtlab.profiles import suggest
 from trtlab.toys import toy
 
-HERE = Path(__file__).resolve().parent
-NOTEBOOK = HERE.parent / "notebooks" / "06_dynamic_shapes.ipynb"
-SPOIL = """
-import sys
-sys.path.insert(0, {tests!r})
-import spoiled_profiles
-spoiled_profiles.{how}()
-"""
+NOTEBOOK = NOTEBOOKS / "06_dynamic_shapes.ipynb"
 # Each spoils what these sections are about; together they reach every section that claims something.
 SPOILED = {
     "profiles_ignored": {
@@ -43,58 +34,35 @@ SPOILED = {
 }
 
 
-def sections(notebook: Any) -> dict[str, list[Any]]:
-    """The code cells under each heading of the second level."""
-    found: dict[str, list[Any]] = {}
-    title = ""
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            title = [title, *re.findall(r"^## (.+)$", cell.source, re.MULTILINE)][-1]
-        else:
-            found.setdefault(title, []).append(cell)
-    return found
-
-
-def claims(cells: list[Any]) -> list[Any]:
-    return [cell for cell in cells if re.search(r"^\s*assert ", cell.source, re.MULTILINE)]
-
-
 def test_every_section_that_claims_something_is_spoiled_by_something() -> None:
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    claiming = {title for title, cells in sections(notebook).items() if claims(cells)}
-    assert claiming == set().union(*SPOILED.values())
+    assert claiming_sections(NOTEBOOK) == set().union(*SPOILED.values())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", SPOILED)
-def test_every_section_notices_what_is_spoiled(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRTLAB_PROGRESS", "0")
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    taught = {title: claims(cells) for title, cells in sections(notebook).items() if claims(cells)}
-    notebook.cells.insert(0, nbformat.v4.new_code_cell(SPOIL.format(tests=str(HERE), how=how)))
-    resources = {"metadata": {"path": str(NOTEBOOK.parent)}}
-    NotebookClient(notebook, timeout=300, kernel_name="python3", allow_errors=True, resources=resources).execute()
-    assert notebook.cells[0].outputs == []
-    noticed = {title for title, cells in taught.items() if any(failed(cell) for cell in cells)}
+def test_every_section_notices_what_is_spoiled(how: str) -> None:
+    noticed = noticing_sections(run(NOTEBOOK, f"import spoiled_profiles\nspoiled_profiles.{how}()"))
     assert noticed >= SPOILED[how], f"sections that believe it: {SPOILED[how] - noticed}"
-
-
-def failed(cell: Any) -> bool:
-    return any(output.output_type == "error" for output in cell.outputs)
 
 
 def test_the_profiles_that_build_and_fail_are_judged() -> None:
     check = exercises.get("06.1").check
-    assert check({"a", "c"})
-    assert check("ca")
+    for right in ({"a", "c"}, "ca", "a, c", ["C", "a"]):
+        assert check(right), right
+    said = check({"a", "c"}).message
+    assert "a: built, 24 of its 49 sides fail; b: no engine" in said
+    assert "c: built, with a line in the log" in said
+    assert "d: built, its only side runs" in said
     for wrong, says in (
-        ({"a"}, "not all"),
-        ({"c"}, "not all"),
+        ({"a"}, "not all: a line in the log is no refusal"),
+        ({"c"}, "not all: look also at the sizes that are no corner"),
         ({"a", "b", "c"}, "no engine"),
         ({"b"}, "no engine"),
         ({"a", "c", "d"}, "every size of the range runs"),
         ({"e"}, "no profile 'e'"),
-        (set(), "not all"),
+        (set(), "named none"),
+        ("", "named none"),
+        ("a, e", "no profile 'e'"),
     ):
         verdict = check(wrong)
         assert not verdict, wrong
@@ -132,9 +100,9 @@ def test_other_ways_to_free_the_model_are_right_too() -> None:
     ("answer", "says"),
     [
         (lambda: 2, "is a model"),
-        (stuck, "node"),
-        (lambda: freed(flat=[2, 144]), "Reshape"),
-        (lambda: freed(body="c = Concat<axis=1>(cls, x) r = Reshape(c, flat) y = MatMul(r, w)"), "Concat"),
+        (stuck, "At batch 1 node 'c' fails: its parts differ"),
+        (lambda: freed(flat=[2, 144]), "At batch 1 node 'r' fails: it would turn 144 elements into 288"),
+        (lambda: freed(body="c = Concat<axis=1>(cls, x) r = Reshape(c, flat) y = MatMul(r, w)"), "At batch 2 node 'c'"),
         (lambda: freed(w=(144, 32), cls=np.zeros((1, 1, 16)).tolist()), "differs"),
         (lambda: freed(w=np.ones((144, 32)).tolist()), "differs"),
         (lambda: freed(ports="(float[2,8,16] x) => (float[2,32] y)"), "is fixed at 2"),
@@ -150,6 +118,10 @@ def test_a_model_that_is_not_free_is_told_why(answer: Callable[[], Any], says: s
 OBSERVED = {"input_ids": [(1, length) for length in [8] * 50 + [16] * 30 + [40] * 10 + [100, 300, 512]]}
 
 
+def test_weights_given_as_a_shape_are_the_same_numbers_again_as_the_chapter_says() -> None:
+    assert exercises.get("06.2").check(freed(w=(144, 32), cls=(1, 1, 16)))
+
+
 def tokens(low: int, opt: int, high: int) -> dict[str, Any]:
     return {"input_ids": ((1, low), (1, opt), (1, high))}
 
@@ -157,20 +129,27 @@ def tokens(low: int, opt: int, high: int) -> dict[str, Any]:
 def test_the_best_three_profiles_are_accepted() -> None:
     check = exercises.get("06.3").check
     best = suggest(transformer_encoder().onnx(), OBSERVED, multiple=8, count=3)
-    assert check(best.shapes, OBSERVED)
+    verdict = check(best.shapes, OBSERVED)
+    assert verdict
+    assert f"{best.padding:.1%} to the work; at most {1.05 * best.padding:.1%} was asked for" in verdict.message
 
 
 @pytest.mark.parametrize(
     ("answer", "says"),
     [
-        ([tokens(1, 8, 512)], "three can do better"),
+        ([tokens(1, 8, 512)], "three can do better, at most 49.1% is asked for"),
         ([tokens(1, 8, 256), tokens(257, 300, 504), tokens(505, 512, 512)], "three can do better"),
         ([tokens(1, 8, 16), tokens(17, 30, 40)], "requests fit no profile"),
         ([tokens(1, 8, 16), tokens(17, 30, 42), tokens(43, 100, 512)], "not a multiple of 8"),
         ([tokens(1, 8, 16), tokens(17, 30, 40), tokens(41, 300, 520)], "fails"),
         ([tokens(n, n, n) for n in (8, 16, 40, 512)], "one to three profiles, not 4"),
         ({"ids": ((1, 1), (1, 8), (1, 512))}, "no input 'ids'"),
-        ("512", "could not read"),
+        ("512", "as tokens(1, 18, 32) makes it"),
+        (512, "as tokens(1, 18, 32) makes it"),
+        ([16, 40, 512], "as tokens(1, 18, 32) makes it"),
+        ([(1, 16), (17, 40), (41, 512)], "as tokens(1, 18, 32) makes it"),
+        ({"input_ids": 512}, "The shape of input 'input_ids' is 512"),
+        (suggest(transformer_encoder().onnx(), OBSERVED, multiple=8, count=3), "give its .shapes"),
     ],
 )
 def test_profiles_that_do_not_serve_the_traffic_are_told_why(answer: Any, says: str) -> None:

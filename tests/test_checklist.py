@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,9 @@ import trtlab as lab
 from trtlab.checklist import Checklist, checklist
 from trtlab.errors import ModelError
 from trtlab.exercises.chapter01 import fixed_encoder
+from trtlab.profiles import answers
 from trtlab.quiet import quiet
+from trtlab.toys import toy
 
 
 def export(module: nn.Module, *inputs: torch.Tensor, **options: object) -> onnx.ModelProto:
@@ -292,7 +295,35 @@ def test_an_old_opset_is_remarked_upon() -> None:
 def test_a_raw_export_holds_unfolded_constants_and_batch_norms() -> None:
     module = lab.models.digit_cnn().torch_module()
     found = verdicts(checklist(export(module, torch.rand(2, 1, 28, 28), optimize=False, dynamic_shapes=({0: "N"},))))
-    assert found == {"constants": "look", "batch norm": "look"}
+    assert found == {"constants": "fix", "batch norm": "look"}
+
+
+@pytest.mark.parametrize(
+    ("made", "refused"),
+    [
+        ("a = Reshape(one, all)", True),
+        ("a = Concat<axis=0>(one, none)", True),
+        ("r = Reshape(one, all) a = Cast<to=7>(r)", True),
+        ("a = Identity(one)", False),
+        ("a = Cast<to=7>(narrow)", False),
+    ],
+)
+def test_axes_that_are_not_folded_are_found_where_tensorrt_refuses_them(made: str, refused: bool) -> None:
+    weights = {"one": [1], "all": [-1], "none": np.array([], np.int64), "narrow": np.array([1], np.int32)}
+    text = f"t (float[2,3,4] x) => (float[2,1,4] y) {{ {made} y = ReduceMean(x, a) }}"
+    model = toy(text, **{name: value for name, value in weights.items() if name in made})
+    says(model, "constants", "fix" if refused else "look", "y" if refused else "a")
+    (told,) = answers([(model, None)])
+    assert told.built is not refused
+    assert refused is any("build-time constant" in error for error in told.errors)
+
+
+def test_a_raw_graph_that_tensorrt_builds_is_only_remarked_upon() -> None:
+    model = toy(
+        "t (float[2,3,4] x) => (float[A,B] y) { s = Reshape(size, all) y = Reshape(x, s) }", size=[6, 4], all=[-1]
+    )
+    says(model, "constants", "look", "s")
+    assert answers([(model, None)])[0].built
 
 
 @pytest.mark.slow
@@ -353,6 +384,23 @@ def test_it_can_be_read_in_a_notebook_in_a_terminal_and_as_a_table() -> None:
     assert (table.advice[table.verdict == "ok"] == "").all()
     with pytest.raises(KeyError, match="unused inputs"):
         found["no such check"]
+
+
+def luminance(colour: str) -> float:
+    """The relative luminance of "#RRGGBB", as WCAG 2 defines it."""
+    shares = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
+    return float(np.dot((0.2126, 0.7152, 0.0722), linear))
+
+
+@pytest.mark.parametrize("ground", ["#FFFFFF", "#111111"], ids=["JupyterLab Light", "JupyterLab Dark"])
+def test_the_marks_can_be_read_on_white_and_on_black(ground: str) -> None:
+    same = [tiny.node("Relu", "x", "a", "same"), tiny.node("Tanh", "a", "y", "same")]
+    shown = set(re.findall(r"color:(#\w{6})", checklist(tiny.model(same, {"x": (2, 3)}, "y"))._repr_html_()))
+    assert len(shown) == 3
+    for colour in shown:
+        low, high = sorted((luminance(colour), luminance(ground)))
+        assert (high + 0.05) / (low + 0.05) >= 4, colour
 
 
 def test_what_is_no_model_is_a_model_error() -> None:

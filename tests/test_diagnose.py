@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import onnx
+import onnxslim
 import pytest
 import tiny_models as tiny
 
 import trtlab as lab
 from trtlab.diagnose import diagnose_text, main_message, plain
 from trtlab.errors import Diagnosis
+from trtlab.toys import toy
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -58,6 +60,12 @@ NOISE = (
             "another",
             "again",
         ),
+        (
+            "Assertion failed: resolvedWeights(axesWeights): Axis input must resolve to a build-time constant (an "
+            "initializer or a constant-foldable subgraph)!",
+            "must know at build time",
+            "optimize=True",
+        ),
         ("dimensions must match for elementwise", "do not fit", "infer_shapes"),
     ],
 )
@@ -102,6 +110,17 @@ def test_diagnosis_of_a_failed_build_is_its_own() -> None:
     assert found is caught.value.diagnosis
     assert "SM75" in found.cause
     assert "SM75" in lab.diagnose(caught.value.log.partition("[ERROR] ")[2]).cause, "and so is that of its log"
+
+
+def test_a_raw_export_is_told_to_fold_its_constants() -> None:
+    model = toy(
+        "t (float[2,3,4] x) => (float[2,1,4] y) { a = Reshape(one, all) y = ReduceMean(x, a) }", one=[1], all=[-1]
+    )
+    with pytest.raises(lab.BuildError, match="build-time constant") as caught:
+        lab.build(model)
+    assert "onnxslim" in lab.diagnose(caught.value).fix
+    folded = onnxslim.slim(model)
+    assert lab.build(folded).kernels, "and the fix helps"
 
 
 def test_diagnosis_of_another_exception() -> None:

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
     from trtlab.onnx_model import Model
 
-_MARKS = {"ok": "✓", "look": "?", "fix": "✗"}
-_COLOURS = {"ok": "#13806B", "look": "#8A5A00", "fix": "#9E2A55"}  # dark enough to read on white and on dark grey
+MARKS = {"ok": "✓", "look": "?", "fix": "✗"}
+# In the middle between JupyterLab's white and its dark #111111: at least 4 to 1 against both.
+COLOURS = {"ok": "#15866F", "look": "#A06A00", "fix": "#CB3F78"}
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Check:
     @property
     def mark(self) -> str:
         """✓ for "ok", ? for "look", ✗ for "fix"."""
-        return _MARKS[self.verdict]
+        return MARKS[self.verdict]
 
     def __str__(self) -> str:
         return f"{self.mark} {self.name}: {self.found}" + (f" → {self.advice}" if self.advice else "")
@@ -91,7 +92,7 @@ class Checklist:
         left = "style='text-align:left;vertical-align:top'"
         head = "".join(f"<th {left}>{word}</th>" for word in ("", "check", "found", "what to do"))
         rows = "".join(
-            f"<tr><td {left}><b style='color:{_COLOURS[check.verdict]}'>{_MARKS[check.verdict]}</b></td>"
+            f"<tr><td {left}><b style='color:{COLOURS[check.verdict]}'>{MARKS[check.verdict]}</b></td>"
             + "".join(f"<td {left}>{escape(text)}</td>" for text in (check.name, check.found, check.advice))
             + "</tr>"
             for check in self.checks

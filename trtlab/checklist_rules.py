@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from trtlab.model_facts import Facts
@@ -23,6 +23,8 @@ _WEIGHTS = {"Conv": (1, 2), "ConvTranspose": (1, 2), "Gemm": (1, 2), "BatchNorma
             "LayerNormalization": (1, 2), "InstanceNormalization": (1, 2), "PRelu": (1,)}  # fmt: skip
 _SIZES = {"Reshape": (1,), "Expand": (1,), "Slice": (1, 2, 3, 4), "Tile": (1,), "Resize": (2, 3), "Pad": (1,),
           "ConstantOfShape": (0,), "Range": (0, 1, 2), "TopK": (1,), "OneHot": (1,)}  # fmt: skip
+# onnx-tensorrt folds nothing for the axes of a reduction, and looks through these alone (TensorRT-RTX 1.7).
+_SEEN_THROUGH = {"Identity", "Cast"}
 _READABLE = re.compile(r"[A-Za-z0-9_./:#\-]+")
 _OLDEST_OPSET = 17
 
@@ -159,9 +161,21 @@ def _dead(facts: Facts) -> tuple[str, str]:
 
 
 def _computed(facts: Facts) -> tuple[str, str]:
-    found = [_label(node) for node, why in zip(facts.graph.node, facts.reasons, strict=True)
-             if why == "constant" and node.op_type != "Constant"]  # fmt: skip
+    made = {name: node for node, why in zip(facts.graph.node, facts.reasons, strict=True)
+            if why == "constant" and node.op_type != "Constant" for name in node.output}  # fmt: skip
+    reductions = [node for node in facts.graph.node if node.op_type.startswith("Reduce") and len(node.input) > 1]
+    refused = [f"{_label(node)} reads '{node.input[1]}'" for node in reductions if _hidden(node.input[1], made)]
+    if refused:
+        return "fix", f"axes that are computed although known, which TensorRT refuses: {_some(refused)}"
+    found = [_label(node) for node in made.values()]
     return ("look", f"computed although known: {_some(found)}") if found else ("ok", "all folded")
+
+
+def _hidden(name: str, made: Mapping[str, onnx.NodeProto]) -> bool:
+    """Whether a constant is the result of a node that TensorRT does not look through."""
+    while name in made and made[name].op_type in _SEEN_THROUGH:
+        name = made[name].input[0]
+    return name in made
 
 
 def _of_type(kinds: set[str], none: str) -> Callable[[Facts], tuple[str, str]]:
@@ -197,7 +211,7 @@ RULES: tuple[tuple[str, Callable[[Facts], tuple[str, str]], str], ...] = (
     ("batch in a Reshape", _reshapes, "write -1 or x.shape[0] in place of the number in view/reshape"),
     ("opset", _opset, f"export with opset_version={_OLDEST_OPSET} or later: LayerNormalization is one node since then"),
     ("integer arithmetic", _integers, "cast to float32 early, unless these are indices"),
-    ("constants", _computed, "export with optimize=True or run onnxslim; TensorRT refuses some unfolded, such as axes"),
+    ("constants", _computed, "export with optimize=True or run onnxslim; TensorRT refuses axes that are not folded"),
     ("dead nodes", _dead, "harmless for TensorRT, which drops them; a simplifier makes the file smaller"),
     ("control flow", _of_type(_CONTROL_FLOW, "no If, Loop or Scan"), "torch.where, or one engine a branch, is faster"),
     ("data-dependent shapes", _of_type(_DATA_DEPENDENT, "no size depends on values"),

@@ -56,7 +56,7 @@ CHAPTERS: tuple[Chapter, ...] = (
     Chapter(
         3, "builder_runtime_context", "Builder, runtime, context",
         "Which component does what, what is stored in an engine, and where may it run?",
-        25, _BUILD, (), "loading and running the engine",
+        25, _BUILD, ("torch",), "loading and running the engine", "ready",
     ),
     Chapter(
         4, "fp16_bf16", "FP16 and BF16",

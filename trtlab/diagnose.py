@@ -30,6 +30,12 @@ _KNOWN = (
         "https://github.com/onnx/onnx-tensorrt/blob/main/docs/operators.md",
     ),
     (
+        r"must resolve to a build-time constant",
+        "A node computes what TensorRT must know at build time, such as the axes of a reduction.",
+        "fold the constants: export with optimize=True (torch.onnx.export's default), or run onnxslim.",
+        "https://github.com/onnx/onnx-tensorrt/blob/main/docs/operators.md",
+    ),
+    (
         r"topologically sorted|not output of any previous nodes|is not an output of any node",
         "A node or output reads a tensor that nothing before it writes.",
         "check the spelling of that tensor; 'polygraphy surgeon sanitize --toposort' mends a mere wrong order.",

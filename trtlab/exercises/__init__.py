@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from html import escape
@@ -15,6 +16,9 @@ from typing import Any
 from trtlab.errors import AssetError
 
 CHAPTERS = ("chapter00", "chapter01", "chapter02", "chapter03", "chapter04", "chapter05", "chapter06", "chapter07")
+
+
+_given: Counter[str] = Counter()  # hints by exercise: a notebook asks get(name).hint(), a new object each time
 
 
 @dataclass(frozen=True)
@@ -36,14 +40,13 @@ class Verdict:
         return f"<b>{'✓' if self.right else '✗'}</b> {escape(self.message)}"
 
 
-@dataclass
+@dataclass(frozen=True)
 class Exercise:
     """A task with hints. `examine(answer)` returns (right, message); the message never gives the answer away."""
 
     name: str
     hints: tuple[str, ...]
     examine: Callable[..., tuple[bool, str]] = field(repr=False)
-    _given: int = field(default=0, repr=False)
 
     def check(self, *answer: Any) -> Verdict:
         """Say whether the answer is right and, if not, what is wrong with it; no answer raises."""
@@ -56,9 +59,9 @@ class Exercise:
 
     def hint(self) -> str:
         """The next hint; after the last one they start again."""
-        text = self.hints[self._given % len(self.hints)]
-        self._given += 1
-        return f"Hint {(self._given - 1) % len(self.hints) + 1} of {len(self.hints)}: {text}"
+        number = _given[self.name] % len(self.hints)
+        _given[self.name] += 1
+        return f"Hint {number + 1} of {len(self.hints)}: {self.hints[number]}"
 
 
 def get(name: str) -> Exercise:

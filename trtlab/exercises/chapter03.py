@@ -11,11 +11,10 @@ if TYPE_CHECKING:
 
 Answer = tuple[bool, str]
 _BUDGET = 2**30  # bytes, in 03.1
-_OLD_CARD = "V100 SXM2 16GB"  # in 03.3
 
 
 def exercises() -> list[Exercise]:
-    """03.1: how many contexts fit? 03.2: write a config. 03.3: the newest release for an old card."""
+    """03.1: how many contexts fit? 03.2: write a config."""
     return [
         Exercise(
             "03.1",
@@ -34,14 +33,6 @@ def exercises() -> list[Exercise]:
                 "The section on verbosity names the three levels; gpu('RTX 3090').target is a build target.",
             ),
             _config,
-        ),
-        Exercise(
-            "03.3",
-            (
-                "lab.gpu('V100 SXM2 16GB').compute_capability is the number to look for.",
-                "supports(release, card) says yes or no for each name in compatibility().index; the order is by age.",
-            ),
-            _old_card,
         ),
     ]
 
@@ -94,17 +85,3 @@ def _products() -> onnx.ModelProto:
         w1=(256, 256),
         w2=(256, 256),
     )
-
-
-def _old_card(answer: str) -> Answer:
-    from trtlab.versions import compatibility, supports
-
-    releases = list(compatibility().index)
-    if not isinstance(answer, str) or answer not in releases:
-        return False, f"The answer is a name of the table's first column, such as '{releases[-1]}'."
-    if not supports(answer, _OLD_CARD):
-        return False, f"{answer} no longer supports this card: look at the column compute_capability."
-    truth = [name for name in releases if supports(name, _OLD_CARD)][-1]
-    if answer != truth:
-        return False, f"{answer} runs on it, but a newer release in the table does too."
-    return True, f"{truth}; the next one in the table wants 7.5. Keep it, with its CUDA, or change the card."

@@ -32,7 +32,8 @@ def exercises() -> list[Exercise]:
             (
                 "The result does not change when all features of a row are divided by the same number.",
                 "Divide before you square, by a number that makes the features neither large nor tiny.",
-                "A fixed number, such as 64, helps large features and ruins small ones. Take one from the row itself.",
+                "A fixed number, such as 64, helps large features and ruins small ones, as does one number for "
+                "a mixed batch. Take one from the row itself.",
             ),
             _unit_length,
         ),
@@ -55,7 +56,8 @@ def _largest_square(answer: int) -> Answer:
     largest = float(np.finfo(np.float16).max)
     truth = int(np.sqrt(largest))
     if answer == truth:
-        return True, f"{truth}² still fits, {truth + 1}² does not: squaring halves the exponents that are safe."
+        stored = f"{truth}² is stored as {float(np.float16(truth**2)):,.0f}, {truth + 1}² as infinity"
+        return True, f"{stored}: squaring halves the exponents that are safe."
     if answer == int(largest):
         return False, "FP16 can hold that number, but the question is about its square."
     if answer > truth:
@@ -68,35 +70,85 @@ def _unit_length(answer: Callable[[torch.Tensor], torch.Tensor]) -> Answer:
 
     if not callable(answer):
         return False, f"The answer is a function of one tensor, not {type(answer).__name__}."
-    made = torch.Generator().manual_seed(0)
-    for size in (1.0, 1000.0, 0.001):
-        features = (size * torch.rand(16, 64, generator=made)).half()
-        wide = features.double()
-        truth = wide / wide.pow(2).sum(dim=1, keepdim=True).sqrt()
+    batches = _feature_batches()
+    for where, features in batches.items():
         with _Types() as seen:
             found = answer(features.clone())
-        problem = _problem(found, truth, seen.types, size)
+        problem = _not_half(found, features, seen.types) or _not_unit(found, features, where)
         if problem:
             return False, problem
-    return True, "Right at every scale, and FP16 throughout."
+    try:
+        model = _exported(answer, next(iter(batches.values())))
+    except torch.onnx.OnnxExporterError:
+        return (
+            False,
+            "Right in PyTorch, which cannot export it: does it look at values to decide what to do?",
+        )
+    for where, features in batches.items():
+        problem = _not_unit(_in_true_half(model, features), features, where)
+        if problem:
+            ops = ", ".join(node.op_type for node in model.graph.node)
+            return False, f"Right in PyTorch, which may add up in FP32 inside, but not exported ({ops}). {problem}"
+    return True, "Right at every scale and in a mixed batch, in PyTorch and exported, and FP16 throughout."
 
 
-def _problem(found: object, truth: torch.Tensor, types: set[torch.dtype], size: float) -> str:
-    """What is wrong with a unit vector, or ""."""
+def _feature_batches() -> dict[str, torch.Tensor]:
+    """FP16 features of shape (16, 64), by where they lie; in the last batch large and small rows alternate."""
     import torch
 
-    if not isinstance(found, torch.Tensor) or found.shape != truth.shape:
-        return f"It should return a tensor of shape {tuple(truth.shape)}, like its input."
+    made = torch.Generator().manual_seed(0)
+    sizes = {f"around {size:g}": torch.tensor(size) for size in (1.0, 1000.0, 0.001)}
+    sizes["around 1000 and around 0.001 in one batch"] = torch.tensor([1000.0, 0.001]).repeat(8)[:, None]
+    return {where: (size * torch.rand(16, 64, generator=made)).half() for where, size in sizes.items()}
+
+
+def _not_half(found: object, features: torch.Tensor, types: set[torch.dtype]) -> str:
+    """What keeps a result from being an FP16 tensor of the features' shape that was computed in FP16, or ""."""
+    import torch
+
+    if not isinstance(found, torch.Tensor) or found.shape != features.shape:
+        return f"It should return a tensor of shape {tuple(features.shape)}, like its input."
     wide = types & {torch.float32, torch.float64, torch.bfloat16}
     if wide or found.dtype != torch.float16:
         return f"Something in it computes in {str(next(iter(wide), found.dtype)).removeprefix('torch.')}, not in FP16."
+    return ""
+
+
+def _not_unit(found: torch.Tensor, features: torch.Tensor, where: str) -> str:
+    """What keeps the rows of `found` from being the features' unit vectors, or ""."""
+    wide = features.double()
+    truth = wide / wide.pow(2).sum(dim=1, keepdim=True).sqrt()
     if not found.isfinite().all():
-        return f"For features around {size:g} it gives infinity or NaN: something became too large, or a length zero."
+        return f"For features {where} it gives infinity or NaN: something became too large, or a length zero."
     error = float((found.double() - truth).abs().max())
     if error > 2e-3:
         lengths = found.double().pow(2).sum(dim=1).sqrt()
-        return f"For features around {size:g} the vectors have lengths of {lengths.min():.2g} to {lengths.max():.2g}."
+        return f"For features {where} the vectors have lengths of {lengths.min():.2g} to {lengths.max():.2g}."
     return ""
+
+
+def _exported(answer: Callable[[torch.Tensor], torch.Tensor], features: torch.Tensor) -> onnx.ModelProto:
+    """The function as an ONNX model, converted to FP16 as the chapter does it; inputs and outputs stay FP32."""
+    import torch
+
+    from trtlab.models.export import export
+    from trtlab.precision import to_half
+
+    class Model(torch.nn.Module):
+        def forward(self, features: torch.Tensor) -> torch.Tensor:
+            return answer(features)
+
+    sample = {"features": features.float().numpy()}
+    return to_half(export(Model().eval(), sample, {"features": tuple(features.shape)}, ("unit",)), "fp16").model
+
+
+def _in_true_half(model: onnx.ModelProto, features: torch.Tensor) -> torch.Tensor:
+    """The model's result with every operation rounded to FP16."""
+    import torch
+
+    from trtlab.numerics import run
+
+    return torch.from_numpy(run(model, {"features": features.float().numpy()}, true_half=True)["unit"])
 
 
 class _Types:
@@ -136,12 +188,14 @@ def _in_fp32(answer: str | Iterable[str], model: onnx.ModelProto) -> Answer:
     if not names:
         return False, "The list is empty, and the FP32 nodes must run somewhere."
     if unknown:
-        return False, f"That engine has no kernel called {min(unknown)!r}: is it the model with one more node in FP32?"
+        five = "AutoCast's four nodes and ReduceSum"
+        return False, f"The engine has no kernel called {min(unknown)!r}: has yours {five} in FP32, and only those?"
     if wrong:
-        return False, f"{min(wrong)} does the work of {', '.join(sorted(nodes[min(wrong)]))}: none of it is in FP32."
+        work = ", ".join(sorted(nodes[min(wrong)])) or "no node"
+        return False, f"{min(wrong)} does the work of {work}: there is no kept node in it."
     if names != truth:
         return False, f"{len(names)} named, and what you named is right; but some FP32 nodes run elsewhere."
-    return True, "One node more in FP32, and a tensor in FP32 is stored between two kernels."
+    return True, "ReduceSum in FP32 as well, and a tensor in FP32 is stored between two kernels."
 
 
 def _careful(model: onnx.ModelProto) -> tuple[Engine, list[str]]:

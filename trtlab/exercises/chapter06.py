@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trtlab.exercises import Exercise
@@ -10,6 +10,8 @@ from trtlab.exercises import Exercise
 if TYPE_CHECKING:
     import numpy as np
     import onnx
+
+    from trtlab.profiles import Finding
 
 Answer = tuple[bool, str]
 BATCHES = (1, 2, 5, 8)
@@ -60,20 +62,25 @@ def upsampler() -> onnx.ModelProto:
 
 
 FOUR = {"a": (16, 32, 64), "b": (16, 33, 64), "c": (16, 32, 65), "d": (32, 32, 32)}  # min, opt, max side
+_IN_WORDS = {"no engine": "no engine", "a line in the log": "built, with a line in the log", "not a word": "built"}
 
 
 def _built_and_failing(answer: Iterable[str]) -> Answer:
     from trtlab.profiles import answers, check
 
-    letters = {str(letter).strip().lower() for letter in answer}
+    letters = {sign for sign in "".join(map(str, answer)).lower() if sign.isalnum()}  # "a, c" is {"a", "c"}
     unknown = sorted(letters - set(FOUR))
     if unknown:
         return False, f"There is no profile {unknown[0]!r}: give the letters of `four`."
     model = upsampler()
     shapes = [{"x": tuple((1, 3, side, side) for side in sides)} for sides in FOUR.values()]
-    told = answers([(model, one) for one in shapes])
-    built = {letter for letter, one in zip(FOUR, told, strict=True) if one.built}
-    failing = {letter for letter, one in zip(FOUR, shapes, strict=True) if len(check(model, one))}
+    told = dict(zip(FOUR, answers([(model, one) for one in shapes]), strict=True))
+    built = {letter for letter, one in told.items() if one.built}
+    fails = {side: bool(len(check(model, {"x": (1, 3, side, side)}))) for side in range(16, 66)}
+    sides = {letter: [fails[side] for side in range(low, high + 1)] for letter, (low, _, high) in FOUR.items()}
+    failing = {letter for letter, ones in sides.items() if any(ones)}
+    if not letters:
+        return False, "You named none, but some of them are built although a size of their range fails."
     if letters - built:
         return (
             False,
@@ -81,9 +88,19 @@ def _built_and_failing(answer: Iterable[str]) -> Answer:
         )
     if letters - failing:
         return False, "In one of these every size of the range runs: how many sizes does it hold?"
-    if letters != built & failing:
-        return False, "What you named is right, but not all: look also at the sizes that are no corner."
-    return True, "Right: opt alone is checked so that the build ends; everything else you learn at run time."
+    missing = sorted((built & failing) - letters)
+    if missing:
+        logged = told[missing[0]].outcome == "a line in the log"
+        why = "a line in the log is no refusal" if logged else "look also at the sizes that are no corner"
+        return False, f"What you named is right, but not all: {why}."
+    each = [f"{key}: {_IN_WORDS[one.outcome]}, {_share(sides[key])}" for key, one in told.items()]
+    return True, f"Right: only what fails at opt ends the build. {'; '.join(each)}."
+
+
+def _share(fails: Sequence[bool]) -> str:
+    if len(fails) == 1:
+        return "its only side fails" if fails[0] else "its only side runs"
+    return f"{sum(fails)} of its {len(fails)} sides fail"
 
 
 def stuck() -> onnx.ModelProto:
@@ -109,9 +126,9 @@ def _freed(answer: onnx.ModelProto) -> Answer:
     weights = {tensor.name for tensor in answer.graph.initializer}
     if [[name for name in names[0] if name not in weights], names[1]] != [["x"], ["y"]]:
         return False, "The model should take x and give y, nothing else."
-    found = check(answer, {"x": ((1, 8, 16), (2, 8, 16), (8, 8, 16))})
-    if len(found):
-        return False, found[0].mistake
+    for batch in BATCHES:
+        for finding in check(answer, {"x": (batch, 8, 16)}):
+            return False, _at_batch(batch, finding)
     numbers = np.random.default_rng(0).normal(size=(max(BATCHES), 8, 16)).astype(np.float32)
     for batch in BATCHES:
         x = numbers[:batch]
@@ -124,6 +141,13 @@ def _freed(answer: onnx.ModelProto) -> Answer:
                 f"At batch {batch} y differs by up to {np.abs(given - truth).max():.2g}: are the weights the same?",
             )
     return True, "Every batch from 1 to 8 runs, with the same numbers."
+
+
+def _at_batch(batch: int, finding: Finding) -> str:
+    """What fails at a batch; a mistake that is at no node is told as it is."""
+    if not finding.node:
+        return finding.mistake
+    return f"At batch {batch} node '{finding.node}' fails: {finding.mistake.partition(' fails: ')[2]}"
 
 
 def _truth(x: np.ndarray) -> np.ndarray:
@@ -148,11 +172,20 @@ def _run(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
 
 
 def _three_profiles(answer: Any, observed: Any) -> Answer:
+    from trtlab.errors import ProfileError
     from trtlab.models import transformer_encoder
-    from trtlab.profiles import check, read_shapes, suggest
+    from trtlab.profiles import Suggestion, check, read_shapes, suggest
 
+    if isinstance(answer, Suggestion):
+        return False, "This is the whole suggestion: give its .shapes."
+    several = [answer] if isinstance(answer, Mapping) else answer
+    if not isinstance(several, list | tuple) or not all(isinstance(one, Mapping) for one in several):
+        return False, "Each profile is a dictionary as tokens(1, 18, 32) makes it, and the answer is a list of them."
     model = transformer_encoder().onnx()
-    profiles = read_shapes(answer)
+    try:
+        profiles = read_shapes(answer)
+    except ProfileError as error:
+        return False, error.message
     if not 1 <= len(profiles) <= 3:
         return False, f"Your server holds one to three profiles, not {len(profiles)}."
     found = check(model, profiles)
@@ -167,7 +200,8 @@ def _three_profiles(answer: Any, observed: Any) -> Answer:
     if lost:
         return False, f"{len(lost)} of the requests fit no profile, the first has {lost[0]} tokens."
     done = sum(min(high for low, high in ranges if low <= length <= high) for length in lengths)
-    padding, best = done / sum(lengths) - 1, suggest(model, observed, multiple=8, count=3).padding
-    if padding > 1.05 * best:
-        return False, f"Every request fits, and padding adds {100 * padding:.0f}% to the work: three can do better."
-    return True, f"Every request fits, and padding adds {100 * padding:.0f}% to the work."
+    padding, most = done / sum(lengths) - 1, 1.05 * suggest(model, observed, multiple=8, count=3).padding
+    said = f"Every request fits, and padding adds {padding:.1%} to the work"
+    if padding > most:
+        return False, f"{said}: three can do better, at most {most:.1%} is asked for."
+    return True, f"{said}; at most {most:.1%} was asked for."

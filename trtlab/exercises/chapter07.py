@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral, Real
 from typing import TYPE_CHECKING
 
 from trtlab.exercises import Exercise
@@ -22,7 +23,8 @@ def exercises() -> list[Exercise]:
             (
                 "A tensor is alive from the kernel that writes it to the last one that reads it. Who reads c1 last?",
                 "While c4 is computed three tensors are alive: its input, its output, and one that waits.",
-                "lab.memory.liveness(lab.build(shortcut_network())).peak_bytes tells, in bytes.",
+                "`from trtlab.exercises.chapter07 import shortcut_network` has the network, and "
+                "lab.memory.liveness(lab.build(shortcut_network(), gpu=GPU)).peak_bytes tells, in bytes.",
             ),
             _shortcut,
         ),
@@ -86,12 +88,14 @@ def _shortcut(answer: float) -> Answer:
     from trtlab.build import build
     from trtlab.memory import liveness
 
-    if isinstance(answer, bool) or not isinstance(answer, int | float):
+    if isinstance(answer, bool) or not isinstance(answer, Real):
         return False, f"The answer is a number of MiB, not {type(answer).__name__}."
-    life = liveness(build(shortcut_network(), progress=False))
+    life, answer = liveness(build(shortcut_network(), progress=False)), float(answer)
     truth = life.peak_bytes / 2**20
     if abs(answer - truth) <= 0.02 * truth:
         return True, f"Input, output and c1, which waits for the Add: three tensors, {truth:.1f} MiB."
+    if abs(answer - truth) <= 0.05 * truth:
+        return False, f"{answer:g} MiB is close, but rounded too far: give a decimal."
     if abs(answer - life.sum_bytes / 2**20) <= 0.02 * answer:
         return False, "These are all tensors together; not all of them live at the same time."
     if life.reserved_bytes and abs(answer - life.reserved_bytes / 2**20) <= 0.02 * answer:
@@ -107,7 +111,7 @@ def _workspace(answer: int) -> Answer:
     from trtlab import models
     from trtlab.build import build
 
-    if isinstance(answer, bool) or not isinstance(answer, int):
+    if isinstance(answer, bool) or not isinstance(answer, Integral):
         return False, f"The answer is a whole number of MiB, not {type(answer).__name__}."
     engine = build(models.resnet50().onnx(), shapes={"x": (32, 3, 224, 224)}, progress=False)
     reserved, weights = engine.activation_bytes or 0, engine.weight_bytes or 0

@@ -118,6 +118,7 @@ def _node_finding(
 ) -> Finding:
     at = corners[0]
     shapes = ", ".join(f"{name} {words(sizes[at])}" for name, sizes in profile.items()) or "its fixed shapes"
+    shapes = f"at {_CORNERS[at]}: {shapes}" if profile and len(corners) > 1 else shapes
     every = " and ".join(", ".join(_CORNERS[corner] for corner in sorted(corners)).rsplit(", ", 1))
     every = every if profile else "every run"
     if trouble.large:

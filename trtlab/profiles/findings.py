@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
+from trtlab.checklist import COLOURS, MARKS
+
 if TYPE_CHECKING:
     import pandas as pd
 
     from trtlab.profiles.shapes import Profile
-
-_MARKS = {"look": "?", "fix": "✗"}
-_COLOURS = {"look": "#8A5A00", "fix": "#9E2A55"}  # those of the checklist
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Finding:
         )
 
     def __str__(self) -> str:
-        return f"{_MARKS[self.verdict]} {self.mistake} → {self.fix}"
+        return f"{MARKS[self.verdict]} {self.mistake} → {self.fix}"
 
 
 @dataclass(frozen=True)
@@ -82,13 +81,13 @@ class Findings:
         return f"<Findings: {sum(one.verdict == 'fix' for one in self)} to fix, {len(self)} in all>"
 
     def _repr_html_(self) -> str:
-        left = "style='text-align:left;vertical-align:top'"
+        left, good = "style='text-align:left;vertical-align:top'", COLOURS["ok"]
         proposal = f"<p>shapes that work: <code>{escape(str(self.proposal))}</code></p>"
         if not self.findings:
-            return f"<p><b style='color:#13806B'>✓</b> Nothing is wrong with these profiles.</p>{proposal}"
+            return f"<p><b style='color:{good}'>✓</b> Nothing is wrong with these profiles.</p>{proposal}"
         head = "".join(f"<th {left}>{word}</th>" for word in ("", "where", "mistake", "TensorRT", "what to do"))
         rows = "".join(
-            f"<tr><td {left}><b style='color:{_COLOURS[one.verdict]}'>{_MARKS[one.verdict]}</b></td>"
+            f"<tr><td {left}><b style='color:{COLOURS[one.verdict]}'>{MARKS[one.verdict]}</b></td>"
             + "".join(f"<td {left}>{escape(text)}</td>" for text in (_where(one), one.mistake, one.tensorrt, one.fix))
             + "</tr>"
             for one in self

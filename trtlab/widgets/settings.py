@@ -43,12 +43,10 @@ def settings_picture(model: Model, targets: str, streams: str, verbosity: str, s
     default, mine = try_settings(model, [setting_lines(TARGETS["RTX 4090"]), chosen], shapes, "RTX 4090")
     streams = "" if streams == "any" else f", at most {streams} stream{'s' * (streams != '1')}"
     name = f"{targets}{streams}, {verbosity}"
-    if mine.engine is None:
-        title = "TensorRT refuses"
-    elif mine.plan_bytes and default.plan_bytes:
+    title = "TensorRT refuses" if mine.engine is None else "TensorRT refuses the default, and builds this"
+    if mine.plan_bytes and default.plan_bytes:
         title = f"The plan weighs {mine.plan_bytes / default.plan_bytes:.1f} times the default one"
-    rows = {"the default: RTX 4090, DETAILED": default, name: mine}
-    return draw.trials(rows if len(rows) == 2 else {name: mine}, title)
+    return draw.trials({"the default: RTX 4090, DETAILED": default, name: mine}, title)
 
 
 def settings_explorer(models: Mapping[str, Model], shapes: Mapping[str, Any]) -> VBox:
@@ -59,7 +57,7 @@ def settings_explorer(models: Mapping[str, Model], shapes: Mapping[str, Any]) ->
     controls = {
         "network": ipywidgets.Dropdown(options=list(models), description="Network"),
         "targets": ipywidgets.Dropdown(options=list(TARGETS), description="Targets"),
-        "streams": ipywidgets.ToggleButtons(options=STREAMS, description="Streams"),
+        "streams": ipywidgets.ToggleButtons(options=STREAMS, description="Streams", style={"button_width": "50px"}),
         "verbosity": ipywidgets.Dropdown(options=VERBOSITIES, description="Verbosity"),
     }
 
@@ -70,4 +68,5 @@ def settings_explorer(models: Mapping[str, Model], shapes: Mapping[str, Any]) ->
             display(error.diagnosis)
 
     picture = ipywidgets.interactive_output(show, controls)
-    return ipywidgets.VBox([ipywidgets.HBox(list(controls.values())), picture])
+    first, second = list(controls.values())[:2], list(controls.values())[2:]
+    return ipywidgets.VBox([ipywidgets.HBox(first), ipywidgets.HBox(second), picture])

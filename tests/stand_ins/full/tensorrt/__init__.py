@@ -19,12 +19,15 @@ from tensorrt.running import (  # noqa: F401
     IOutputAllocator,
     TensorFormat,
     TensorIOMode,
+    bool,
     float16,
     float32,
+    int8,
     int32,
     int64,
     nptype,
     pack,
+    uint8,
 )  # fmt: skip
 
 __version__ = "10.0.stand.in"

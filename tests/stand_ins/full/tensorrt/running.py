@@ -38,6 +38,7 @@ class DataType(Enum):
 
 
 float32, float16, int32, int64 = DataType.FLOAT, DataType.HALF, DataType.INT32, DataType.INT64
+int8, bool, uint8 = DataType.INT8, DataType.BOOL, DataType.UINT8
 _NUMPY = {DataType.FLOAT: np.float32, DataType.HALF: np.float16, DataType.INT32: np.int32, DataType.INT64: np.int64}
 
 
@@ -85,6 +86,10 @@ class ICudaEngine:
         (value,) = [value for value in self.ports if value.name == name]
         kind = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
         return next(dtype for dtype, found in _NUMPY.items() if found == kind)
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        (value,) = [value for value in self.ports if value.name == name]
+        return tuple(dim.dim_value or -1 for dim in value.type.tensor_type.shape.dim)
 
     def get_tensor_format(self, name: str, profile: int = 0) -> TensorFormat:
         return TensorFormat.LINEAR

@@ -1,0 +1,346 @@
+"""Chapter 03 proves what it says: spoiled builds make its sections fail, its GPU code runs on a stand-in."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from notebook_runs import NOTEBOOKS, noticing_sections, run
+
+import trtlab as lab
+from trtlab import exercises
+from trtlab.errors import AssetError, BuildError
+from trtlab.messages import sentence
+from trtlab.plan_file import check_plan
+from trtlab.settings import try_setting, try_settings
+from trtlab.toys import PATTERNS, toy
+from trtlab.versions import compatibility, supports
+from trtlab.widgets.settings import TARGETS, setting_lines, settings_explorer, settings_picture
+
+HERE = Path(__file__).resolve().parent
+NOTEBOOK = NOTEBOOKS / "03_builder_runtime_context.ipynb"
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return PATTERNS["Sibling convolutions"].model()
+
+
+@pytest.fixture(scope="module")
+def plan(model: Any) -> bytes:
+    return lab.build(model, gpu="RTX 4090").plan_bytes()
+
+
+# --------------------------------------------------------------------- settings
+
+
+def test_a_setting_is_seen_in_the_engine_and_the_default_is_not_touched(model: Any) -> None:
+    default, one_stream = try_settings(model, ["", "config.max_aux_streams = 0"])
+    assert (default.streams, one_stream.streams) == (2, 1)
+    assert one_stream.differs(default)
+    assert one_stream.engine.activation_bytes < default.engine.activation_bytes
+    assert default.engine.layers == lab.build(model, gpu="RTX 4090").layers
+    assert default.said == ""
+
+
+def test_a_setting_without_effect_makes_the_same_engine(model: Any) -> None:
+    default, level = try_settings(model, ["", "config.builder_optimization_level = 5"])
+    assert not level.differs(default)
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("config.set_flag(trt.BuilderFlag.FP16)", "AttributeError.*FP16"),
+        ("config.set_flag(trt.BuilderFlag.REFIT)", "CUDA_SUCCESS"),
+        ("config.max_aux_streams = 'many'", "TypeError"),
+        ("config.max_aux_streams = ", "SyntaxError"),
+        ("import os; os.abort()", "status -6"),
+        ("import os; os._exit(0)", "status 0"),
+        ("import time; time.sleep(60)", "within 3 s"),
+    ],
+)
+def test_what_goes_wrong_with_a_setting_is_its_answer(model: Any, setting: str, says: str) -> None:
+    trial = try_setting(model, setting, time_limit=3 if "sleep" in setting else 60)
+    assert trial.engine is None
+    assert trial.plan_bytes is None
+    assert re.search(says, trial.said), trial.said
+    assert "no engine" in trial._repr_html_()
+
+
+def test_a_model_or_gpu_that_cannot_be_read_raises() -> None:
+    with pytest.raises(BuildError):
+        try_setting(b"no model")
+    with pytest.raises(AssetError, match="cannot build for SM90"):
+        try_setting(toy("t (float[4] x) => (float[4] y) { y = Relu(x) }"), gpu="H100 SXM5 80GB")
+
+
+def test_what_a_setting_prints_does_not_get_between_the_frames(model: Any) -> None:
+    assert try_setting(model, "print('x' * 100000)").engine is not None
+
+
+# -------------------------------------------------------------------- plan files
+
+
+@pytest.mark.parametrize("length", [1, 8, 40, 64, 1000])
+def test_a_cut_plan_is_told(plan: bytes, length: int) -> None:
+    check = check_plan(plan[:length])
+    assert (check.state, check.nbytes) == ("cut", length)
+    assert "again" in check.fix
+
+
+def test_a_plan_with_more_at_its_end_is_told(plan: bytes) -> None:
+    assert check_plan(plan + b"x").state == "cut"
+
+
+def test_an_empty_file_and_a_stranger_are_told(model: Any, tmp_path: Path) -> None:
+    empty, stranger = tmp_path / "empty.plan", tmp_path / "model.onnx"
+    empty.write_bytes(b"")
+    stranger.write_bytes(model.SerializeToString())
+    assert check_plan(empty).state == "empty"
+    assert check_plan(stranger).state == "not an engine"
+    assert check_plan(stranger).name == "model.onnx"
+    with pytest.raises(AssetError, match=r"'nothing\.plan' cannot be read"):
+        check_plan(tmp_path / "nothing.plan")
+
+
+def test_a_good_plan_only_lacks_a_gpu(plan: bytes) -> None:
+    check = check_plan(plan, "good")
+    assert check.state == ("loads" if lab.machine.has_gpu() else "needs a GPU")
+    assert "good" in check._repr_html_()
+
+
+def test_the_sentence_of_a_message_is_found() -> None:
+    build = "IBuilder::build: Error Code 1: Myelin ([pass.cpp:337: check_turing] Cannot compile 'a'. In b at c)"
+    assert sentence(build) == "Cannot compile 'a'"
+    cuda = "IRuntime::x: Error Code 1: Cuda Runtime (In S at /_src/c.cpp:25 (cudaError 35: too old))"
+    assert sentence(cuda) == "too old"
+    assert sentence("setThis() is unsupported in TensorRT-RTX.") == "setThis() is unsupported in TensorRT-RTX"
+    assert sentence("") == ""
+
+
+# ---------------------------------------------------------------------- versions
+
+
+def test_every_row_of_the_table_has_its_source() -> None:
+    table = compatibility()
+    assert table.index.is_unique
+    assert set(table["evidence"]) == {"quoted", "measured"}
+    assert (table["source"] != "").all()
+    assert table["address"].str.fullmatch(r"https://\S+( https://\S+)*").all()
+
+
+def test_old_cards_are_dropped_when_the_notes_say_so() -> None:
+    answers = [supports(name, "V100 SXM2 16GB") for name in ("TensorRT 8.6", "TensorRT 10.0", "TensorRT 10.5")]
+    assert answers == [True, True, False]
+    assert supports("TensorRT 11.4", "H100 SXM5 80GB")
+    assert not supports("TensorRT-RTX 1.7", "H100 SXM5 80GB")
+    with pytest.raises(AssetError, match="'TensorRT 5' is not in the table"):
+        supports("TensorRT 5", "T4")
+
+
+def test_the_measured_row_is_what_this_compiler_offers() -> None:
+    listed = compatibility().loc["TensorRT-RTX 1.7", "compute_capability"].split(", ")
+    assert {f"SM{one.replace('.', '')}" for one in listed} == set(lab.gpus.targets(lab.trt))
+
+
+# ------------------------------------------------------------- pictures, widget
+
+
+def test_the_picture_of_the_components_counts_weights_once(model: Any) -> None:
+    engine = lab.build(model, gpu="RTX 4090")
+    for contexts in (1, 2, 3):
+        picture = lab.draw.components(engine, contexts)
+        words = [text.get_text() for text in picture.axes[0].texts]
+        total = (engine.weight_bytes + contexts * engine.activation_bytes) / 2**20
+        assert f"= {total:.0f} MiB" in picture.get_label()
+        assert sum(word.startswith("Context") for word in words) == contexts
+    assert "MiB" not in lab.draw.components().get_label()
+
+
+def test_the_picture_of_trials_shows_a_refusal_in_tensorrts_words(model: Any) -> None:
+    trials = try_settings(model, ["", "config.set_flag(trt.BuilderFlag.REFIT)"])
+    words = [text.get_text() for text in lab.draw.trials(dict(zip("ab", trials, strict=True)), "t").axes[0].texts]
+    assert any("CUDA_SUCCESS" in word for word in words)
+    assert "no trials" in lab.draw.trials({}, "t").get_label()
+
+
+@pytest.mark.parametrize("targets", TARGETS)
+def test_the_widget_builds_what_was_chosen(model: Any, targets: str) -> None:
+    assert "plan weighs" in settings_picture(model, targets, "1", "NONE").get_label()
+
+
+def test_the_widget_shows_a_refusal_and_the_same_choice_twice() -> None:
+    product = toy("t (float[64,64] x) => (float[64,64] y) { y = MatMul(x, w) }", w=(64, 64))
+    assert "refuses" in settings_picture(product, "T4", "any", "DETAILED").get_label()
+    assert "1.0 times" in settings_picture(product, "RTX 4090", "any", "DETAILED").get_label()
+    assert len(settings_explorer({"one": product}, {}).children) == 3
+
+
+# --------------------------------------------------------------------- exercises
+
+
+def test_a_wrong_number_of_contexts_is_told_why() -> None:
+    check = exercises.get("03.1").check
+    batch8 = lab.build(lab.models.efficientnet_lite0().onnx(), shapes={"x": (8, 3, 224, 224)}, gpu="RTX 4090")
+    weights, activations = batch8.weight_bytes, batch8.activation_bytes
+    truth = (2**30 - weights) // activations
+    assert check(truth)
+    for answer, says in [
+        (2**30 // (weights + activations), "no weights of its own"),
+        (truth + 1, "would take"),
+        (truth - 1, "one more would still fit"),
+        (float(truth), "whole number"),
+        (True, "whole number"),
+    ]:
+        verdict = check(answer)
+        assert not verdict
+        assert says in verdict.message
+
+
+GOOD = setting_lines(("SM86", "SM120"), "1", "NONE")
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (setting_lines(("SM86",), "1", "NONE"), "two targets"),
+        (setting_lines(("SM86", "SM89"), "1", "NONE"), "not those of the two cards"),
+        (setting_lines(("SM86", "SM120"), "2", "NONE"), "add streams"),
+        (setting_lines(("SM86", "SM120"), "1"), "tell their names"),
+        (GOOD.replace("config", "conf", 1), "NameError"),
+        ("config.", "SyntaxError"),
+        ("", "two targets"),
+        (3, "is text"),
+    ],
+)
+def test_a_wrong_config_is_told_what_is_wrong(answer: Any, says: str) -> None:
+    verdict = exercises.get("03.2").check(answer)
+    assert not verdict
+    assert says in verdict.message
+
+
+def test_the_targets_may_come_in_any_order() -> None:
+    assert exercises.get("03.2").check(GOOD)
+    assert exercises.get("03.2").check(setting_lines(("SM120", "SM86"), "1", "NONE"))
+
+
+# ---------------------------------------------------------------- the notebook
+
+ON_A_STAND_IN = """
+import ast, sys
+import nbformat, numpy as np
+import trtlab as lab
+from trtlab import trt  # before Polygraphy, which it tells which TensorRT to take
+import polygraphy.cuda.cuda
+import stand_in_cuda
+from trtlab.toys import PATTERNS
+assert trt.__version__ == "10.0.stand.in"
+cuda = polygraphy.cuda.cuda.G_CUDA = stand_in_cuda.Cuda()
+space = {"trt": trt, "lab": lab}
+for cell in nbformat.read(sys.argv[1], as_version=4).cells:
+    if cell.cell_type == "code":
+        for node in ast.parse(cell.source).body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                exec(compile(ast.Module([node], []), "cell", "exec"), space)
+model = PATTERNS["Conv + ReLU"].model()
+plan = lab.build(model).plan_bytes()
+(port,) = model.graph.input
+x = np.random.default_rng(0).normal(size=[d.dim_value for d in port.type.tensor_type.shape.dim]).astype(np.float32)
+feeds = {port.name: x}
+from onnx.reference import ReferenceEvaluator
+(truth,) = ReferenceEvaluator(model).run(None, feeds)
+name = model.graph.output[0].name
+"""
+
+
+def on_a_stand_in(code: str) -> str:
+    """What `code` prints where full TensorRT and CUDA are stand-ins."""
+    environment = {
+        **os.environ,
+        "TRTLAB_TENSORRT": "full",
+        "PYTHONPATH": os.pathsep.join([str(HERE / "stand_ins" / "full"), str(HERE.parent)]),
+        "TRTLAB_PROGRESS": "0",
+    }
+    command = [sys.executable, "-c", ON_A_STAND_IN + code, str(NOTEBOOK)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.strip()
+
+
+def test_polygraphys_runner_gives_the_models_numbers_on_the_stand_in() -> None:
+    code = "print(np.allclose(space['run_with_polygraphy'](plan, feeds)[name], truth, atol=1e-5))"
+    assert on_a_stand_in(code) == "True"
+
+
+def test_two_contexts_give_the_models_numbers_on_two_streams() -> None:
+    code = """
+results = space["run_on_two_streams"](plan, feeds, space["Recorder"]())
+print(len(results), all(np.allclose(result[name], truth, atol=1e-5) for result in results))
+print(cuda.streams, len(stand_in_cuda.QUEUES), len(cuda.memory))
+"""
+    assert on_a_stand_in(code).splitlines() == ["2 True", "2 0 0"]
+
+
+def test_a_result_is_not_there_before_the_stream_is_synchronised() -> None:
+    code = """
+from polygraphy import cuda as polygraphy_cuda
+context = trt.Runtime(space["KeepingLogger"]()).deserialize_cuda_engine(plan).create_execution_context()
+stream = polygraphy_cuda.Stream()
+buffers = space["start"](context, feeds, stream)
+early = np.allclose(buffers[name].numpy(), truth, atol=1e-5)
+stream.synchronize()
+print(early, np.allclose(buffers[name].numpy(), truth, atol=1e-5))
+"""
+    assert on_a_stand_in(code) == "False True"
+
+
+def test_a_plan_that_cannot_be_loaded_is_in_the_error_recorder() -> None:
+    code = """
+recorder = space["Recorder"]()
+try:
+    space["run_on_two_streams"](b"no plan", feeds, recorder)
+except AssertionError as error:
+    print(recorder.num_errors(), recorder.get_error_desc(0)[:23], str(error)[:5])
+"""
+    assert on_a_stand_in(code).startswith("1 Serialization assertion")
+
+
+def test_the_allocator_counts_what_it_hands_out() -> None:
+    code = """
+allocator = space["CountingAllocator"]()
+memory = allocator.allocate_async(1000, 256, 0, 1)
+print(allocator.sizes[memory], allocator.deallocate_async(memory, 1), allocator.sizes, len(cuda.memory))
+"""
+    assert on_a_stand_in(code) == "1000 True {} 0"
+
+
+def test_a_foreign_plan_is_recognised_where_full_tensorrt_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRTLAB_TENSORRT", "full")
+    monkeypatch.setenv("PYTHONPATH", str(HERE / "stand_ins" / "full"))
+    assert check_plan(b"no plan").state == "another version"
+
+
+STREAMS, OLD, WRONG = "Streams", "The settings of older articles", "What goes wrong here"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("how", "notice"),
+    [
+        ("settings_do_nothing", {STREAMS, "Verbosity: what stays known", OLD, WRONG}),
+        ("everything_is_refused", {STREAMS, "Verbosity: what stays known", OLD, WRONG}),
+        ("every_log_is_the_first", {"Several targets in one engine"}),
+        ("every_plan_is_the_same", {"What is inside a plan"}),
+        ("every_file_is_fine", {"The runtime: loading"}),
+        ("every_card_is_supported", {"Where may an engine run?"}),
+    ],
+)
+def test_the_section_notices_what_is_spoiled(how: str, notice: set[str]) -> None:
+    noticed = noticing_sections(run(NOTEBOOK, f"import spoiled_settings\nspoiled_settings.{how}()"))
+    assert noticed >= notice, f"sections that believe it: {notice - noticed}"
