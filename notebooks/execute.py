@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 import nbformat
@@ -20,11 +21,36 @@ METADATA = {
 }
 
 
+class Client(NotebookClient):
+    """A NotebookClient that asks each second whether the kernel has answered.
+
+    With widgets, runs were seen to wait until their time was up for a reply of a kernel long idle, and then to find it
+    there. The likely reason: what nbclient sends the widgets on the same socket takes the wake-up of the waiting poll.
+    """
+
+    async def async_start_new_kernel_client(self) -> Any:
+        """As nbclient's; replies are waited for in steps of a second."""
+        client = await super().async_start_new_kernel_client()
+        wait = client.shell_channel.get_msg
+
+        async def get_msg(timeout: float | None = None) -> Any:
+            end = time.monotonic() + (float("inf") if timeout is None else timeout)
+            while True:
+                try:
+                    return await wait(timeout=max(0, min(1, end - time.monotonic())))
+                except Empty:
+                    if time.monotonic() >= end:
+                        raise
+
+        client.shell_channel.get_msg = get_msg
+        return client
+
+
 def execute(path: Path) -> float:
     """Run one notebook in its own folder and replace the file when every cell has run; returns the seconds it took."""
     begin = time.perf_counter()
     notebook = nbformat.read(path, as_version=4)
-    client = NotebookClient(
+    client = Client(
         notebook,
         timeout=600,
         kernel_name="python3",

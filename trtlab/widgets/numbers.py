@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def stored(value: float) -> pd.DataFrame:
-    """What FP32, BF16, FP16 and FP8 (E4M3) make of `value` and of its square: one row a format.
+    """What FP32, BF16, FP16 and FP8 (E5M2, E4M3) make of `value` and of its square: one row a format.
 
     `error` is relative, in %. Infinity is overflow; E4M3 has none and says NaN.
     """
@@ -18,7 +18,10 @@ def stored(value: float) -> pd.DataFrame:
     import numpy as np
     import pandas as pd
 
-    kinds = {"FP32": np.float32, "BF16": ml_dtypes.bfloat16, "FP16": np.float16, "FP8 E4M3": ml_dtypes.float8_e4m3fn}
+    kinds = {
+        "FP32": np.float32, "BF16": ml_dtypes.bfloat16, "FP16": np.float16,
+        "FP8 E5M2": ml_dtypes.float8_e5m2, "FP8 E4M3": ml_dtypes.float8_e4m3fn,
+    }  # fmt: skip
     rows = []
     with np.errstate(all="ignore"):
         for name, kind in kinds.items():
