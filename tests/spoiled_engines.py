@@ -13,6 +13,7 @@ from trtlab.errors import BuildError
 from trtlab.fate import owners
 from trtlab.node_names import node_names
 from trtlab.onnx_model import read_model
+from trtlab.tensor_shapes import sized_tensors
 
 _DTYPES = {onnx.TensorProto.FLOAT: "FP32", onnx.TensorProto.FLOAT16: "FP16", onnx.TensorProto.INT64: "INT64"}
 _SMALL = frozenset({"INT8", "FP8", "INT4", "FP4"})
@@ -73,24 +74,9 @@ def _a_layer_a_node(model: onnx.ModelProto, engine: Engine) -> tuple[Layer, ...]
 
 def _tensors(model: onnx.ModelProto, engine: Engine) -> dict[str, Tensor]:
     """Every tensor of the model, at the shapes that the engine was built for."""
-    fixed = onnx.ModelProto()
-    fixed.CopyFrom(model)
     shapes = {port.name: port.profiles[0][1] for port in engine.ports if port.profiles}
-    for value in fixed.graph.input:
-        for size, dimension in zip(shapes.get(value.name, ()), value.type.tensor_type.shape.dim, strict=False):
-            dimension.dim_value = size
-    del fixed.graph.value_info[:]
-    for value in fixed.graph.output:
-        value.type.tensor_type.ClearField("shape")
-    graph = onnx.shape_inference.infer_shapes(fixed, data_prop=True).graph
-    found = {}
-    for value in (*graph.input, *graph.value_info, *graph.output):
-        tensor = value.type.tensor_type
-        shape = tuple(dimension.dim_value for dimension in tensor.shape.dim)
-        found[value.name] = Tensor(value.name, shape, _DTYPES[tensor.elem_type])
-    for weight in graph.initializer:
-        found[weight.name] = Tensor(weight.name, tuple(weight.dims), _DTYPES[weight.data_type])
-    return found
+    sized = sized_tensors(model, shapes)
+    return {name: Tensor(name, tensor.shape, _DTYPES[tensor.elem_type]) for name, tensor in sized.items()}
 
 
 def nothing_half(build: Build) -> Build:

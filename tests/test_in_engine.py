@@ -23,6 +23,7 @@ from trtlab.precision import (
     precisions,
     to_half,
 )
+from trtlab.toys import toy
 
 RECORDED = Path(__file__).resolve().parent.parent / "data"
 SHAPES = {"x": (8, 1, 28, 28)}
@@ -188,3 +189,12 @@ def test_the_empty_engine_holds_nothing() -> None:
         assert_precision(Engine(layers=()), "fp16", at_least=1)
     assert precisions(Engine(layers=())).empty
     assert math.isclose(precisions(Engine(layers=(kernel("FP16:8x8"),)))["kernels"].sum(), 1)
+
+
+def test_a_tensor_of_unknown_rank_is_said_and_not_taken_for_a_scalar() -> None:
+    plain = toy("t (float[8,16] x) => (float[8,4] y) { h = Relu(x)  y = MatMul(h, w) }", w=(16, 4))
+    engine = lab.build(plain, gpu="RTX 4090", progress=False)
+    plain.graph.node[0].domain, plain.graph.node[0].op_type = "mine", "Strange"
+    plain.opset_import.add(domain="mine", version=1)  # so ONNX cannot say what comes out of it
+    with pytest.raises(ModelError, match="'h'"):
+        multiply_adds(plain, engine)

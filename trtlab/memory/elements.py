@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+from trtlab.profiles.shapes import read_shapes
+from trtlab.tensor_shapes import Sized, sized_tensors
 
 if TYPE_CHECKING:
     import onnx
@@ -21,46 +23,22 @@ def largest_tensor(model: onnx.ModelProto, shapes: Mapping[str, Any]) -> tuple[s
 
     By ONNX's shape inference over the nodes before fusion; tensors whose size it cannot tell are left out.
     """
-    graph = _inferred(model, shapes).graph
-    found = {value.name: _elements(value) for value in (*graph.input, *graph.value_info, *graph.output)}
+    weights = {tensor.name for tensor in model.graph.initializer}
+    found = {name: tensor.elements for name, tensor in _sized(model, shapes).items() if name not in weights}
     name = max(found, key=lambda name: found[name], default="")
-    return name, max(found.get(name, 0), 0)
+    return name, found.get(name, 0)
 
 
 def output_bytes(model: onnx.ModelProto, shapes: Mapping[str, Any]) -> int:
     """Bytes of the model's outputs at `shapes` (of a range its maximum), without those of unknown size."""
-    import onnx
-
-    return sum(
-        max(_elements(value), 0) * int(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).itemsize)
-        for value in _inferred(model, shapes).graph.output
-    )
+    sized = _sized(model, shapes)
+    return sum(sized[value.name].nbytes for value in model.graph.output if value.name in sized)
 
 
-def _inferred(model: onnx.ModelProto, shapes: Mapping[str, Any]) -> onnx.ModelProto:
-    """A copy of `model` without weights, with every shape that follows from `shapes`."""
-    import onnx
-
-    from trtlab.onnx_model import without_weights
-    from trtlab.profiles.shapes import read_shapes
-
-    fixed = without_weights(model)
+def _sized(model: onnx.ModelProto, shapes: Mapping[str, Any]) -> dict[str, Sized]:
+    """Every tensor whose size follows from `shapes`, of a range from its maximum."""
     (profile,) = read_shapes(shapes) or [{}]
-    for value in fixed.graph.input:
-        largest = profile.get(value.name, ((), (), ()))[2]
-        for size, dimension in zip(largest, value.type.tensor_type.shape.dim, strict=False):
-            dimension.dim_value = size
-    del fixed.graph.value_info[:]
-    for value in fixed.graph.output:
-        value.type.tensor_type.ClearField("shape")
-    return onnx.shape_inference.infer_shapes(fixed, data_prop=True)
-
-
-def _elements(value: onnx.ValueInfoProto) -> int:
-    """How many elements a tensor has, or -1 when its shape is not known."""
-    kind = value.type.tensor_type
-    sizes = [size.dim_value if size.HasField("dim_value") else -1 for size in kind.shape.dim]
-    return math.prod(sizes) if kind.HasField("shape") and min(sizes, default=1) >= 0 else -1
+    return sized_tensors(model, {name: sizes[2] for name, sizes in profile.items()})
 
 
 def allocates_at_run_time(engine: Engine) -> bool:

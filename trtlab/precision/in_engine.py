@@ -10,7 +10,8 @@ from trtlab.engine import BITS, Engine, Layer, Tensor
 from trtlab.errors import AssetError, ModelError, PrecisionError
 from trtlab.fate import owners
 from trtlab.node_names import node_names
-from trtlab.onnx_model import read_model, without_weights
+from trtlab.onnx_model import read_model
+from trtlab.tensor_shapes import sized_tensors
 
 if TYPE_CHECKING:
     import onnx
@@ -103,7 +104,7 @@ def multiply_adds(model: Model, engine: Engine) -> pd.DataFrame:
     """
     import pandas as pd
 
-    proto = without_weights(read_model(model))
+    proto = read_model(model)
     shapes = _shapes(proto, engine)
     owner = owners(engine)
     rows = []
@@ -171,23 +172,9 @@ def _nameless(engine: Engine, weights: int) -> Layer | None:
 
 
 def _shapes(model: onnx.ModelProto, engine: Engine) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor of `model` (changed in place) at the engine's opt shapes, where it is known."""
-    import onnx
-
+    """The shape of every tensor of `model` at the engine's opt shapes, where it is known."""
     fixed = {port.name: port.profiles[0][1] if port.profiles else port.shape for port in engine.ports}
-    for value in model.graph.input:
-        for size, dimension in zip(fixed.get(value.name, ()), value.type.tensor_type.shape.dim, strict=False):
-            dimension.dim_value = size
-    del model.graph.value_info[:]
-    for value in model.graph.output:
-        value.type.tensor_type.ClearField("shape")
-    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    found = {weight.name: tuple(weight.dims) for weight in graph.initializer}
-    for value in (*graph.input, *graph.value_info, *graph.output):
-        dims = value.type.tensor_type.shape.dim
-        if all(size.HasField("dim_value") for size in dims):
-            found[value.name] = tuple(size.dim_value for size in dims)
-    return found
+    return {name: tensor.shape for name, tensor in sized_tensors(model, fixed).items()}
 
 
 def _count(node: onnx.NodeProto, name: str, shapes: dict[str, tuple[int, ...]]) -> int:
