@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import trtlab
-import trtlab.build
+import trtlab.building
 import trtlab.buildlog
 from trtlab.engine import Engine
 
@@ -40,4 +40,4 @@ def _spoil(lie: Callable[[Engine], Engine]) -> None:
         return lie(read(messages))  # type: ignore[arg-type]
 
     trtlab.buildlog.read_build_log = spoiled
-    __import__("sys").modules["trtlab.build"].read_build_log = spoiled  # type: ignore[attr-defined]
+    __import__("sys").modules["trtlab.building"].read_build_log = spoiled  # type: ignore[attr-defined]

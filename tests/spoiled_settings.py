@@ -8,14 +8,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from trtlab import buildlog, engine, plan_file, settings, versions
+import chapter03
+
+from trtlab import ask, buildlog, engine
 
 
 def settings_do_nothing() -> None:
     """Every setting makes the default engine, and nobody complains."""
-    build = settings.try_setting
+    build = ask.try_setting
 
-    def spoiled(model: Any, setting: str = "", *args: Any, **options: Any) -> settings.Trial:
+    def spoiled(model: Any, setting: str = "", *args: Any, **options: Any) -> ask.Trial:
         return replace(build(model, "", *args, **options), setting=setting, said="")
 
     _replace_trials(spoiled)
@@ -23,9 +25,9 @@ def settings_do_nothing() -> None:
 
 def everything_is_refused() -> None:
     """No setting but the default builds."""
-    build = settings.try_setting
+    build = ask.try_setting
 
-    def spoiled(model: Any, setting: str = "", *args: Any, **options: Any) -> settings.Trial:
+    def spoiled(model: Any, setting: str = "", *args: Any, **options: Any) -> ask.Trial:
         trial = build(model, setting, *args, **options)
         return trial if not setting else replace(trial, engine=None, plan_bytes=None, said="no")
 
@@ -50,16 +52,14 @@ def every_plan_is_the_same() -> None:
 
 def every_file_is_fine() -> None:
     """The runtime has nothing against any file."""
-    plan_file.check_plan = lambda plan, name="": plan_file.PlanCheck(name, len(plan), "needs a GPU", "", "")
+    ask.check_plan = lambda plan, name="": ask.PlanCheck(name, len(plan), "needs a GPU", "", "")
 
 
 def every_card_is_supported() -> None:
     """No release ever dropped a GPU."""
-    versions.supports = lambda software, card: True
+    chapter03.supports = lambda software, card: True
 
 
 def _replace_trials(spoiled: Any) -> None:
-    settings.try_setting = spoiled
-    settings.try_settings = lambda model, lines, shapes=None, gpu=None: [
-        spoiled(model, line, shapes, gpu) for line in lines
-    ]
+    ask.try_setting = spoiled
+    ask.try_settings = lambda model, lines, shapes=None, gpu=None: [spoiled(model, line, shapes, gpu) for line in lines]

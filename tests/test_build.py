@@ -484,7 +484,9 @@ def test_full_tensorrt_whose_engine_cannot_be_read_back() -> None:
 
 @pytest.mark.parametrize("name", ["build", "diagnose"])
 def test_functions_stay_functions_whatever_is_imported_first(name: str) -> None:
-    process = in_a_process(f"import trtlab.{name}\nlab.build(tiny.conv())\nprint(callable(lab.{name}))")
+    process = in_a_process(
+        f"import trtlab.building, trtlab.diagnosis, trtlab.report\nlab.build(tiny.conv())\nprint(callable(lab.{name}))"
+    )
     assert process.communicate(timeout=60)[0] == "True\n"
 
 

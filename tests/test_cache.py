@@ -17,8 +17,8 @@ from conftest import leftovers
 
 import trtlab as lab
 from trtlab import cache as engine_cache
-from trtlab.compiler_process import CompilerProcess
 from trtlab.onnx_model import Source, digest_of, read_source
+from trtlab.process import CompilerProcess
 
 pytestmark = pytest.mark.usefixtures("tidy")
 

@@ -14,7 +14,7 @@ import tiny_models
 
 import trtlab as lab
 from trtlab.precision import Quantized, quantize, read_tensorrt_cache
-from trtlab.precision.calibration_cache import Calibration, cached_scales
+from trtlab.precision.calibration import Calibration, cached_scales
 
 SAMPLES = {"x": np.random.default_rng(0).normal(size=(8, 3, 8, 8)).astype(np.float32)}
 

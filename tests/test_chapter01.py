@@ -13,14 +13,11 @@ import onnxslim
 import pytest
 import tiny_models as tiny
 import torch
+from chapter01 import fixed_encoder, operations, optimized_by_onnxruntime, quiet
 from torch import nn
 
 from trtlab import checklist, exercises, models, widgets
-from trtlab.draw import operations
 from trtlab.errors import ModelError
-from trtlab.exercises.chapter01 import fixed_encoder
-from trtlab.quiet import quiet
-from trtlab.simplifiers import optimized_by_onnxruntime
 
 DYNAMIC = {"dynamic_shapes": ({0: "batch"},)}
 

@@ -13,10 +13,10 @@ from notebook_runs import NOTEBOOKS, claiming_sections, noticing_sections, run
 
 import trtlab as lab
 from trtlab import exercises
-from trtlab.engine import Engine
+from trtlab.engine import Engine, fused_bytes
 from trtlab.errors import ModelError
+from trtlab.graph import node_bytes, unfused_bytes
 from trtlab.toys import PATTERNS, toy
-from trtlab.traffic import fused_bytes, node_bytes, unfused_bytes
 
 NOTEBOOK = NOTEBOOKS / "02_graph_optimization.ipynb"
 
@@ -24,7 +24,7 @@ NOTEBOOK = NOTEBOOKS / "02_graph_optimization.ipynb"
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["nothing_fused", "a_kernel_missing"])
 def test_every_section_notices_a_spoiled_engine(how: str) -> None:
-    spoil = f"import spoiled_engines, trtlab\ntrtlab.build = spoiled_engines.{how}(trtlab.build)"
+    spoil = f"import spoiled_engines, trtlab\ntrtlab.build = spoiled_engines.{how}(trtlab.building)"
     claiming = claiming_sections(NOTEBOOK)
     assert len(claiming) >= 9
     calm = claiming - noticing_sections(run(NOTEBOOK, spoil))
@@ -179,7 +179,7 @@ def test_both_rows_of_a_picture_have_the_same_order() -> None:
 
 
 def test_an_arrow_ends_at_a_frame_and_not_at_the_words_under_it() -> None:
-    from trtlab.draw.left_to_right import Box, Tile, place
+    from trtlab.draw.before_after import Box, Tile, place
     from trtlab.draw.palette import VANISHED
 
     boxes = [Box((Tile("a", VANISHED),), ("12 MiB",), 1, kernel=True), Box(port="y"), Box(port="x")]
@@ -199,8 +199,9 @@ def test_bytes_are_unknown_where_a_shape_is_dynamic() -> None:
 
 
 def test_the_widget_compiles_what_was_chosen_and_shows_a_refusal() -> None:
+    from chapter02 import pattern_explorer, pattern_picture
+
     from trtlab.errors import BuildError
-    from trtlab.widgets import pattern_explorer, pattern_picture
 
     assert "19 nodes" in pattern_picture("Attention", "FP16", "L4").get_label()
     with pytest.raises(BuildError):

@@ -10,17 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chapter03 import TARGETS, compatibility, setting_lines, settings_explorer, settings_picture, supports
 from notebook_runs import NOTEBOOKS, noticing_sections, run
 
 import trtlab as lab
 from trtlab import exercises
+from trtlab.ask import check_plan, try_setting, try_settings
 from trtlab.errors import AssetError, BuildError
 from trtlab.messages import sentence
-from trtlab.plan_file import check_plan
-from trtlab.settings import try_setting, try_settings
 from trtlab.toys import PATTERNS, toy
-from trtlab.versions import compatibility, supports
-from trtlab.widgets.settings import TARGETS, setting_lines, settings_explorer, settings_picture
 
 HERE = Path(__file__).resolve().parent
 NOTEBOOK = NOTEBOOKS / "03_builder_runtime_context.ipynb"

@@ -10,19 +10,19 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from chapter04 import stored
 from notebook_runs import NOTEBOOKS, run
 
 import trtlab as lab
 from trtlab import draw, exercises, numerics, precision, widgets
 from trtlab.models.export import export
 from trtlab.numerics import Accuracy
-from trtlab.widgets.numbers import stored
 
 NOTEBOOK = NOTEBOOKS / "04_fp16_bf16.ipynb"
 ENGINE = """
 import spoiled_engines
 import trtlab
-trtlab.build = spoiled_engines.{how}(trtlab.build)
+trtlab.building = spoiled_engines.{how}(trtlab.building)
 """
 HIDDEN_OVERFLOW = """
 import trtlab.numerics.running as running

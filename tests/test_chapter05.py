@@ -21,10 +21,10 @@ SPOIL = """
 import sys
 import spoiled_engines
 import trtlab
-import trtlab.build
-spoiled = spoiled_engines.nothing_below_16_bits(sys.modules["trtlab.build"].build)
-sys.modules["trtlab.build"].build = spoiled  # for what trtlab builds itself
-trtlab.build = spoiled
+import trtlab.building
+spoiled = spoiled_engines.nothing_below_16_bits(sys.modules["trtlab.building"].build)
+sys.modules["trtlab.building"].build = spoiled  # for what trtlab builds itself
+trtlab.building = spoiled
 """
 SHOW_AN_ENGINE = {"Q and DQ in the graph", "When INT8 does not pay", "Decide", "What goes wrong here"}
 SHOW_AN_ENGINE |= {"A box to read and run: fewer than eight bits"}

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from chapter06 import FOUR, stuck, upsampler
 from notebook_runs import NOTEBOOKS, claiming_sections, noticing_sections, run
 
 from trtlab import exercises
-from trtlab.exercises.chapter06 import FOUR, stuck, upsampler
 from trtlab.models import transformer_encoder
 from trtlab.profiles import suggest
 from trtlab.toys import toy

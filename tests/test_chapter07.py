@@ -8,11 +8,11 @@ import numpy as np
 import onnx
 import pytest
 import spoiled_memory
+from chapter07 import SKIP_TEXT, SKIP_WEIGHTS, shortcut_network, skip_network
 from notebook_runs import NOTEBOOKS, claiming_sections, run
 
 import trtlab as lab
 from trtlab import exercises, memory
-from trtlab.exercises.chapter07 import SKIP_TEXT, SKIP_WEIGHTS, shortcut_network, skip_network
 from trtlab.toys import toy
 
 NOTEBOOK = NOTEBOOKS / "07_memory.ipynb"

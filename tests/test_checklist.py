@@ -14,15 +14,14 @@ import onnxsim
 import pytest
 import tiny_models as tiny
 import torch
+from chapter01 import fixed_encoder, quiet
 from onnx import TensorProto
 from torch import nn
 
 import trtlab as lab
-from trtlab.checklist import Checklist, checklist
 from trtlab.errors import ModelError
-from trtlab.exercises.chapter01 import fixed_encoder
+from trtlab.export_checks import Checklist, checklist
 from trtlab.profiles import answers
-from trtlab.quiet import quiet
 from trtlab.toys import toy
 
 

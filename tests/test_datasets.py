@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from trtlab import datasets
-from trtlab.datasets import photographs
 from trtlab.errors import AssetError
 
 
@@ -121,7 +120,7 @@ def test_no_photo_is_both_calibrated_with_and_held_out() -> None:
         return small.reshape(len(small), -1)
 
     shown = {name: datasets.imagenet_input(photo) for name, photo in datasets.photos().items()}
-    sources = thumbnails([datasets.imagenet_input(photo) for photo in photographs._calibration_sources()])
+    sources = thumbnails([datasets.imagenet_input(photo) for photo in datasets._calibration_sources()])
     held_out = [datasets.imagenet_photos().images, *(shown[name] for name in datasets.PHOTO_LABELS)]
     alike = np.corrcoef(sources, thumbnails(held_out))[:5, 5:]
     assert alike.shape == (5, 22)

@@ -10,8 +10,8 @@ import pytest
 import tiny_models as tiny
 
 import trtlab as lab
-from trtlab.diagnose import diagnose_text, main_message, plain
 from trtlab.errors import Diagnosis
+from trtlab.messages import diagnose_text, main_message, plain
 from trtlab.toys import toy
 
 pytestmark = pytest.mark.usefixtures("cache")

@@ -282,7 +282,7 @@ def test_a_kernel_that_no_node_asked_for_is_marked(small: Built) -> None:
 
 def test_the_engine_of_an_inspector_without_a_model_draws() -> None:
     text = '{"Layers": [{"Name": "Conv_0 + Relu_1", "LayerType": "CaskConvolution", "Inputs": [], "Outputs": []}]}'
-    engine = lab.Engine.from_inspector(text)
+    engine = lab.read_inspector(text)
     assert draw.graph(engine).png()
     assert draw.memory(engine).png()
     assert draw.memory(dataclasses.replace(engine, layers=())).png()

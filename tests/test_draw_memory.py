@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from chapter07 import detector
 from PIL import Image
 
 import trtlab as lab
 from trtlab import draw, memory
 from trtlab.engine import Engine, Layer, Port, Tensor
-from trtlab.toys import PATTERNS, detector
+from trtlab.toys import PATTERNS
 
 MiB = 2**20
 
@@ -63,7 +64,7 @@ def test_what_waits_for_a_later_kernel_is_drawn_apart() -> None:
 
 
 def skip() -> Any:
-    from trtlab.exercises.chapter07 import shortcut_network
+    from chapter07 import shortcut_network
 
     return shortcut_network()
 
@@ -116,7 +117,7 @@ def test_pictures_are_the_same_bytes_each_time_and_large_enough() -> None:
 
 
 def test_the_widget_compiles_what_was_chosen_and_draws_it_beside_the_small_one() -> None:
-    from trtlab.widgets import memory_explorer, memory_picture
+    from chapter07 import memory_explorer, memory_picture
 
     model = detector()
     picture = memory_picture(model, 2, 128)
@@ -127,7 +128,7 @@ def test_the_widget_compiles_what_was_chosen_and_draws_it_beside_the_small_one()
 
 
 def test_a_change_of_a_slider_redraws_and_an_error_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    from trtlab.widgets import memory_explorer
+    from chapter07 import memory_explorer
 
     shown: list[Any] = []
     monkeypatch.setattr("IPython.display.display", shown.append)

@@ -8,11 +8,11 @@ import ml_dtypes
 import numpy as np
 import pandas as pd
 import pytest
+from chapter04 import FORMATS
 from matplotlib.text import Text
 from test_draw import gids, overlaps, text_of, words
 
 from trtlab import draw
-from trtlab.draw.number_formats import FORMATS
 from trtlab.errors import AssetError, ModelError
 from trtlab.recordings import recording, recordings
 

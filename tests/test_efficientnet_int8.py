@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from trtlab import datasets, models, numerics
-from trtlab.paths import data_file
+from trtlab.files import data_file
 
 FOLDER = Path(__file__).resolve().parent.parent / "data" / "efficientnet_lite0"
 BEST = "MSE, the worst 8 in FP16"

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 import trtlab as lab
-from trtlab.buildlog import onnx_nodes, read_build_log
+from trtlab.buildlog import onnx_nodes, read_build_log, read_inspector
 from trtlab.engine import BITS, Engine, Layer, Port, Tensor
 
 # ----------------------------------------------------------------- the build log
@@ -316,7 +316,7 @@ VERSIONS = {8: EIGHT, 10: modern(10), 11: modern(11)}
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_inspector_of_every_version_gives_the_same_engine(version: int) -> None:
-    engine = Engine.from_inspector(json.dumps(VERSIONS[version]))
+    engine = read_inspector(json.dumps(VERSIONS[version]))
     assert [layer.onnx_nodes for layer in engine.layers] == [(), ("Conv_0", "Relu_1"), ("Sigmoid_3", "Mul_4")]
     assert [[str(t) for t in layer.inputs] for layer in engine.layers] == [
         ["FP32 2×3×8×8"],
@@ -344,7 +344,7 @@ def test_inspector_with_several_profiles(version: int) -> None:
     content["Layers"] += copies
     if "Bindings" in content:
         content["Bindings"] += ["x [profile 1]", "y [profile 1]"]
-    engine = Engine.from_inspector(json.dumps(content))
+    engine = read_inspector(json.dumps(content))
     assert [layer.profile for layer in engine.layers] == [0, 0, 0, 1, 1, 1]
     assert len(engine.kernels) == 3
     assert engine.layers[3].name == engine.layers[0].name
@@ -352,7 +352,7 @@ def test_inspector_with_several_profiles(version: int) -> None:
 
 
 def test_inspector_engine_without_a_plan_cannot_be_saved(tmp_path: Any) -> None:
-    engine = Engine.from_inspector(json.dumps(EIGHT))
+    engine = read_inspector(json.dumps(EIGHT))
     with pytest.raises(lab.AssetError, match="no plan to save"):
         engine.save(tmp_path / "x.plan")
     assert not list(tmp_path.iterdir())
@@ -361,7 +361,7 @@ def test_inspector_engine_without_a_plan_cannot_be_saved(tmp_path: Any) -> None:
 def test_names_only_json_says_how_to_get_the_details() -> None:
     text = json.dumps({"Layers": ["Conv_0 + Relu_1", "Gemm_2"], "Bindings": ["x", "y"]})
     with pytest.raises(lab.AssetError, match=r"only the names.*ProfilingVerbosity\.DETAILED"):
-        Engine.from_inspector(text)
+        read_inspector(text)
 
 
 @pytest.mark.parametrize(
@@ -390,7 +390,7 @@ def test_names_only_json_says_how_to_get_the_details() -> None:
 )
 def test_text_that_is_no_inspector_json(text: str) -> None:
     with pytest.raises(lab.AssetError) as caught:
-        Engine.from_inspector(text)
+        read_inspector(text)
     assert "inspector" in caught.value.message
     assert caught.value.diagnosis.fix
 
@@ -411,7 +411,7 @@ json_values = st.recursive(
 @given(st.lists(json_values, max_size=3), json_values, st.sampled_from(["Bindings", "I/O Tensors", "other"]))
 def test_any_json_is_an_engine_or_an_asset_error(layers: list[Any], ports: Any, key: str) -> None:
     with contextlib.suppress(lab.AssetError):
-        Engine.from_inspector(json.dumps({"Layers": layers, key: ports}))
+        read_inspector(json.dumps({"Layers": layers, key: ports}))
 
 
 # ----------------------------------------------------------------- the dataclass

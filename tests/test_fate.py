@@ -13,8 +13,8 @@ import tiny_models as tiny
 from onnx import TensorProto, helper
 
 import trtlab as lab
-from trtlab.fate import unexplained
-from trtlab.vanishing import vanishing_reasons
+from trtlab.engine import unexplained
+from trtlab.graph import vanishing_reasons
 
 pytestmark = pytest.mark.usefixtures("cache")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import chapter05
 import numpy as np
 import onnx
 import pytest
@@ -14,7 +15,6 @@ from onnx.reference import ReferenceEvaluator
 import trtlab as lab
 from trtlab.errors import AssetError, ModelError
 from trtlab.numerics import sqnr
-from trtlab.precision import low_bit
 
 DQ = "DequantizeLinear"
 RANDOM = np.random.default_rng(0)
@@ -31,7 +31,7 @@ def fp8() -> onnx.ModelProto:
         make_node(DQ, ["x8", "sx"], ["xd"]),
         make_node(DQ, ["w8", "sw"], ["w"]),
     ]
-    return low_bit.product(nodes, x="xd", w8=(W / sw).astype(float8_e4m3fn), sw=sw, sx=sx)
+    return chapter05.product(nodes, x="xd", w8=(W / sw).astype(float8_e4m3fn), sw=sw, sx=sx)
 
 
 def int4_blocks(size: int) -> onnx.ModelProto:
@@ -39,7 +39,7 @@ def int4_blocks(size: int) -> onnx.ModelProto:
     blocks = W.reshape(-1, size, 32)
     scales = (abs(blocks).max(axis=1) / 7).astype(np.float16)
     values = np.rint(blocks / scales[:, None]).reshape(W.shape).astype(int4)
-    return low_bit.product([make_node(DQ, ["w4", "s"], ["w"], axis=0, block_size=size)], w4=values, s=scales)
+    return chapter05.product([make_node(DQ, ["w4", "s"], ["w"], axis=0, block_size=size)], w4=values, s=scales)
 
 
 def fp4() -> onnx.ModelProto:
@@ -57,17 +57,22 @@ def fp4() -> onnx.ModelProto:
         make_node(DQ, ["s4", "tw"], ["s"]),
         make_node(DQ, ["w4", "s"], ["w"], axis=0, block_size=16),
     ]
-    return low_bit.product(nodes, x="xd", w4=values, s4=scales, tw=tw, tx=tx)
+    return chapter05.product(nodes, x="xd", w4=values, s4=scales, tw=tw, tx=tx)
 
 
 @pytest.mark.slow
 def test_the_table_says_which_target_builds_what_and_at_what_cost(cache: Path) -> None:
-    models = {"FP16": low_bit.product([], w=W.astype(np.float16)), "FP8": fp8(), "INT4": int4_blocks(32), "FP4": fp4()}
-    table = low_bit.compare_formats(models, X, Y).set_index("format")
-    assert table.loc["FP16", list(low_bit.TARGETS)].tolist() == ["builds"] * 5
-    assert table.loc["FP8", list(low_bit.TARGETS)].tolist() == ["no FP8"] * 3 + ["builds"] * 2
-    assert table.loc["INT4", list(low_bit.TARGETS)].tolist() == ["no INT4"] + ["builds"] * 4
-    assert table.loc["FP4", list(low_bit.TARGETS)].tolist() == ["no FP4, FP8"] * 3 + ["no FP4", "builds"]
+    models = {
+        "FP16": chapter05.product([], w=W.astype(np.float16)),
+        "FP8": fp8(),
+        "INT4": int4_blocks(32),
+        "FP4": fp4(),
+    }
+    table = chapter05.compare_formats(models, X, Y).set_index("format")
+    assert table.loc["FP16", list(chapter05.TARGETS)].tolist() == ["builds"] * 5
+    assert table.loc["FP8", list(chapter05.TARGETS)].tolist() == ["no FP8"] * 3 + ["builds"] * 2
+    assert table.loc["INT4", list(chapter05.TARGETS)].tolist() == ["no INT4"] + ["builds"] * 4
+    assert table.loc["FP4", list(chapter05.TARGETS)].tolist() == ["no FP4, FP8"] * 3 + ["no FP4", "builds"]
     assert table["kernel reads"].tolist() == ["FP16 × FP16", "FP8 × FP8", "FP16 × INT4", "FP4 × FP4"]
     assert table["bits"].tolist() == [16, 8.02, 4.5, 4.52]
     assert table["SQNR"].is_monotonic_decreasing
@@ -81,7 +86,7 @@ def test_the_refusal_is_tensorrts_own(cache: Path) -> None:
 
 
 def test_a_smaller_block_loses_less() -> None:
-    losses = [sqnr(Y, low_bit.evaluate(int4_blocks(size), X)) for size in (8, 16, 32, 64)]
+    losses = [sqnr(Y, chapter05.evaluate(int4_blocks(size), X)) for size in (8, 16, 32, 64)]
     assert losses == sorted(losses, reverse=True)
 
 
@@ -97,7 +102,7 @@ def test_fp4_activations_are_what_numpy_makes_of_them_by_hand() -> None:
         [onnx.helper.make_tensor_value_info(name, kind, None) for name, kind in zip(("q", "s"), types, strict=True)],
     )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("trt", 1)])
-    evaluator = ReferenceEvaluator(model, new_ops=[low_bit._fp4_dynamic_quantize()])
+    evaluator = ReferenceEvaluator(model, new_ops=[chapter05._fp4_dynamic_quantize()])
     values, scales = evaluator.run(None, {"x": row, "t": top})
     real = values.astype(np.float32).reshape(3, 16) * (scales.astype(np.float32) * top).reshape(3, 1)
     assert scales.astype(np.float32)[0].tolist()[:2] == [448, 0]
@@ -107,7 +112,7 @@ def test_fp4_activations_are_what_numpy_makes_of_them_by_hand() -> None:
 
 
 def test_the_classifier_is_the_trained_one() -> None:
-    w, x = low_bit.classifier()
+    w, x = chapter05.classifier()
     assert (w.shape, w.dtype, x.shape, x.dtype) == ((1280, 1000), np.float32, (20, 1280), np.float16)
     right = (x.astype(np.float32) @ w).argmax(1) == lab.datasets.imagenet_photos().labels
     assert right.sum() >= 15
@@ -115,25 +120,25 @@ def test_the_classifier_is_the_trained_one() -> None:
 
 def test_what_makes_no_product_is_refused() -> None:
     with pytest.raises(ModelError, match="Nothing makes the tensor 'w'"):
-        low_bit.product([make_node(DQ, ["w8", "s"], ["weights"])], w8=W.astype(float8_e4m3fn), s=np.float16(1))
+        chapter05.product([make_node(DQ, ["w8", "s"], ["weights"])], w8=W.astype(float8_e4m3fn), s=np.float16(1))
     with pytest.raises(ModelError, match="Nothing makes the tensor 'xd'"):
-        low_bit.product([], x="xd", w=W.astype(np.float16))
+        chapter05.product([], x="xd", w=W.astype(np.float16))
     with pytest.raises(ModelError, match="needs weights"):
-        low_bit.product([])
+        chapter05.product([])
     with pytest.raises(ModelError, match="no matrix"):
-        low_bit.product([], w=np.zeros(4, np.float16))
+        chapter05.product([], w=np.zeros(4, np.float16))
     with pytest.raises(ModelError, match="do not make a model"):
-        low_bit.product([make_node(DQ, ["nowhere", "s"], ["w"])], w8=W.astype(float8_e4m3fn), s=np.float16(1))
+        chapter05.product([make_node(DQ, ["nowhere", "s"], ["w"])], w8=W.astype(float8_e4m3fn), s=np.float16(1))
 
 
 def test_scales_that_do_not_fit_are_refused() -> None:
-    wrong = low_bit.product(
+    wrong = chapter05.product(
         [make_node(DQ, ["w4", "s"], ["w"], axis=0, block_size=16)], w4=W.astype(int4), s=np.ones((3, 32), np.float16)
     )
     with pytest.raises(ModelError, match="reference evaluator cannot run"):
-        low_bit.evaluate(wrong, X)
+        chapter05.evaluate(wrong, X)
 
 
 def test_nothing_to_compare_is_refused() -> None:
     with pytest.raises(AssetError, match="nothing to compare"):
-        low_bit.compare_formats({}, X, Y)
+        chapter05.compare_formats({}, X, Y)

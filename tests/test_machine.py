@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil  # before sysconf is taken away: psutil asks it too
 import pytest
 
-from trtlab import gaps, hardware, machine, packages
+from trtlab import machine
 from trtlab.course import CHAPTERS
 from trtlab.machine import Machine, doctor
 
@@ -111,19 +111,19 @@ def test_a_chatty_or_crashing_at_exit_package_still_works(stand_in) -> None:
 
 
 def test_a_package_that_hangs_is_a_gap(stand_in, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packages, "IMPORT_SECONDS", 1.0)
+    monkeypatch.setattr(machine, "IMPORT_SECONDS", 1.0)
     stand_in("tensorrt_rtx", "import time; time.sleep(60)")
     begin = time.perf_counter()
-    found = packages.probe_packages()[0]
+    found = machine.probe_packages()[0]
     assert time.perf_counter() - begin < 10
     assert (found.state, "more than 1 s" in found.problem) == ("broken", True)
 
 
 def test_a_folder_of_the_same_name_is_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packages, "COURSE_PACKAGES", (("weights_of_mine", "Weights", "weights"),))
+    monkeypatch.setattr(machine, "COURSE_PACKAGES", (("weights_of_mine", "Weights", "weights"),))
     (tmp_path / "weights_of_mine").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert packages.probe_packages()[0].state == "missing"
+    assert machine.probe_packages()[0].state == "missing"
 
 
 def test_without_a_compiler_the_numerics_remain(stand_in) -> None:
@@ -146,9 +146,9 @@ def test_doctor_runs_on_a_bare_python(tmp_path: Path) -> None:
 
 
 def test_every_missing_package_has_a_fix(monkeypatch: pytest.MonkeyPatch) -> None:
-    nothing = tuple(packages.Package(*entry, "missing") for entry in packages.COURSE_PACKAGES)
-    monkeypatch.setattr(packages, "probe_packages", lambda: nothing)
-    monkeypatch.setattr(packages.importlib.metadata, "requires", missing)
+    nothing = tuple(machine.Package(*entry, "missing") for entry in machine.COURSE_PACKAGES)
+    monkeypatch.setattr(machine, "probe_packages", lambda: nothing)
+    monkeypatch.setattr(machine.importlib.metadata, "requires", missing)
     found = doctor()
     assert "not installed in this Python" in str(found)
     for title in ("TensorRT-RTX", "Polygraphy", "ONNX Runtime", "PyTorch", "ONNX is"):
@@ -165,14 +165,14 @@ def test_memory_is_told_without_sysconf_and_psutil(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(os, "sysconf", lambda name: (_ for _ in ()).throw(ValueError()))
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "psutil", None)
-        assert hardware.memory_gib() is None
-    assert hardware.memory_gib() == psutil.virtual_memory().total / 2**30
+        assert machine.memory_gib() is None
+    assert machine.memory_gib() == psutil.virtual_memory().total / 2**30
 
 
 def test_other_versions_than_verified_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = ["numpy==1.0.0", "no-such-thing==2.0", "torch==2.13.0; python_version > '3'", "x==1; extra == 'lab'"]
-    monkeypatch.setattr(packages.importlib.metadata, "requires", lambda name: lines)
-    found = packages.environment_gaps(())
+    monkeypatch.setattr(machine.importlib.metadata, "requires", lambda name: lines)
+    found = machine.environment_gaps(())
     assert found.missing == ("no-such-thing",)
     assert [text.split(",")[1] for text in found.different] == [" not 1.0.0"]
 
@@ -181,18 +181,18 @@ def test_other_versions_than_verified_are_told(monkeypatch: pytest.MonkeyPatch) 
     ("system", "architecture"), [("macOS 15.2", "arm64"), ("macOS 13.1", "x86-64"), ("Ubuntu 24.04", "arm64")]
 )
 def test_a_machine_without_a_wheel_is_sent_elsewhere(monkeypatch, system: str, architecture: str) -> None:
-    none = tuple(packages.Package(*entry, "missing") for entry in packages.COURSE_PACKAGES)
-    monkeypatch.setattr(packages, "probe_packages", lambda: none)
-    monkeypatch.setattr(hardware, "system_name", lambda: system)
-    monkeypatch.setattr(hardware, "architecture", lambda: architecture)
+    none = tuple(machine.Package(*entry, "missing") for entry in machine.COURSE_PACKAGES)
+    monkeypatch.setattr(machine, "probe_packages", lambda: none)
+    monkeypatch.setattr(machine, "system_name", lambda: system)
+    monkeypatch.setattr(machine, "architecture", lambda: architecture)
     found = doctor()
     assert "Binder" in fix_for(found, "TensorRT-RTX has no wheel")
     assert not any(gap.what == "TensorRT-RTX is not installed." for gap in found.gaps)
 
 
 def test_a_python_without_wheels_is_told(monkeypatch: pytest.MonkeyPatch, here: Machine) -> None:
-    monkeypatch.setattr(gaps.sys, "version_info", (3, 15, 0))
-    assert any("PYTHON=" in gap.fix for gap in gaps.find_gaps(here))
+    monkeypatch.setattr(machine.sys, "version_info", (3, 15, 0))
+    assert any("PYTHON=" in gap.fix for gap in machine.find_gaps(here))
 
 
 def test_a_gpu_is_named_and_its_gaps_are_told(stand_in, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,8 +217,8 @@ def test_a_failing_or_silent_nvidia_smi_is_no_gpu(tmp_path: Path, monkeypatch: p
         program = tmp_path / "nvidia-smi"
         program.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
         program.chmod(0o755)
-        monkeypatch.setattr(hardware.shutil, "which", lambda name, program=program: str(program))
-        assert hardware.gpus_and_driver() == ((), "")
+        monkeypatch.setattr(machine.shutil, "which", lambda name, program=program: str(program))
+        assert machine.gpus_and_driver() == ((), "")
 
 
 def test_a_misspelt_wish_for_a_tensorrt_is_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,4 +238,4 @@ def test_a_misspelt_wish_for_a_tensorrt_is_a_gap(monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_paths_are_cut_to_their_last_part(text: str, shown: str) -> None:
-    assert packages.without_folders(text) == shown
+    assert machine.without_folders(text) == shown

@@ -11,12 +11,13 @@ from typing import Any
 import onnx
 import pytest
 import tiny_models as tiny
+from chapter07 import detector
 
 import trtlab as lab
 from trtlab import AssetError, BuildError, ModelError, ProfileError, TrtlabError, memory
 from trtlab.buildlog import read_build_log
 from trtlab.engine import Engine, Layer, Port, Tensor
-from trtlab.toys import PATTERNS, detector, toy
+from trtlab.toys import PATTERNS, toy
 
 MiB = 2**20
 GPU = "RTX 4090"

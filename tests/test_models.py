@@ -18,8 +18,8 @@ import pytest
 import trtlab as lab
 from trtlab import datasets, models
 from trtlab.errors import AssetError, ModelError
+from trtlab.files import data_file
 from trtlab.models import ReferenceModel
-from trtlab.paths import data_file
 
 NAMES = ("efficientnet_lite0", "digit_cnn", "resnet50", "mlp", "transformer_encoder")
 WITH_BATCH_NORM = {"efficientnet_lite0": (49, 94), "digit_cnn": (8, 20), "resnet50": (53, 121)}
@@ -187,7 +187,7 @@ def test_the_second_time_nothing_is_exported(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_failed_export_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRTLAB_CACHE", str(tmp_path))
-    monkeypatch.setattr("trtlab.models.reference.export", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("trtlab.models.export.export", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         models.mlp().onnx()
     assert not list(tmp_path.rglob("*.onnx"))

@@ -16,8 +16,8 @@ from profile_mistakes import ADD, CONV, EXPAND, GOOD, MISTAKES, RESIZE, SKIP, TA
 import trtlab as lab
 from trtlab.errors import ModelError, ProfileError
 from trtlab.profiles import Answer, answers, check, read_shapes
-from trtlab.profiles.inputs import inputs_of
-from trtlab.profiles.walk import Walk
+from trtlab.profiles.checking import Walk
+from trtlab.shapes import inputs_of
 
 NAMES = [mistake.name for mistake in MISTAKES]
 AT_NODES = [one for one in MISTAKES if one.node and "2^31" not in one.name and one.name not in ("NonZero", "… between")]

@@ -168,7 +168,7 @@ def test_more_bad_arguments_are_refused() -> None:
 
 
 def test_the_widget_draws_what_was_chosen() -> None:
-    from trtlab.widgets import padding_explorer, padding_picture
+    from chapter06 import padding_explorer, padding_picture
 
     observed = lengths(3, 5, 9, 40)
     found = suggest(SEQUENCE(), observed)

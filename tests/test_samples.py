@@ -10,7 +10,7 @@ import pytest
 from tiny_models import FLOAT, model, node, value
 
 from trtlab.errors import AssetError
-from trtlab.samples import batches, digest
+from trtlab.numerics.samples import batches, digest
 
 IMAGES = np.random.default_rng(0).random((10, 3), dtype=np.float32)
 DYNAMIC = model([node("Relu", "x", "y")], {"x": ("N", 3)}, "y")
@@ -119,5 +119,5 @@ def test_a_digest_tells_any_other_set_apart(change: Callable[[np.ndarray], np.nd
 
 def test_a_digest_of_a_large_array_is_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = digest({"x": IMAGES})
-    monkeypatch.setattr("trtlab.samples._PIECE", 16)
+    monkeypatch.setattr("trtlab.numerics.samples._PIECE", 16)
     assert digest({"x": IMAGES}) == whole

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import trtlab as lab
+from trtlab import cache
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -113,8 +114,6 @@ def _diagnose(options: argparse.Namespace) -> None:
 
 
 def _cache(options: argparse.Namespace) -> None:
-    from trtlab import cache
-
     if options.clear:
         print(f"removed {cache.clear()} engines")
     entries = cache.entries()

@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trtlab.errors import AssetError
-from trtlab.files import write_atomically
+from trtlab.files import cache_folder, write_atomically
 from trtlab.onnx_model import Source, digest_of
-from trtlab.paths import cache_folder
 
 if TYPE_CHECKING:
     import filelock
 
 FORMAT = 4
+
+
 DEFAULT_LIMIT = 4 * 2**30
 
 

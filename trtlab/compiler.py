@@ -7,13 +7,18 @@ is gone, and this process ends at once. The TensorRT calls are those of chapter 
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import resource
+import signal
 import struct
 import sys
 import threading
 import time
 from typing import Any, BinaryIO
+
+from trtlab.machine import load_tensorrt
 
 LOG, STAGE, PROGRESS, ERROR, RESULT, PLAN = b"L", b"S", b"A", b"E", b"R", b"P"
 
@@ -174,10 +179,6 @@ def _under_control() -> None:
     """Let this process go down with the caller, before the caller when memory runs out, and without a core file."""
     if sys.platform != "linux":
         return
-    import ctypes
-    import resource
-    import signal
-
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
@@ -194,8 +195,6 @@ def _hold_the_line(pipe: BinaryIO) -> None:
 
 def _load_tensorrt() -> Any:
     """TensorRT, or the exception that its import raised."""
-    from trtlab.machine import load_tensorrt
-
     try:
         return load_tensorrt()
     except Exception as error:

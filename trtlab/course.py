@@ -35,7 +35,10 @@ class Chapter:
 
 
 _BUILD = ("compile",)
+
+
 _ALL = ("compile", "numerics", "timings")
+
 
 CHAPTERS: tuple[Chapter, ...] = (
     Chapter(

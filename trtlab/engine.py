@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import math
+import re
+from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import onnx
+
 from trtlab.errors import AssetError
+from trtlab.files import write_atomically
+from trtlab.graph import vanishing_reasons
+from trtlab.node_names import node_names
+from trtlab.onnx_model import Model, read_model
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from trtlab.fate import Model
-
 # Layer types that launch nothing: RTX's bookkeeping, and the inspector's name for a tensor that only changes its label.
 BOOKKEEPING = frozenset({"allocate", "deallocate", "shape_call", "signal", "wait", "NoOp"})
+
 
 BITS = {
     "FP32": 32, "FP16": 16, "BF16": 16, "FP8": 8, "INT8": 8, "UINT8": 8, "INT4": 4, "FP4": 4,
@@ -110,13 +117,6 @@ class Engine:
     log: str = field(default="", repr=False)
     plan: bytes | Path | None = field(default=None, repr=False, compare=False)
 
-    @classmethod
-    def from_inspector(cls, text: str) -> Engine:
-        """Read the JSON of `IEngineInspector.get_engine_information` or `trtexec --exportLayerInfo` (8, 10, 11)."""
-        from trtlab.inspector import read_inspector
-
-        return read_inspector(text)
-
     @cached_property
     def kernels(self) -> tuple[Layer, ...]:
         """The layers that launch work on the GPU, of the first profile."""
@@ -157,8 +157,6 @@ class Engine:
 
     def fate(self, model: Model) -> pd.DataFrame:
         """What became of each ONNX node of `model`: its layer, or from the graph alone why it needs none."""
-        from trtlab.fate import fate
-
         return fate(self, model)
 
     def folded(self, model: Model) -> list[str]:
@@ -168,8 +166,6 @@ class Engine:
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the serialized engine for a TensorRT runtime of the same version; returns the path."""
-        from trtlab.files import write_atomically
-
         if self.plan is None:
             raise AssetError("This engine was read from text, so there is no plan to save.", fix="build() the model.")
         write_atomically(Path(path), self.plan, overwrite=overwrite)
@@ -218,3 +214,113 @@ def _port(port: Port) -> str:
     shape = "×".join("?" if size < 0 else str(size) for size in port.shape)
     ranges = "; ".join(" … ".join("×".join(map(str, dims)) for dims in profile) for profile in port.profiles)
     return f"{port.name}: {port.dtype} {shape}" + (f" ({ranges})" if ranges and "?" in shape else "")
+
+
+# Which layer owns a node that several layers name: the one that computes it, not its prologue or epilogue.
+_OWNERS = ("correlation", "gemm", "runtime_fusion", "mha")
+
+
+def fate(engine: Engine, model: Model) -> pd.DataFrame:
+    """One row an ONNX node, in the graph's order: node, op, layer (or None), reason ("" when a layer runs it).
+
+    A node in no layer is `constant` (its value is known at build time), `unreachable` (no output depends on it),
+    `no-op` (its output is its input, perhaps with another shape), `shape` (it computes sizes or chooses a branch, not
+    data), `duplicate` (another node computes the same), `cancelled` (a Transpose that others undo), `layout` (one at a
+    matrix product, which reads and writes in any order) or `in place` (a Concat whose parts are written where they
+    belong, as the engine's tensors show); `unexplained` when there is no such reason.
+    """
+    import pandas as pd
+
+    proto = read_model(model)
+    names = node_names(proto.graph)
+    reasons = vanishing_reasons(proto)
+    in_place = dict.fromkeys(concats_in_place(engine, proto.graph), "in place")
+    constant = {name for name, reason in zip(names, reasons, strict=True) if reason == "constant"}
+    # The compiler puts the names of what it computed beforehand on the layer that reads the result.
+    owner = {
+        name: layer
+        for name, layer in owners(engine).items()
+        if name not in constant or constant.issuperset(layer.onnx_nodes)
+    }
+    rows = [
+        {
+            "node": name,
+            "op": node.op_type,
+            "layer": owner[name].name if name in owner else None,
+            "reason": "" if name in owner else reason or in_place.get(node.output[0], "unexplained"),
+        }
+        for name, node, reason in zip(names, proto.graph.node, reasons, strict=True)
+    ]
+    table = pd.DataFrame(rows, columns=["node", "op", "layer", "reason"])
+    table["layer"] = table["layer"].astype(object).where(table["layer"].notna(), None)
+    return table
+
+
+def unexplained(engine: Engine, model: Model) -> list[str]:
+    """The names of the nodes that are in no layer and have no reason for it, which should be none."""
+    table = fate(engine, model)
+    return table.loc[table["reason"] == "unexplained", "node"].tolist()
+
+
+def owners(engine: Engine) -> dict[str, Layer]:
+    """The one layer that does the work of each node, for the first profile."""
+    ranked: dict[str, tuple[int, Layer]] = {}
+    for layer in engine.layers:
+        if layer.profile:
+            continue
+        rank = _OWNERS.index(layer.type) if layer.type in _OWNERS else len(_OWNERS) + (not layer.is_kernel)
+        for node in layer.onnx_nodes:
+            if node not in ranked or rank < ranked[node][0]:
+                ranked[node] = (rank, layer)
+    return {node: layer for node, (_, layer) in ranked.items()}
+
+
+# What the compiler adds to the name of an ONNX tensor inside an engine, such as `d_U3.1_myl0` for `d`.
+_SUFFIX = r"(?:_U\d+)?(?:\.\d+)?(?:_\d+)?_myl\d+"
+
+
+def concats_in_place(engine: Engine, graph: onnx.GraphProto) -> set[str]:
+    """The first outputs of the Concat nodes that `engine` has no work for, by the evidence of its own tensors.
+
+    Several kernels write a tensor of the Concat's name, and their parts add up to the whole that is read; or the Concat
+    feeds only others of that kind. Where sizes are dynamic, only the names are compared.
+    """
+    written = _shared(engine)
+    readers = defaultdict(list)
+    for node in graph.node:
+        for name in node.input:
+            readers[name].append(node)
+    outputs = {value.name for value in graph.output}
+    found: set[str] = set()
+    for node in reversed(graph.node):
+        if node.op_type != "Concat":
+            continue
+        name = node.output[0]
+        joined = name not in outputs and readers[name] and all(found & set(one.output) for one in readers[name])
+        if joined or any(re.fullmatch(re.escape(name) + f"(?:{_SUFFIX})?", tensor) for tensor in written):
+            found.add(name)
+    return found
+
+
+def _shared(engine: Engine) -> set[str]:
+    """The names of the tensors that several kernels write, each a part of what is read."""
+    parts: dict[str, list[Tensor]] = defaultdict(list)
+    whole = {port.name: Tensor(port.name, port.shape, port.dtype).nbytes for port in engine.ports}
+    for layer in engine.kernels:
+        for tensor in layer.outputs:
+            parts[tensor.name].append(tensor)
+        for tensor in layer.inputs:  # a part may be read before the rest is written
+            whole[tensor.name] = max((whole.get(tensor.name), tensor.nbytes), key=lambda size: size or 0)
+    return {name for name, tensors in parts.items() if len(tensors) > 1 and _adds_up(tensors, whole.get(name))}
+
+
+def _adds_up(parts: list[Tensor], whole: int | None) -> bool:
+    sizes = [part.nbytes for part in parts]
+    known = [size for size in sizes if size is not None]
+    return whole is None or len(known) < len(sizes) or sum(known) == whole
+
+
+def fused_bytes(engine: Engine) -> int | None:
+    """Bytes that the kernels of `engine` read and write in all; None where a shape is dynamic."""
+    sizes = [layer.nbytes for layer in engine.kernels]
+    return None if None in sizes else sum(size or 0 for size in sizes)

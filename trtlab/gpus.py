@@ -10,8 +10,8 @@ from functools import cache
 from typing import Any
 
 from trtlab.errors import AssetError
-from trtlab.hardware import compute_capability, has_gpu
-from trtlab.paths import data_file
+from trtlab.files import data_file
+from trtlab.machine import compute_capability, has_gpu
 
 
 @dataclass(frozen=True)

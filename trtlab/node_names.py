@@ -10,12 +10,10 @@ import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import onnx
 
 from trtlab.onnx_model import graphs, inner_graphs
-
-if TYPE_CHECKING:
-    import onnx
 
 
 @dataclass(frozen=True)

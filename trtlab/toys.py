@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import onnx
 
 from trtlab.errors import ModelError
 
-if TYPE_CHECKING:
-    import onnx
-
 _HEADER = '<ir_version: 10, opset_import: ["": 20]>'
+
+
 TYPES = {"FP32": "float", "FP16": "float16"}  # the name in a model's text of each precision
 
 
@@ -22,8 +24,6 @@ def toy(text: str, **weights: Any) -> onnx.ModelProto:
     its value: a number or a list. Floating-point weights have the type of the model's first input. Raises ModelError
     where the text or a shape is wrong.
     """
-    import onnx
-
     try:
         model = onnx.parser.parse_model(_HEADER + text)
         kind = model.graph.input[0].type.tensor_type.elem_type
@@ -38,9 +38,6 @@ def toy(text: str, **weights: Any) -> onnx.ModelProto:
 
 def _weight(name: str, weight: tuple[int, ...] | float | Sequence[float], kind: int) -> onnx.TensorProto:
     """Small random numbers for a shape, drawn anew for each name; the value itself otherwise."""
-    import numpy as np
-    import onnx
-
     seed = np.frombuffer(name.encode(), np.uint8)
     value = np.random.default_rng(seed).normal(size=weight) / 8 if isinstance(weight, tuple) else np.asarray(weight)
     if value.dtype.kind == "f":
@@ -61,8 +58,13 @@ class Pattern:
 
 
 _IMAGE = "(float[8,64,56,56] x) => (float[8,64,56,56] y)"
+
+
 _TOKENS = "(float[1,512,256] x) => (float[1,512,256] y)"
+
+
 _NORM = {"scale": (64,), "shift": (64,), "mean": (64,), "var": [1.0] * 64}
+
 
 PATTERNS: dict[str, Pattern] = {
     "Pointwise chain": Pattern(
@@ -120,52 +122,3 @@ PATTERNS: dict[str, Pattern] = {
         {"w1": (256, 80), "b1": (80,), "w2": (256, 4), "b2": (4,), "w3": (256, 1), "b3": (1,)},
     ),
 }
-
-
-def detector(batch: int | str = "N", side: int | str = "S", width: int = 32) -> onnx.ModelProto:
-    """A network of a detector's plan: images (batch, 3, side, side) to three maps of 255 channels, a scale each.
-
-    A backbone of five strides of 2, two upsampled scales that are concatenated with earlier ones, three heads. The
-    side is a multiple of 32.
-    """
-    nodes: list[str] = []
-    weights: dict[str, Any] = {"up": [1.0, 1.0, 2.0, 2.0]}
-
-    def conv(name: str, x: str, channels: tuple[int, int], kernel: int = 3, stride: int = 1, silu: bool = True) -> None:
-        weights[f"{name}_w"], weights[f"{name}_b"] = (channels[1], channels[0], kernel, kernel), (channels[1],)
-        border = ",".join(4 * [str(kernel // 2)])
-        raw = f"{name}_c" if silu else name
-        nodes.append(f"{raw} = Conv<pads=[{border}],strides=[{stride},{stride}]>({x}, {name}_w, {name}_b)")
-        if silu:
-            nodes.append(f"{name}_s = Sigmoid({raw}) {name} = Mul({raw}, {name}_s)")
-
-    def upsampled(name: str, x: str, earlier: str, wide: int) -> None:
-        conv(f"{name}_in", x, (2 * wide, wide), 1)
-        nodes.append(
-            f'{name}_up = Resize<mode="nearest",coordinate_transformation_mode="asymmetric",nearest_mode="floor">'
-            f"({name}_in, , up) {name}_cat = Concat<axis=1>({name}_up, {earlier})"
-        )
-        conv(name, f"{name}_cat", (2 * wide, wide))
-
-    conv("stem", "x", (3, width), stride=2)
-    scales, wide = ["stem"], width
-    for level in range(1, 5):
-        down = f"down{level}"
-        conv(down, scales[-1], (wide, 2 * wide), stride=2)
-        wide *= 2
-        conv(f"thin{level}", down, (wide, wide // 2), 1)
-        conv(f"wide{level}", f"thin{level}", (wide // 2, wide))
-        nodes.append(f"scale{level} = Add({down}, wide{level})")
-        scales.append(f"scale{level}")
-    upsampled("middle", scales[4], scales[3], wide // 2)
-    upsampled("fine", "middle", scales[2], wide // 4)
-    for head, (x, channels) in {
-        "large": (scales[4], wide),
-        "medium": ("middle", wide // 2),
-        "small": ("fine", wide // 4),
-    }.items():
-        conv(head, x, (channels, 255), 1, silu=False)
-    ports = [f"float[{batch},255,{name}1,{name}2] {name}" for name in ("large", "medium", "small")]
-    return toy(
-        f"detector (float[{batch},3,{side},{side}] x) => ({', '.join(ports)}) {{ {' '.join(nodes)} }}", **weights
-    )

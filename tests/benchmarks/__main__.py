@@ -104,7 +104,9 @@ def building(path: Path) -> list[Row]:
 
 def remembering(path: Path) -> Row:
     """The most memory that a process building ResNet-50 and its compiler process take together."""
-    code = "import sys, trtlab; trtlab.build(sys.argv[1], shapes={'x': (1, 3, 224, 224)}, cache=False, progress=False)"
+    code = (
+        "import sys, trtlab; trtlab.building(sys.argv[1], shapes={'x': (1, 3, 224, 224)}, cache=False, progress=False)"
+    )
     figures = [peak_gib(subprocess.Popen([sys.executable, "-c", code, str(path)]), every=0.01) for _ in range(3)]
     return Row("build() of ResNet-50, cold: peak memory of both processes", figures, 4, "GiB")
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from matplotlib.patches import PathPatch, Polygon
 from matplotlib.path import Path
 
-from trtlab.draw.card import MARGIN, Card, Picture, clean, fit, message, style, width_of
+from trtlab.draw.frame import MARGIN, Card, Picture, clean, fit, message, style, width_of
 from trtlab.draw.fusion import footer
 from trtlab.draw.palette import EDGE, KINDS, MUTED, OUTLINE, Ink, kind_of_layer, readable_name, short_name
 from trtlab.engine import Engine, Layer, Tensor
-
-if TYPE_CHECKING:
-    from trtlab.fate import Model
+from trtlab.onnx_model import Model
 
 HEAD = 0.75  # inches above the drawing
+
+
 _PORT = Ink("#FFFFFF", MUTED)
 
 

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 
-from trtlab.draw.card import MARGIN, Card, Picture, clean, fit, message, number, style, unit_of, width_of
+from trtlab.draw.frame import MARGIN, Card, Picture, clean, fit, message, number, style, unit_of, width_of
 from trtlab.draw.fusion import footer
 from trtlab.draw.palette import BYTES, EDGE, MUTED, readable_name
 from trtlab.engine import Engine, Layer
 
 _NAMED = 24  # with more kernels than this the names of all do not fit
+
+
 _ROW = 0.27  # inches a named bar
 
 

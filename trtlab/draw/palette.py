@@ -29,8 +29,13 @@ KINDS: dict[str, Ink] = {
     "data movement": Ink("#EEDDA2", "#1F2933"),
     "other": Ink("#3F5D7A", "#FFFFFF"),
 }
+
+
 VANISHED = Ink("#E1E5EA", "#6B7684")
+
+
 UNASKED = Ink("#FFF4E5", "#A84B00")  # a kernel that no ONNX node asked for: its fill, and its border and text
+
 
 # A number format, in pictures that compare precisions.
 PRECISIONS: dict[str, Ink] = {
@@ -43,11 +48,16 @@ PRECISIONS: dict[str, Ink] = {
     "FP4": Ink("#2A1D94", "#FFFFFF"),
 }
 
+
 # What a byte is for, in the memory picture.
 BYTES: dict[str, str] = {"reads inputs": "#80C2F5", "reads constants": "#F4B42A", "writes outputs": "#1A6FC9"}
 
+
 CARD, EDGE, OUTLINE, BAR = "#FCFCFA", "#D5DAE1", "#8996A5", "#9AA8B8"
+
+
 TEXT, MUTED = "#1F2933", "#52606D"
+
 
 _OPS = {
     "convolution": "Conv ConvTranspose ConvInteger QLinearConv DeformConv",
@@ -65,7 +75,10 @@ _OPS = {
     "EyeLike NonZero Compress ReverseSequence Dropout",
     "other": "If Loop Scan",
 }
+
+
 _KIND_OF_OP = {op: kind for kind, ops in _OPS.items() for op in ops.split()}
+
 
 # What a tile says where the operation's own name would be too long.
 SHORT = {
@@ -107,6 +120,8 @@ _RANK = [
     "attention", "convolution", "matrix multiplication", "normalisation, reduction", "pooling", "embedding, gather",
     "quantize", "pointwise", "data movement", "other",
 ]  # fmt: skip
+
+
 # Words in TensorRT's layer types and in the names it makes up itself, of the full TensorRT and of RTX.
 _WORDS = {
     "convolution": ("conv", "correlation"),
@@ -120,6 +135,8 @@ _WORDS = {
         "slice", "__myl_slic", "__myl_repl", "__myl_pad", "resize", "reshape", "transpose",
     ),
 }  # fmt: skip
+
+
 _FUSED_ATTENTION = re.compile(r"gemm_mha|fmha|fused_?mha|flash_?att", re.IGNORECASE)
 
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from trtlab.draw.card import MARGIN, Card, Picture, fit, message, style, width_of
+from trtlab.draw.frame import MARGIN, Card, Picture, fit, key, label, message, plot, style, width_of
 from trtlab.draw.palette import KINDS, MUTED, TEXT
-from trtlab.draw.plot import key, label, plot
-
-if TYPE_CHECKING:
-    from trtlab.recordings import Recording
+from trtlab.recordings import Recording, compare
 
 _ROW = 0.76  # inches a recording
+
+
 _COPIES = KINDS["quantize"].fill
 
 
@@ -72,8 +70,6 @@ def recorded_difference(a: Recording, b: Recording, title: str = "") -> Picture:
     What quantize and reformat copies take is drawn apart from the work itself. Raises AssetError where the two are
     not of one network.
     """
-    from trtlab.recordings import compare
-
     table = compare(a, b)
     copies = 1000 * (table["b copies"] - table["a copies"])
     work = 1000 * table["difference"] - copies

@@ -1,11 +1,8 @@
 """Where do the megabytes go? Liveness, breakdown, growth with the shape, and the largest batch that fits a card."""
 
-from trtlab.memory.breakdown import breakdown as breakdown
-from trtlab.memory.curve import Curve as Curve
-from trtlab.memory.curve import curve as curve
-from trtlab.memory.fits import Fit as Fit
-from trtlab.memory.fits import Try as Try
-from trtlab.memory.fits import fits as fits
-from trtlab.memory.liveness import Lifetime as Lifetime
-from trtlab.memory.liveness import Liveness as Liveness
-from trtlab.memory.liveness import liveness as liveness
+from __future__ import annotations
+
+from trtlab.memory.curves import Curve, curve
+from trtlab.memory.fitting import Fit, Try, fits
+from trtlab.memory.lifetimes import Lifetime, Liveness, liveness
+from trtlab.memory.parts import breakdown

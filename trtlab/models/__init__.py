@@ -10,21 +10,28 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
+from torch import nn
+
 from trtlab import datasets
 from trtlab.errors import AssetError, ModelError
+from trtlab.files import data_file
+from trtlab.models import architectures
+from trtlab.models.architectures import DigitCnn
 from trtlab.models.reference import ReferenceModel
-from trtlab.paths import data_file
-
-if TYPE_CHECKING:
-    import numpy as np
-    from torch import nn
 
 __all__ = [
     "ReferenceModel", "all_models", "digit_cnn", "efficientnet_lite0", "get", "mlp", "resnet50", "transformer_encoder",
 ]  # fmt: skip
 
+
 _SEED = 0
+
+
 _RANDOM = f"random (seed {_SEED}), not trained: use it for structure, speed and memory, not for accuracy"
+
+
 _LONGEST = 512
 
 
@@ -169,21 +176,12 @@ def _random_model(
 
 
 def _make_random(architecture: str, arguments: dict[str, object]) -> nn.Module:
-    import torch
-
-    from trtlab.models import architectures
-
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
         return architectures.with_random_weights(getattr(architectures, architecture)(**arguments))
 
 
 def _make_digit_cnn() -> nn.Module:
-    import numpy as np
-    import torch
-
-    from trtlab.models.architectures import DigitCnn
-
     module = DigitCnn()
     with np.load(data_file("digit_cnn/weights.npz"), allow_pickle=False) as weights:
         module.load_state_dict({name: torch.from_numpy(weights[name]) for name in weights.files})
@@ -191,8 +189,6 @@ def _make_digit_cnn() -> nn.Module:
 
 
 def _make_lite0() -> nn.Module:
-    import torch
-
     package = datasets.import_package("efficientnet_lite_pytorch", "efficientnet-lite-pytorch")
     module = package.EfficientNet.from_name("efficientnet-lite0")
     module.load_state_dict(torch.load(_lite0_file(), map_location="cpu", weights_only=True))
@@ -218,19 +214,13 @@ def _sha256(path: Path) -> str:
 
 
 def _photo_batch(batch: int) -> dict[str, np.ndarray]:
-    import numpy as np
-
     inputs = np.concatenate([datasets.imagenet_input(photo) for photo in datasets.photos().values()])
     return {"x": _repeat(inputs, batch)}
 
 
 def _repeat(images: np.ndarray, batch: int) -> np.ndarray:
-    import numpy as np
-
     return np.ascontiguousarray(images[np.arange(batch) % len(images)])
 
 
 def _generator() -> np.random.Generator:
-    import numpy as np
-
     return np.random.default_rng(_SEED)

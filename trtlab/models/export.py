@@ -7,14 +7,16 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
-    import onnx
-    from torch import nn
+import numpy as np
+import onnx
+import torch
+from onnxscript import optimizer
+from torch import nn
 
 Shape = tuple[int | str, ...]
+
 
 _HIDDEN = {
     "torch.onnx._internal.exporter._registration": "torchvision is not installed",
@@ -35,9 +37,6 @@ def export(
     With `fold_batch_norm` PyTorch's exporter multiplies batch norm into the convolution before it; without, every
     BatchNormalization stays a node of its own.
     """
-    import onnx
-    import torch
-
     dynamic = tuple(
         {axis: size for axis, size in enumerate(shape) if isinstance(size, str)} for shape in inputs.values()
     )
@@ -83,8 +82,6 @@ def hide_known_noise() -> Iterator[None]:
 
 def _optimize(model: Any, fold_batch_norm: bool) -> None:
     """What torch.onnx.export(optimize=True) does, with or without its batch-norm rules."""
-    from onnxscript import optimizer
-
     # Those rules leave alone what is a graph input, so without folding the scales are one while the optimizer runs.
     norms = [] if fold_batch_norm else [node for node in model.graph if node.op_type == "BatchNormalization"]
     scales = list(dict.fromkeys(node.inputs[1] for node in norms))

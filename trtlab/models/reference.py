@@ -9,18 +9,18 @@ from dataclasses import dataclass, field
 from html import escape
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import filelock
+import numpy as np
+from torch import nn
 
 from trtlab.errors import AssetError
-from trtlab.files import write_atomically
+from trtlab.files import cache_folder, write_atomically
 from trtlab.models.export import Shape, export
-from trtlab.paths import cache_folder
-
-if TYPE_CHECKING:
-    import numpy as np
-    from torch import nn
 
 _EXPORTERS = ("torch", "onnx", "onnx-ir", "onnxscript")
+
+
 _SOURCES = ("architectures.py", "export.py")
 
 
@@ -63,8 +63,6 @@ class ReferenceModel:
         With `fold_batch_norm=False` batch norm stays a node of its own. Safe when two processes ask at once.
         Raises AssetError when the package with its weights is missing or the cache cannot be written.
         """
-        import filelock
-
         folder = cache_folder() / "models"
         path = folder / f"{self.name}-{self._key(fold_batch_norm)}.onnx"
         if path.is_file():

@@ -5,22 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import pandas as pd
 
 from trtlab.errors import AssetError
-from trtlab.external_data import read_whole
 from trtlab.numerics.running import runner
-from trtlab.samples import batches
+from trtlab.numerics.samples import Samples, batches
+from trtlab.onnx_model import Model, read_whole
 
-if TYPE_CHECKING:
-    import numpy as np
-    import onnx
-    import pandas as pd
-
-    from trtlab.onnx_model import Model
-    from trtlab.samples import Samples
-
-    Arrays = Mapping[str, np.ndarray]
+Arrays = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -66,8 +61,6 @@ class Comparison:
 
     def table(self) -> pd.DataFrame:
         """One row a tensor: sqnr_db, cosine, max_error, relative, largest, overflowed."""
-        import pandas as pd
-
         return pd.DataFrame([vars(tensor) for tensor in self.tensors]).rename(columns={"name": "tensor"})
 
     def _repr_html_(self) -> str:
@@ -131,8 +124,6 @@ class _Sums:
     finite: bool = field(default=True)
 
     def add(self, reference: np.ndarray, other: np.ndarray, name: str) -> None:
-        import numpy as np
-
         if np.shape(reference) != np.shape(other):
             raise AssetError(
                 f"'{name}' has the shape {np.shape(reference)} in one and {np.shape(other)} in the other.",

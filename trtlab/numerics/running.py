@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx.reference import ReferenceEvaluator
 
 from trtlab.errors import AssetError, ModelError
-from trtlab.external_data import read_whole
-from trtlab.samples import batches
+from trtlab.graph import reads
+from trtlab.numerics.half_ops import HALF_OPS
+from trtlab.numerics.samples import Samples, batches
+from trtlab.onnx_model import Model, read_whole
 
-if TYPE_CHECKING:
-    import numpy as np
-    import onnx
-
-    from trtlab.onnx_model import Model
-    from trtlab.samples import Samples
-
-    Arrays = dict[str, np.ndarray]
+Arrays = dict[str, np.ndarray]
 
 
 def run(
@@ -34,8 +34,6 @@ def run(
     every operation to its own type. Raises ModelError for a model that cannot be run and AssetError for unknown names
     and for samples that do not fit (`trtlab.samples.batches`).
     """
-    import numpy as np
-
     proto = read_whole(model)
     names = list(outputs) if outputs is not None else [value.name for value in proto.graph.output]
     varying = _varying(proto)
@@ -70,8 +68,6 @@ def runner(model: onnx.ModelProto, outputs: Sequence[str], *, true_half: bool = 
     step = (_reference if true_half else _runtime)(_with_outputs(model, computed), computed)
 
     def compute(feed: Arrays) -> Arrays:
-        import onnx
-
         result = dict(feed)
         result |= {name: onnx.numpy_helper.to_array(weights[name]) for name in outputs if name in weights}
         result |= step(feed) if computed else {}
@@ -89,8 +85,6 @@ def tensor_names(model: onnx.ModelProto) -> dict[str, None]:
 
 def _varying(model: onnx.ModelProto) -> set[str]:
     """The tensors that follow from an input; the others are the same in every batch."""
-    from trtlab.vanishing import reads
-
     found = {value.name for value in model.graph.input} - {tensor.name for tensor in model.graph.initializer}
     for node in model.graph.node:
         if found & set(reads(node)):
@@ -100,8 +94,6 @@ def _varying(model: onnx.ModelProto) -> set[str]:
 
 def _with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
     """A model whose outputs are exactly `names`; the weights are copied, the given model stays as it is."""
-    import onnx
-
     declared = {value.name: value for value in (*model.graph.value_info, *model.graph.output)}
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
@@ -112,8 +104,6 @@ def _with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelPro
 
 def _runtime(model: onnx.ModelProto, names: Sequence[str]) -> Callable[[Arrays], Arrays]:
     """ONNX Runtime on two threads; pairs of Q and DQ are computed as they stand, as the numbers differ otherwise."""
-    import onnxruntime
-
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = 2, 1
     options.use_deterministic_compute = True
@@ -135,11 +125,6 @@ def _runtime(model: onnx.ModelProto, names: Sequence[str]) -> Callable[[Arrays],
 
 def _reference(model: onnx.ModelProto, names: Sequence[str]) -> Callable[[Arrays], Arrays]:
     """ONNX's reference evaluator: one operation after the other, each result in its own type."""
-    import numpy as np
-    from onnx.reference import ReferenceEvaluator
-
-    from trtlab.numerics.half_ops import HALF_OPS
-
     try:
         evaluator = ReferenceEvaluator(model, new_ops=list(HALF_OPS))
     except Exception as error:

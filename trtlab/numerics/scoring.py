@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import numpy as np
+
+from trtlab.datasets import Dataset
 from trtlab.errors import AssetError
-from trtlab.external_data import read_whole
 from trtlab.numerics.running import run
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from trtlab.datasets import Dataset
-    from trtlab.onnx_model import Model
+from trtlab.onnx_model import Model, read_whole
 
 
 @dataclass(frozen=True)
@@ -76,8 +72,6 @@ def accuracy(model: Model, dataset: Dataset, *, batch: int = 32, true_half: bool
 
 def score(logits: np.ndarray, labels: np.ndarray) -> Accuracy:
     """Count the rows of `logits` (N, classes) whose largest value is at the label; a row with a NaN is a miss."""
-    import numpy as np
-
     if logits.ndim != 2 or len(logits) != len(labels) or not len(labels):
         raise AssetError(
             f"Logits of shape {logits.shape} do not fit {len(labels)} labels.", fix="give one row of logits a label."

@@ -1,10 +1,22 @@
 """Fewer bits per number: FP16, BF16, INT8 and smaller, and the proof that the compiled engine has them."""
 
-from trtlab.precision.calibrate import calibrate, histograms, limits
-from trtlab.precision.calibration_cache import read_tensorrt_cache
-from trtlab.precision.calibrators import CALIBRATORS, entropy, min_max, mse, percentile, threshold
+from __future__ import annotations
+
+from trtlab.precision.calibration import (
+    CALIBRATORS,
+    Histogram,
+    calibrate,
+    entropy,
+    histogram,
+    histograms,
+    limits,
+    min_max,
+    mse,
+    percentile,
+    read_tensorrt_cache,
+    threshold,
+)
 from trtlab.precision.half import HalfModel, to_half
-from trtlab.precision.histogram import Histogram, histogram
 from trtlab.precision.in_engine import (
     assert_precision,
     int8_share,
@@ -13,8 +25,7 @@ from trtlab.precision.in_engine import (
     precision_share,
     precisions,
 )
-from trtlab.precision.modelopt_int8 import quantize_with_modelopt
-from trtlab.precision.quantize import Quantized, quantize
+from trtlab.precision.int8 import Quantized, quantize, quantize_with_modelopt
 from trtlab.precision.sensitivity import keep_worst, sensitivity
 
 __all__ = [

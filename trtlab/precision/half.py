@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import logging
+import re
 import tempfile
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
+
+import numpy as np
+import onnx
+import pandas as pd
 
 from trtlab.errors import AssetError, ModelError
-from trtlab.external_data import read_whole
 from trtlab.node_names import node_names
-from trtlab.onnx_model import tensors, without_weights
-from trtlab.precision.autocast import autocast, kept_nodes, sentence
-from trtlab.samples import batches
-
-if TYPE_CHECKING:
-    import onnx
-    import pandas as pd
-
-    from trtlab.onnx_model import Model
-    from trtlab.samples import Samples
+from trtlab.numerics.samples import Samples, batches
+from trtlab.onnx_model import Model, read_whole, tensors, without_weights
 
 Kind = Literal["fp16", "bf16"]
 
@@ -94,8 +92,6 @@ _LOOPS = frozenset({"Loop", "Scan"})
 
 def _named_copy(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy whose nodes all have a name of their own: AutoCast tells them apart by it."""
-    import onnx
-
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     for name, node in zip(node_names(model.graph), copy.graph.node, strict=True):
@@ -111,8 +107,6 @@ def _named_copy(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _check(model: onnx.ModelProto, keep: Sequence[str]) -> None:
     """Raise for what AutoCast would convert to something wrong, or fail on without saying why."""
-    import difflib
-
     names = [node.name for node in model.graph.node]
     for name in keep:
         if name not in names:
@@ -131,8 +125,6 @@ def _check(model: onnx.ModelProto, keep: Sequence[str]) -> None:
 
 def _check_single(model: onnx.ModelProto) -> None:
     """Raise for weights in half precision, unless Q/DQ nodes are there, whose scales may have that type."""
-    import onnx
-
     quantized = any(node.op_type == "DequantizeLinear" for node in model.graph.node)
     for tensor in () if quantized else tensors(model):
         if tensor.data_type in (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16):
@@ -143,8 +135,6 @@ def _check_single(model: onnx.ModelProto) -> None:
 
 
 def _check_operators(model: onnx.ModelProto) -> None:
-    import onnx
-
     for node in model.graph.node:
         if node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type):
             raise ModelError(
@@ -156,9 +146,6 @@ def _check_operators(model: onnx.ModelProto) -> None:
 
 def check_finite(model: onnx.ModelProto) -> None:
     """Raise ModelError, naming tensor and node, for weights that are NaN or infinite."""
-    import numpy as np
-    import onnx
-
     for tensor in tensors(model):
         if tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE):
             values = onnx.numpy_helper.to_array(tensor)
@@ -173,8 +160,6 @@ def check_finite(model: onnx.ModelProto) -> None:
 
 
 def _write_samples(samples: Samples | None, model: onnx.ModelProto, folder: Path, batch: int) -> Path | None:
-    import numpy as np
-
     if samples is None:
         return None
     data = folder / "samples"
@@ -182,3 +167,95 @@ def _write_samples(samples: Samples | None, model: onnx.ModelProto, folder: Path
     for number, feed in enumerate(batches(samples, model, batch)):
         np.savez(data / f"{number:06d}.npz", **feed)  # type: ignore[arg-type]
     return data
+
+
+def autocast(
+    model: onnx.ModelProto,
+    kind: str,
+    data: Path | None,
+    keep: Sequence[str],
+    data_max: float,
+    keep_io_types: bool,
+    folder: Path,
+) -> tuple[onnx.ModelProto, list[logging.LogRecord]]:
+    """The converted model, and what AutoCast logged on the way."""
+    path = folder / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    with _overheard() as messages:
+        from modelopt.onnx.autocast import convert_to_mixed_precision
+
+        try:
+            converted = convert_to_mixed_precision(
+                str(path),
+                low_precision_type=kind,
+                nodes_to_exclude=[re.escape(name) + "$" for name in keep],
+                data_max=data_max if data else np.inf,
+                keep_io_types=keep_io_types,
+                calibration_data=str(data) if data else None,
+            )
+            onnx.checker.check_model(converted, full_check=True)
+        except Exception as error:  # AutoCast raises whatever its parts do
+            logged = [record.getMessage() for record in messages if record.levelno >= logging.ERROR]
+            reason = sentence(" ".join([f"{error}:".replace(".:", ":"), *logged]).replace(str(path), "the model"))
+            raise ModelError(
+                f"AutoCast cannot convert the model to {kind.upper()}: {reason}",
+                fix="'polygraphy check lint' tells whether the model itself is sound; keep=[…] leaves nodes alone.",
+            ) from error
+    return converted, messages
+
+
+@contextlib.contextmanager
+def _overheard() -> Iterator[list[logging.LogRecord]]:
+    """Keep what ModelOpt and Polygraphy print off the screen; yields the list of AutoCast's messages."""
+    from polygraphy.logger import G_LOGGER
+
+    messages: list[logging.LogRecord] = []
+    with warnings.catch_warnings(), G_LOGGER.verbosity(G_LOGGER.CRITICAL):
+        warnings.simplefilter("ignore")
+        import modelopt.onnx.autocast  # noqa: F401  (sets up the logger that is borrowed here)
+
+        handler = logging.Handler()
+        handler.emit = messages.append  # type: ignore[method-assign, assignment]
+        loggers = [logging.getLogger(name) for name in ("modelopt.onnx", "modelopt.onnx.autocast")]
+        before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+        for logger in loggers:
+            logger.handlers[:], logger.propagate = [handler], False
+            logger.setLevel(logging.DEBUG)  # that an operator is not supported is only said there
+        try:
+            yield messages
+        finally:
+            for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+                logger.handlers[:], logger.propagate = handlers, propagate
+                logger.setLevel(level)
+
+
+def kept_nodes(model: onnx.ModelProto, messages: Sequence[logging.LogRecord], data_max: float) -> pd.DataFrame:
+    """The nodes that AutoCast left in FP32, in the model's order, with its reason in plain words."""
+    texts = [record.getMessage() for record in messages]
+    reasons = {}
+    for node in model.graph.node:
+        for text in texts:
+            if text.startswith(f"Skipping node {node.name}: "):
+                reasons[node.name] = _reason(text.removeprefix(f"Skipping node {node.name}: "), data_max)
+            elif text.startswith(f"Node {node.name} (op type: {node.op_type}) is not supported in low precision"):
+                reasons.setdefault(node.name, f"ONNX has no {node.op_type} in that type")
+    rows = [(node.name, node.op_type, reasons[node.name]) for node in model.graph.node if node.name in reasons]
+    return pd.DataFrame(rows, columns=["node", "op", "reason"])
+
+
+def _reason(text: str, data_max: float) -> str:
+    """AutoCast's reason in plain words; its own where a later version has another."""
+    reach = re.search(r"IO out of range: .*absmax=([^,]+)", text) or re.search(r"IO out of range: (.*), range", text)
+    weight = re.search(r"initializer (.+) out of range: min=(\S+), max=(\S+), range", text)
+    if weight:
+        return f"the weights '{weight[1]}' reach {max(map(abs, map(float, weight.groups()[1:]))):,.6g}"
+    if reach and "=" not in reach[1]:
+        return f"a tensor it reads or writes reaches {float(reach[1]):,.6g}, beyond {data_max:g}"
+    if reach:
+        return f"a tensor it reads or writes goes beyond {data_max:g} ({reach[1]})"
+    return {"DisabledNodeNameRegexRule": "named in keep"}.get(text, text)
+
+
+def sentence(text: str) -> str:
+    """`text` on one line of at most 300 characters, with a full stop."""
+    return " ".join(text.split())[:300].rstrip(".") + "."

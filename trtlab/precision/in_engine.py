@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from trtlab.engine import BITS, Engine, Layer, Tensor
+import onnx
+import pandas as pd
+
+from trtlab.engine import BITS, Engine, Layer, Tensor, owners
 from trtlab.errors import AssetError, ModelError, PrecisionError
-from trtlab.fate import owners
+from trtlab.graph import sized_tensors
 from trtlab.node_names import node_names
-from trtlab.onnx_model import read_model
-from trtlab.tensor_shapes import sized_tensors
-
-if TYPE_CHECKING:
-    import onnx
-    import pandas as pd
-
-    from trtlab.onnx_model import Model
+from trtlab.onnx_model import Model, read_model
 
 _WEIGHT_ONLY = frozenset({"INT4"})  # TensorRT has no INT4 activations: it unpacks the weights in the kernel
+
+
 _EIGHT_OR_LESS = frozenset({"FP8", "INT8", "INT4", "FP4"})
 
 
@@ -59,8 +56,6 @@ def precisions(engine: Engine) -> pd.DataFrame:
 
     `with_weights` counts those that hold a matrix of weights in that very type: convolutions and matrix products.
     """
-    import pandas as pd
-
     rows = [(precision_of(layer), operand_types(layer)[1]) for layer in engine.kernels]
     kinds = sorted({kind for kind, _ in rows}, key=lambda kind: (-sum(k == kind for k, _ in rows), kind))
     return pd.DataFrame(
@@ -102,8 +97,6 @@ def multiply_adds(model: Model, engine: Engine) -> pd.DataFrame:
     it makes a matrix product of a 1x1 convolution, for the one nameless kernel with as many weights. Shapes are the
     engine's: of the first profile, at its opt. Raises ModelError where a size is not known.
     """
-    import pandas as pd
-
     proto = read_model(model)
     shapes = _shapes(proto, engine)
     owner = owners(engine)
@@ -142,6 +135,8 @@ _FIXES = {
     "INT8": "put Q/DQ pairs on the activations and on the weights of each convolution and matrix product, with scalar "
     "activation scales and zero points of 0; quantize() does.",
 }
+
+
 _PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 

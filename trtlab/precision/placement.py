@@ -5,18 +5,24 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import onnx
 
 from trtlab.errors import ModelError
+from trtlab.node_names import node_names
 from trtlab.onnx_model import inner_graphs
 
-if TYPE_CHECKING:
-    import onnx
-
 OPERATORS = ("Conv", "Gemm", "MatMul")
+
+
 """The operators that the compiler has INT8 kernels for, of 1, 2 and 3 dimensions, grouped and depthwise."""
+
+
 PRODUCTS = (*OPERATORS, "ConvTranspose")
+
+
 """The operators that multiply data by weights: TensorRT-RTX 1.7.1 runs ConvTranspose in the base, pairs or not."""
+
 
 _QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"})
 
@@ -119,8 +125,6 @@ class _Graph:
     """Who makes each tensor, and of which type it is."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        import onnx
-
         inferred = onnx.shape_inference.infer_shapes(model).graph
         self.nodes = {node.name: node for node in model.graph.node}
         self.weights = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -134,8 +138,6 @@ class _Graph:
 
     def obstacle(self, node: onnx.NodeProto) -> str:
         """Why `node` cannot be quantised, or ""."""
-        import onnx
-
         if node.op_type not in OPERATORS:
             return f"TensorRT has no INT8 form of {node.op_type}" if node.op_type != "Add" else _ADD
         for name in node.input[:2]:
@@ -199,4 +201,47 @@ def _check_some(inputs: Mapping[str, object], left: Sequence[tuple[str, str, str
 
 
 _EITHER = " or ".join([", ".join(OPERATORS[:-1]), OPERATORS[-1]])
+
+
 _ADD = "a sum follows the node that writes into it (residual=True)"
+
+
+OPSET = 19
+
+
+"""From here on a Q/DQ scale may be FP16 (and from 13 on there may be one a channel)."""
+
+
+def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of `model` with unique node names and with its Constant nodes turned into weights."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(_raised(model))
+    names = node_names(copy.graph)
+    kept = []
+    for name, node in zip(names, copy.graph.node, strict=True):
+        node.name = name
+        value = next((a.t for a in node.attribute if a.name == "value"), None) if node.op_type == "Constant" else None
+        if value is None:
+            kept.append(node)
+        else:
+            tensor = copy.graph.initializer.add()
+            tensor.CopyFrom(value)
+            tensor.name = node.output[0]
+    del copy.graph.node[:]
+    copy.graph.node.extend(kept)
+    return copy
+
+
+def _raised(model: onnx.ModelProto) -> onnx.ModelProto:
+    """`model` in opset 19, or as it is where that is newer."""
+    version = max((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), default=1)
+    if version >= OPSET:
+        return model
+    try:
+        return onnx.version_converter.convert_version(model, OPSET)
+    except Exception as error:  # the converter raises what its C++ part does
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"The model is in opset {version}, and ONNX cannot convert it to {OPSET}, which INT8 needs: {reason}.",
+            fix=f"export it again with opset_version={OPSET} or newer.",
+        ) from error

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+import numpy as np
+import onnx
+import pandas as pd
+
+from trtlab.building import build
+from trtlab.datasets import Dataset
 from trtlab.engine import Engine, Port
 from trtlab.errors import AssetError, ModelError
-from trtlab.external_data import read_whole
 from trtlab.numerics import cosine, run, score, sqnr
+from trtlab.numerics.samples import Samples, batches
+from trtlab.onnx_model import Model, read_whole
 from trtlab.precision.in_engine import int8_share, multiply_adds
-from trtlab.precision.quantize import Quantized, quantize
-from trtlab.samples import batches
-
-if TYPE_CHECKING:
-    import numpy as np
-    import onnx
-    import pandas as pd
-
-    from trtlab.datasets import Dataset
-    from trtlab.onnx_model import Model
-    from trtlab.samples import Samples
+from trtlab.precision.int8 import Quantized, quantize
 
 
 def sensitivity(model: Model, samples: Samples, quantized: Quantized, *, per_channel: bool = True) -> pd.DataFrame:
@@ -31,8 +28,6 @@ def sensitivity(model: Model, samples: Samples, quantized: Quantized, *, per_cha
     the graph's multiply-adds in convolutions and matrix products. Raises ModelError where the scales are of another
     model, and AssetError for samples that do not fit.
     """
-    import pandas as pd
-
     proto = read_whole(model)
     ops = {node.name: node.op_type for node in proto.graph.node}
     _check_nodes(quantized.quantized, ops, "what was quantized is another model")
@@ -64,8 +59,6 @@ def keep_worst(
     it is that of the graph's nodes, which a compiler need not follow; `share_from` says which. One node at least stays
     quantized. Raises ModelError for a ranking of another model and AssetError for a k that cannot be.
     """
-    import pandas as pd
-
     proto = read_whole(model)
     counts = list(keep)
     _check_nodes(ranking, quantized.quantized, "the ranking is of another model")
@@ -118,8 +111,6 @@ def _work(model: onnx.ModelProto, samples: Samples) -> dict[str, int]:
 
 
 def _compiled_share(model: onnx.ModelProto, gpu: str, samples: Samples) -> float:
-    from trtlab.build import build
-
     shapes = {name: array.shape for name, array in next(batches(samples, model, 1)).items()}
     return int8_share(build(model, gpu=gpu, shapes=shapes, progress=False), model)
 

@@ -1,0 +1,382 @@
+"""The exercises of chapter 01, from PyTorch to ONNX."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import ipywidgets
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from ipywidgets import VBox
+from onnxruntime.tools.onnx_model_utils import optimize_model
+from torch import Tensor
+
+from trtlab import datasets, models
+from trtlab.building import build
+from trtlab.draw.frame import MARGIN, Card, Picture, fit, message, style, width_of
+from trtlab.draw.palette import KINDS, MUTED, kind_of_op
+from trtlab.errors import BuildError, ModelError, TrtlabError
+from trtlab.exercises import Exercise
+from trtlab.export_checks import checklist
+from trtlab.models.export import hide_known_noise
+from trtlab.onnx_model import Model, read_model, read_whole
+from trtlab.report import proposed_shapes
+from trtlab.shapes import Shapes
+
+Answer = tuple[bool, str]
+
+
+_TOLERANCE = 1e-4
+
+
+_WORDS = {"float16": "FP16", "float64": "FP64"}  # NumPy's names of types, and this course's
+
+
+def exercises() -> list[Exercise]:
+    """01.1: export a clumsy model well. 01.2: use onnxsim safely. 01.3: a loop with an `if` that exports."""
+    return [
+        Exercise(
+            "01.1",
+            (
+                "checklist(answer) says which lines of the class are to blame, one row at a time.",
+                "The temperature may be a float32 buffer, and forward() needs no labels. What about .eval()?",
+                'The batch is dynamic when torch.onnx.export gets dynamic_shapes=({0: "batch"},).',
+            ),
+            _well_exported,
+        ),
+        Exercise(
+            "01.2",
+            (
+                "What TensorRT cannot read is made by one pass of onnxsim's optimizer; the page names it.",
+                "onnxsim.simplify has an argument that takes a list of passes to leave out, and another that turns the "
+                "whole optimizer off and folds constants all the same.",
+                "The first of them is called skipped_optimizers.",
+            ),
+            _safely_simplified,
+        ),
+        Exercise(
+            "01.3",
+            (
+                "No loop: most of PyTorch's functions work on all rows at once. Compute both results for all of them.",
+                "torch.where(condition, a, b) chooses; here the condition needs one truth value a row, not one in all.",
+                "x.sum(1) has the shape (batch,), and x (batch, features). What does keepdim=True do?",
+            ),
+            _branch_free,
+        ),
+    ]
+
+
+def _well_exported(answer: Any) -> Answer:
+    """The digit CNN, its logits divided by 2, as a faultless ONNX model."""
+    model = _onnx(answer)
+    found = checklist(model)
+    if not found.ok:
+        return False, f"The checklist still says: {found.problems[0].name}, {found.problems[0].found}."
+    if found["batch dimension"].verdict != "ok":
+        return False, f"It takes only one batch size ({found['batch dimension'].found})."
+    if len(model.graph.input) != 1 or len(model.graph.output) != 1:
+        return False, "It should take one input, the digits, and give one output, the logits."
+    digits = datasets.digits("test").images[:5]
+    expected = models.digit_cnn().torch_module()(torch.from_numpy(digits)).numpy() / 2
+    right, message = _agrees(model, digits, expected, "the logits of the digit CNN divided by the temperature")
+    if not right:
+        return False, message
+    kernels = _kernels(model, {model.graph.input[0].name: digits[:1].shape})
+    if isinstance(kernels, str):
+        return False, f"The numbers are right, but TensorRT refuses it: {kernels}"
+    return True, f"{message} The checklist has nothing to fix, and TensorRT builds {kernels} kernels."
+
+
+def _safely_simplified(answer: Any) -> Answer:
+    """The encoder at a fixed size, with fewer nodes, and still one that TensorRT builds."""
+    if isinstance(answer, tuple):
+        return False, "onnxsim.simplify returns the model and whether its check went well: keep the model only."
+    model, network = _onnx(answer), models.transformer_encoder()
+    tokens = network.sample(2)["input_ids"]
+    before = fixed_encoder()
+    foreign = checklist(model)["operators"]
+    if not foreign.ok:
+        unheard = " (onnxsim skips over a misspelt name of a pass without a word.)" * ("Attention" in foreign.found)
+        return False, f"It holds operators that are {foreign.found}.{unheard}"
+    if len(model.graph.node) >= len(before.graph.node):
+        return False, f"It has {len(model.graph.node)} nodes, no fewer than the exported model."
+    expected = network.torch_module()(torch.from_numpy(tokens)).numpy()
+    right, message = _agrees(model, tokens, expected, "the hidden states of the encoder")
+    if not right:
+        return False, message
+    kernels = _kernels(model)
+    if isinstance(kernels, str):
+        return False, f"TensorRT still refuses it: {kernels}"
+    nodes = f"{len(before.graph.node)} nodes became {len(model.graph.node)}"
+    return True, f"{nodes}, and TensorRT builds {kernels} kernels. (With which tool, a file does not tell.)"
+
+
+def _kernels(model: onnx.ModelProto, shapes: Shapes = None) -> int | str:
+    """How many kernels TensorRT builds, or why it refuses."""
+    try:
+        return len(build(model, shapes=shapes, progress=False).kernels)
+    except BuildError as error:
+        return error.diagnosis.evidence or error.message
+
+
+def fixed_encoder() -> onnx.ModelProto:
+    """The transformer encoder at batch 2 and 16 tokens as the exporter wrote it, before any optimizer."""
+    network = models.transformer_encoder()
+    tokens = torch.from_numpy(network.sample(2)["input_ids"])
+    with quiet(), torch.inference_mode():
+        program = torch.onnx.export(
+            network.torch_module(), (tokens,), input_names=["input_ids"], output_names=["hidden_states"],
+            dynamo=True, optimize=False, verbose=False,
+        )  # fmt: skip
+    assert program is not None
+    return program.model_proto
+
+
+def _branch_free(answer: Any) -> Answer:
+    """A module that doubles each row whose sum is positive and takes the tanh of the others, for any batch."""
+    if isinstance(answer, type) or not isinstance(answer, torch.nn.Module):
+        return False, "The answer is a module, such as Rowwise(), not a class or a result."
+    wrong = _wrong_rows(answer.eval())
+    if wrong:
+        return False, wrong
+    model = _with_dynamic_batch(answer)
+    if isinstance(model, str):
+        return False, f"It cannot be exported with a dynamic batch: {model}"
+    found = checklist(model)
+    if found["control flow"].verdict != "ok":
+        return False, f"The exported model still branches: {found['control flow'].found}."
+    picks = found["data-dependent shapes"]
+    if picks.verdict != "ok":
+        return False, f"It picks rows, and how many the data decides ({picks.found}): TensorRT-RTX refuses that."
+    x = _rows(5, 4)
+    right, message = _agrees(model, x.numpy(), expected_rows(x).numpy(), "what PyTorch computes")
+    if not right:
+        return False, f"{message} Something was decided during the export."
+    kernels = _kernels(model, {model.graph.input[0].name: ((1, 4), (2, 4), (8, 4))})
+    if isinstance(kernels, str):
+        return False, f"The numbers are right, but TensorRT refuses it: {kernels}"
+    return True, "Both results are computed and one is kept for each row: no loop, no If, any batch."
+
+
+def _with_dynamic_batch(module: torch.nn.Module) -> onnx.ModelProto | str:
+    """The module's export for any batch, or the exporter's reason against it."""
+    try:
+        with quiet(), torch.inference_mode():
+            program = torch.onnx.export(
+                module, (_rows(2, 4),), dynamo=True, verbose=False, input_names=["x"], dynamic_shapes=({0: "batch"},)
+            )
+    except Exception as error:
+        lines = [line for line in str(error.__cause__ or error).splitlines() if line.strip()]
+        return next((line.strip(" -") for line in lines if "static shape" in line), lines[0])
+    assert program is not None
+    return program.model_proto
+
+
+def _wrong_rows(module: torch.nn.Module) -> str:
+    """What PyTorch itself already gets wrong, as a sentence; "" when nothing."""
+    for x in (*(_rows(*size) for size in ((2, 4), (1, 3), (4, 4), (5, 2))), torch.tensor([[1.0, -1.0], [3.0, -3.0]])):
+        batch, features = x.shape
+        try:
+            with torch.inference_mode():
+                got = module(x)
+        except Exception as error:
+            return f"For an input of {batch} × {features} it stops: {str(error).strip().splitlines()[0]}."
+        if not isinstance(got, torch.Tensor) or got.shape != x.shape:
+            return f"For an input of {batch} × {features} its result has another shape."
+        bad = (~torch.isclose(got, expected_rows(x)).all(dim=1)).sum()
+        if bad and not x.sum(dim=1).any():
+            return "Where the sum of a row is exactly 0 it computes something else: 0 is not positive."
+        if bad:
+            return f"For an input of {batch} × {features} it computes something else in {bad} of {batch} rows."
+    return ""
+
+
+def _rows(batch: int, features: int) -> Tensor:
+    """Rows with both signs in each, whose sums are negative and positive in turn."""
+    row = torch.linspace(-1, 2, features)
+    return torch.stack([row * (1 + index / 8) * (-1) ** (index + 1) for index in range(batch)])
+
+
+def expected_rows(x: Tensor) -> Tensor:
+    """What exercise 01.3 asks for, with the loop and the `if` that cannot be exported."""
+    return torch.stack([row * 2 if row.sum() > 0 else row.tanh() for row in x])
+
+
+def _onnx(answer: Any) -> onnx.ModelProto:
+    return read_model(getattr(answer, "model_proto", answer))  # what torch.onnx.export returns, a ModelProto or a path
+
+
+def _agrees(model: onnx.ModelProto, x: np.ndarray, expected: np.ndarray, what: str) -> Answer:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    (got, *_) = session.run(None, {session.get_inputs()[0].name: x})
+    if got.dtype != expected.dtype:
+        return False, f"Its output is {_WORDS.get(got.dtype.name, got.dtype.name)}, not FP32."
+    if got.shape != expected.shape:
+        return False, f"Its output has the shape {got.shape}, expected is {expected.shape}."
+    worst = float(np.abs(got - expected).max())
+    if not worst < _TOLERANCE:
+        return False, f"It does not compute {what}: the largest difference is {worst:.2g}."
+    return True, f"It agrees with PyTorch to {worst:.0e}."
+
+
+def simplified_picture(model: onnx.ModelProto, tool: Callable[[onnx.ModelProto], onnx.ModelProto], name: str) -> Any:
+    """Run a simplifier called `name` over `model` and draw the nodes before and after, with what TensorRT says to each.
+
+    Dynamic inputs are built at batch 1. The model itself is not changed.
+    """
+    models = {"as it is": model, name: tool(copy.deepcopy(model))}
+    remarks = {title: _verdict(version) for title, version in models.items()}
+    before, after = (len(version.graph.node) for version in models.values())
+    return operations(models, f"{name}: {before} nodes become {after}", remarks=remarks)
+
+
+def simplifier_explorer(
+    models: Mapping[str, onnx.ModelProto], tools: Mapping[str, Callable[[onnx.ModelProto], onnx.ModelProto]]
+) -> VBox:
+    """Controls for model and simplifier; each change runs the simplifier and the real compiler and draws the result."""
+    from IPython.display import display
+
+    controls = {
+        "model": ipywidgets.Dropdown(options=tuple(models), description="Model"),
+        "tool": ipywidgets.ToggleButtons(
+            options=tuple(tools),
+            description="Simplifier",
+            style={"button_width": "auto"},  # long names stay whole
+        ),
+    }
+
+    def show(model: str, tool: str) -> None:
+        display(simplified_picture(models[model], tools[tool], tool))
+
+    picture = ipywidgets.interactive_output(show, controls)
+    return ipywidgets.VBox([*controls.values(), picture])
+
+
+def _verdict(model: onnx.ModelProto) -> str:
+    """What TensorRT makes of `model`, in two or three words."""
+    try:
+        kernels = build(model, shapes=proposed_shapes(model) or None, progress=False).kernels
+    except TrtlabError:
+        return "TensorRT refuses it"
+    return f"{len(kernels)} kernel{'s' if len(kernels) != 1 else ''}"
+
+
+# Data movement last: that is what simplifiers take away.
+_ORDER = sorted(KINDS, key=lambda kind: kind == "data movement")
+
+
+_ROW, _BAR, _HEAD, _KEY = 0.46, 0.3, 0.75, 0.5  # inches: a row, its bar, the title above, the colours below
+
+
+def operations(
+    models: Mapping[str, Model], title: str, *, remarks: Mapping[str, str] | None = None, width: float = 9.2
+) -> Picture:
+    """Draw a bar for each of `models`, its nodes by kind; `remarks` says what to write behind a bar."""
+    if not models:
+        raise ModelError("There is no model to draw.", fix="pass a dictionary with a title for each model.")
+    counts = {name: _kinds([node.op_type for node in read_model(model).graph.node]) for name, model in models.items()}
+    longest = max(sum(kinds.values()) for kinds in counts.values())
+    if not longest:
+        return message("These models have no nodes", ["Their outputs are inputs or constants."])
+    remarks = remarks or {}
+    with style():
+        left = MARGIN + min(2.6, max(width_of(name, 10) for name in counts)) + 0.15
+        right = MARGIN + 0.1 + max(width_of(_behind(name, counts[name], remarks), 9) for name in counts)
+        inch = (width - left - right) / longest
+        card = Card(width, _HEAD + _ROW * len(counts) + _KEY)
+        card.title(title, 15)
+        for row, (name, kinds) in enumerate(counts.items()):
+            y = _HEAD + _ROW * row
+            card.text(left - 0.15, y + _BAR / 2, fit(name, left - MARGIN - 0.15, 10), 10, ha="right", va="center")
+            end = _bar(card, kinds, left, y, inch)
+            card.text(end + 0.1, y + _BAR / 2, _behind(name, kinds, remarks), 9, color=MUTED, va="center")
+        _key(card, [kind for kind in _ORDER if any(kinds[kind] for kinds in counts.values())])
+    return card.figure
+
+
+def _behind(name: str, kinds: Counter[str], remarks: Mapping[str, str]) -> str:
+    count = sum(kinds.values())
+    return f"{count} node{'s' if count != 1 else ''}" + (f" · {remarks[name]}" if remarks.get(name) else "")
+
+
+def _kinds(ops: Sequence[str]) -> Counter[str]:
+    return Counter(kind_of_op(op) for op in ops)
+
+
+def _bar(card: Card, kinds: Counter[str], x: float, y: float, inch: float) -> float:
+    for kind in _ORDER:
+        wide = kinds[kind] * inch
+        if wide:
+            card.box(x, y, wide, _BAR, KINDS[kind].fill, radius=0.03, edge="white", line=0.6, gid=f"bar:{kind}")
+            if wide > width_of(str(kinds[kind]), 8) + 0.06:
+                card.text(x + wide / 2, y + _BAR / 2, str(kinds[kind]), 8, color=KINDS[kind].text, ha="center",
+                          va="center")  # fmt: skip
+            x += wide
+    return x
+
+
+def _key(card: Card, kinds: list[str]) -> None:
+    x, y = MARGIN, card.height - 0.36
+    for kind in kinds:
+        card.box(x, y, 0.14, 0.14, KINDS[kind].fill, radius=0.03)
+        card.text(x + 0.2, y + 0.07, kind, 8, color=MUTED, va="center")
+        x += 0.42 + width_of(kind, 8)
+
+
+LEVELS = {"basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL"}
+
+
+def optimized_by_onnxruntime(model: Model, level: Literal["basic", "extended", "all"] = "basic") -> onnx.ModelProto:
+    """The graph that ONNX Runtime would run on this CPU, as a model; the given model is not changed.
+
+    Like `python -m onnxruntime.tools.optimize_onnx_model --opt_level basic in.onnx out.onnx`. From "extended" on it
+    holds operators that only ONNX Runtime knows. Raises ModelError for an unknown level or a model it cannot read.
+    """
+    if level not in LEVELS:
+        raise ModelError(f"ONNX Runtime has no level '{level}'.", fix=f"choose {', '.join(LEVELS)}.")
+    proto = read_whole(model)
+    with tempfile.TemporaryDirectory() as folder:
+        before, after = Path(folder, "before.onnx"), Path(folder, "after.onnx")
+        onnx.save(proto, before)
+        try:
+            optimize_model(before, after, getattr(onnxruntime.GraphOptimizationLevel, LEVELS[level]))
+        except Exception as error:  # its exceptions have no base class but this
+            raise ModelError(
+                f"ONNX Runtime cannot optimise the model: {str(error).strip()}",
+                fix="'polygraphy check lint' says more.",
+            ) from error
+        return onnx.load(after)
+
+
+# They repeat what an exception or the exported model says as well.
+_LOGGERS = ("torch.fx.experimental.symbolic_shapes", "torch.onnx._internal.exporter._compat")
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[list[warnings.WarningMessage]]:
+    """Hide logs and prints to stderr of the block; yields the list that its Python warnings are collected in."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings(record=True) as warned, contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("always")
+        with hide_known_noise():
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
+            try:
+                yield warned
+            finally:
+                for logger, level in zip(loggers, levels, strict=True):
+                    logger.setLevel(level)

@@ -1,0 +1,348 @@
+"""The exercises of chapter 03, builder, runtime, context."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import ipywidgets
+import onnx
+import pandas as pd
+from ipywidgets import VBox
+
+from trtlab import draw
+from trtlab.ask import Trial, try_setting, try_settings
+from trtlab.building import build
+from trtlab.draw.frame import MARGIN, Card, Picture, clean, fit, message, number, style, width_of
+from trtlab.draw.palette import KINDS, MUTED, TEXT, UNASKED
+from trtlab.engine import Engine
+from trtlab.errors import AssetError, TrtlabError
+from trtlab.exercises import Exercise
+from trtlab.files import data_file
+from trtlab.gpus import Gpu, gpu
+from trtlab.messages import sentence
+from trtlab.models import efficientnet_lite0
+from trtlab.onnx_model import Model
+from trtlab.toys import toy
+
+Answer = tuple[bool, str]
+
+
+_BUDGET = 2**30  # bytes, in 03.1
+
+
+def exercises() -> list[Exercise]:
+    """03.1: how many contexts fit? 03.2: write a config."""
+    return [
+        Exercise(
+            "03.1",
+            (
+                "Look at the first picture of the chapter: what does a context own, and what does the engine own?",
+                "Take the weights off the 1 GiB once. What is left is for activations.",
+                "batch8.weight_bytes and batch8.activation_bytes are bytes; 1 GiB is 2**30 of them.",
+            ),
+            _contexts,
+        ),
+        Exercise(
+            "03.2",
+            (
+                "num_compute_capabilities says how many targets there are, set_compute_capability(target, index) each.",
+                "max_aux_streams counts the streams beside the main one.",
+                "The section on verbosity names the three levels; gpu('RTX 3090').target is a build target.",
+            ),
+            _config,
+        ),
+    ]
+
+
+def _contexts(answer: int) -> Answer:
+    if isinstance(answer, bool) or not isinstance(answer, int):
+        return False, f"The answer is a whole number, not {type(answer).__name__}."
+    engine = build(efficientnet_lite0().onnx(), shapes={"x": (8, 3, 224, 224)}, progress=False)
+    weights, activations = engine.weight_bytes or 0, engine.activation_bytes or 1
+    truth = (_BUDGET - weights) // activations
+    if answer == truth:
+        return True, f"Weights once, {weights / 2**20:.0f} MiB, and {truth} times {activations / 2**20:.0f} MiB."
+    if answer == _BUDGET // (weights + activations):
+        return False, "That would be so many engines: a context brings no weights of its own."
+    needed = (weights + answer * activations) / 2**20
+    if answer > truth:
+        return False, f"{answer} contexts and the weights would take {needed:,.0f} MiB; there are 1,024."
+    return False, f"{answer} contexts and the weights take {needed:,.0f} MiB: one more would still fit."
+
+
+_CHECKS = {
+    "config.num_compute_capabilities == 2": "There should be two targets.",
+    "{config.get_compute_capability(i) for i in range(2)} == "
+    "{trt.ComputeCapability.SM86, trt.ComputeCapability.SM120}": "The two targets are not those of the two cards.",
+    "config.max_aux_streams == 0": "TensorRT may still add streams to the main one.",
+    "config.profiling_verbosity == trt.ProfilingVerbosity.NONE": "The layers would still tell their names.",
+}
+
+
+def _config(answer: str) -> Answer:
+    if not isinstance(answer, str):
+        return False, f"The answer is text with lines of Python, not {type(answer).__name__}."
+    checks = "\n".join(f"assert {check}, {says!r}" for check, says in _CHECKS.items())
+    trial = try_setting(_products(), f"{answer}\n{checks}", gpu="RTX 4090")
+    if trial.engine is None:
+        return False, f"{trial.said.removeprefix('AssertionError: ')}"
+    return True, f"It builds, in {trial.plan_bytes:,} bytes for both cards."
+
+
+def _products() -> onnx.ModelProto:
+    return toy(
+        "two (float[64,256] x) => (float[64,256] a, float[64,256] b) { a = MatMul(x, w1) b = MatMul(x, w2) }",
+        w1=(256, 256),
+        w2=(256, 256),
+    )
+
+
+TARGETS = {
+    "RTX 4090": ("SM89",),
+    "RTX 3090, 4090, 5090": ("SM86", "SM89", "SM120"),
+    "RTX 4090 and T4": ("SM89", "SM75"),
+    "T4": ("SM75",),
+}
+
+
+STREAMS = ("any", "1", "2", "3")
+
+
+VERBOSITIES = ("DETAILED", "LAYER_NAMES_ONLY", "NONE")
+
+
+def setting_lines(targets: tuple[str, ...], streams: str = "any", verbosity: str = "DETAILED") -> str:
+    """The lines that one writes for it: build targets such as ("SM86", "SM89"), streams in all, verbosity."""
+    lines = [f"config.num_compute_capabilities = {len(targets)}"]
+    lines += [
+        f"config.set_compute_capability(trt.ComputeCapability.{target}, {index})"
+        for index, target in enumerate(targets)
+    ]
+    if streams != "any":
+        lines.append(f"config.max_aux_streams = {int(streams) - 1}")
+    return "\n".join([*lines, f"config.profiling_verbosity = trt.ProfilingVerbosity.{verbosity}"])
+
+
+def settings_picture(model: Model, targets: str, streams: str, verbosity: str, shapes: Any = None) -> Any:
+    """Build `model` for an RTX 4090 with the defaults and with the choices, and draw both engines."""
+    chosen = setting_lines(TARGETS[targets], streams, verbosity)
+    default, mine = try_settings(model, [setting_lines(TARGETS["RTX 4090"]), chosen], shapes, "RTX 4090")
+    streams = "" if streams == "any" else f", at most {streams} stream{'s' * (streams != '1')}"
+    name = f"{targets}{streams}, {verbosity}"
+    title = "TensorRT refuses" if mine.engine is None else "TensorRT refuses the default, and builds this"
+    if mine.plan_bytes and default.plan_bytes:
+        title = f"The plan weighs {mine.plan_bytes / default.plan_bytes:.1f} times the default one"
+    return draw.trials({"the default: RTX 4090, DETAILED": default, name: mine}, title)
+
+
+def settings_explorer(models: Mapping[str, Model], shapes: Mapping[str, Any]) -> VBox:
+    """Controls for network, targets, streams and verbosity; each change runs the real compiler twice."""
+    from IPython.display import display
+
+    controls = {
+        "network": ipywidgets.Dropdown(options=list(models), description="Network"),
+        "targets": ipywidgets.Dropdown(options=list(TARGETS), description="Targets"),
+        "streams": ipywidgets.ToggleButtons(options=STREAMS, description="Streams", style={"button_width": "50px"}),
+        "verbosity": ipywidgets.Dropdown(options=VERBOSITIES, description="Verbosity"),
+    }
+
+    def show(network: str, **choices: str) -> None:
+        try:
+            display(settings_picture(models[network], **choices, shapes=shapes.get(network)))
+        except TrtlabError as error:
+            display(error.diagnosis)
+
+    picture = ipywidgets.interactive_output(show, controls)
+    first, second = list(controls.values())[:2], list(controls.values())[2:]
+    return ipywidgets.VBox([ipywidgets.HBox(first), ipywidgets.HBox(second), picture])
+
+
+WIDTH = 12.6
+
+
+_ANYWHERE, _GPU, _YOURS = ("#E4F2EE", "#13806B"), ("#ECE8F8", "#4B37A8"), ("#F3F4F6", "#3F5D7A")
+
+
+_LINE, _PITCH = 0.25, 1.72
+
+
+class _Part(NamedTuple):
+    """A box: its name, TensorRT's class, what it owns, and the rule for threads."""
+
+    name: str
+    code: str
+    owns: tuple[str, ...]
+    rule: str
+
+
+_BUILDER = _Part(
+    "Builder", "trt.Builder",
+    ("network: the model's layers and weights", "config: targets, memory pools, streams, flags",
+     "profiles: min, opt, max shapes", "logger, progress monitor, error recorder"),
+    "one thread; gone when the plan is written",
+)  # fmt: skip
+
+
+_RUNTIME = _Part(
+    "Runtime", "trt.Runtime", ("logger, error recorder", "allocator of GPU memory"), "outlives its engines"
+)
+
+
+def components(engine: Engine | None = None, contexts: int = 2) -> Picture:
+    """Draw what builder, engine and contexts own; with an `engine`, in MiB, for so many `contexts` (1 to 3)."""
+    contexts = min(max(contexts, 1), 3)
+    weights, activations = (engine.weight_bytes, engine.activation_bytes) if engine else (None, None)
+    one = _Part(
+        "Engine", "trt.ICudaEngine",
+        (f"weights{_mib(weights)}, once on the GPU", "kernels, in order", "names, shapes and types of inputs, outputs",
+         "profiles"),
+        "read only: all contexts and threads share it",
+    )  # fmt: skip
+    many = _Part(
+        "Context",
+        "trt.IExecutionContext",
+        ("the shapes and the profile of this run", f"activations{_mib(activations)}", "addresses of your buffers"),
+        "one thread and one stream at a time",
+    )
+    middle = 1.1 + _PITCH * max(contexts, 2) / 2
+    runtime, engines, height = middle - 1.05, middle + 0.72, 2 * middle - 0.1
+    with style():
+        card = Card(WIDTH, height + 0.05)
+        card.title(_title(weights, activations, contexts), 17)
+        right = _box(card, 0.3, middle, 3.75, _BUILDER, _ANYWHERE)
+        _arrow(card, (right, middle), (5.05, runtime))
+        card.text(right + 0.36, middle - 0.72, "plan", 11, weight="bold", ha="center", gid="plan")
+        right = _box(card, 5.05, runtime, 3.5, _RUNTIME, _GPU)
+        _arrow(card, (6.8, runtime + 0.6), (6.8, engines - 0.88))
+        right = _box(card, 5.05, engines, 3.5, one, _GPU)
+        for index in range(contexts):
+            y = middle + (index + 0.5 - contexts / 2) * _PITCH
+            named = many._replace(name=f"Context {index + 1}" if contexts > 1 else many.name)
+            _box(card, 9.2, y, 3.1, named, _GPU)
+            _arrow(card, (right, engines), (9.2, y))
+        card.box(MARGIN, height - 0.7, WIDTH - 2 * MARGIN, 0.45, _YOURS[0], radius=0.1, zorder=1)
+        yours = "You own the buffers of inputs and outputs, the CUDA streams, and the file with the plan."
+        card.text(WIDTH / 2, height - 0.47, yours, 11, color=_YOURS[1], ha="center", gid="yours")
+    return card.figure
+
+
+def _title(weights: int | None, activations: int | None, contexts: int) -> str:
+    if not weights or not activations:
+        return "The plan is handed over once; weights are shared, activations are not"
+    total = number((weights + contexts * activations) / 2**20)
+    times = f"{contexts} × " if contexts > 1 else ""
+    return f"Weights once, activations once a context:{_mib(weights)} +{times and ' ' + times.rstrip()}" + (
+        f"{_mib(activations)} = {total} MiB"
+    )
+
+
+def _mib(size: int | None) -> str:
+    return "" if not size else f" {size / 2**20:.1f} MiB"
+
+
+def _box(card: Card, x: float, middle: float, width: float, part: _Part, colors: tuple[str, str]) -> float:
+    """A box around `middle`; returns where its right edge is."""
+    fill, ink = colors
+    high = 0.78 + _LINE * len(part.owns)
+    y = middle - high / 2
+    card.box(x, y, width, high, fill, edge=ink, line=1.6, radius=0.1, zorder=3)
+    card.text(x + 0.15, y + 0.24, part.name, 13, weight="bold", color=ink, gid=f"part:{part.name}")
+    code = card.text(x + width - 0.15, y + 0.24, part.code, 8.5, color=ink, ha="right", gid="code")
+    code.set_fontfamily("DejaVu Sans Mono")
+    for row, words in enumerate(part.owns):
+        card.text(x + 0.15, y + 0.52 + _LINE * row, fit(words, width - 0.25, 10), 10, color=TEXT, gid="owns")
+    rule = fit(part.rule, width - 0.25, 9.5)
+    card.text(x + 0.15, y + high - 0.16, rule, 9.5, color=MUTED, gid="rule")
+    return x + width
+
+
+def _arrow(card: Card, tail: tuple[float, float], head: tuple[float, float]) -> None:
+    card.axes.annotate(
+        "", xy=head, xytext=tail, zorder=2,
+        arrowprops={"arrowstyle": "-|>,head_length=0.5,head_width=0.25", "color": TEXT, "lw": 1.6, "shrinkA": 0,
+                    "shrinkB": 0},
+    )  # fmt: skip
+
+
+_COLUMNS = ("plan, MiB", "kernels", "streams", "activations, MiB")
+
+
+_ROW, _WIDTH = 0.42, 11.0
+
+
+def trials(found: Mapping[str, Trial], title: str) -> Picture:
+    """Draw trials of `settings.try_setting`, {what was set: trial}, a row each; a refusal shows TensorRT's words."""
+    if not found:
+        return message("There are no trials to draw", ["Give {'the default': lab.settings.try_setting(model)}."])
+    rows = {name: _figures(trial) for name, trial in found.items()}
+    largest = [max((row[column] for row in rows.values() if row), default=0) or 1 for column in range(4)]
+    left = MARGIN + max(width_of(clean(name, 44), 10) for name in rows) + 0.2
+    pitch = (_WIDTH - left - MARGIN) / 4
+    with style():
+        card = Card(_WIDTH, 1.15 + _ROW * len(rows) + 0.15)
+        card.title(title, 14)
+        for column, name in enumerate(_COLUMNS):
+            card.text(left + column * pitch, 0.88, name, 9.5, color=MUTED, gid="column")
+        for index, (name, trial) in enumerate(found.items()):
+            y = 1.25 + index * _ROW
+            card.text(MARGIN, y, clean(name, 44), 10, gid=f"row:{name}")
+            figures = rows[name]
+            if figures is None:
+                words = fit(f"no engine: {sentence(trial.said)}", _WIDTH - left - MARGIN, 9)
+                card.text(left, y, words, 9, color=UNASKED.text, gid="refused")
+                continue
+            for column, value in enumerate(figures):
+                _bar(card, left + column * pitch, y, pitch * 0.6, value, largest[column], whole=column in (1, 2))
+    return card.figure
+
+
+def _figures(trial: Trial) -> tuple[float, float, float, float] | None:
+    if trial.engine is None or trial.plan_bytes is None:
+        return None
+    activations = (trial.engine.activation_bytes or 0) / 2**20
+    return trial.plan_bytes / 2**20, len(trial.engine.kernels), trial.streams, activations
+
+
+def _bar(card: Card, x: float, y: float, room: float, value: float, largest: float, *, whole: bool) -> None:
+    long = room * value / largest
+    card.box(x, y - 0.12, max(long, 0.02), 0.24, KINDS["convolution"].fill, radius=0.02, zorder=3)
+    words = f"{value:.0f}" if whole else number(value) if value >= 9.95 else f"{value:.1f}"
+    if whole and not value:
+        words = "not told"
+    card.text(x + long + 0.08, y, words, 9.5, gid="figure")
+
+
+READ = "2026-11-22"  # the day on which the sources were read
+
+
+def compatibility() -> pd.DataFrame:
+    """One row a release: compute capabilities, CUDA, driver, framework, and the source of each row.
+
+    An empty cell was not found in a public source. `evidence` is quoted or measured (here, without a GPU); `source`
+    names the pages, `address` holds their URLs, read on the day `READ`.
+    """
+    with data_file("compatibility.csv").open(encoding="utf-8", newline="") as file:
+        return pd.DataFrame(list(csv.DictReader(file))).set_index("software")
+
+
+def supports(software: str, card: str | Gpu) -> bool:
+    """True when that release, such as "TensorRT 10.0", runs on the GPU, by its compute capability in the table.
+
+    Raises AssetError for a release that is not in the table, or a GPU that is not known.
+    """
+    table = compatibility()
+    if software not in table.index:
+        raise AssetError(f"'{software}' is not in the table.", fix=f"choose one of {', '.join(table.index)}.")
+    capability = (card if isinstance(card, Gpu) else gpu(card)).compute_capability
+    words = str(table.loc[software, "compute_capability"]).split("(")[0]
+    listed = re.findall(r"\d+\.\d", words)
+    if "and later" in words:
+        return _number(capability) >= _number(listed[0])
+    return capability in listed
+
+
+def _number(capability: str) -> tuple[int, ...]:
+    return tuple(map(int, capability.split(".")))

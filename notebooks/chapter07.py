@@ -1,0 +1,406 @@
+"""The exercises of chapter 07, memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from numbers import Integral, Real
+from typing import Any
+
+import ipywidgets
+import numpy as np
+import onnx
+import onnxruntime
+import pandas as pd
+from ipywidgets import VBox
+from matplotlib.axes import Axes
+
+from trtlab import draw, memory, models
+from trtlab.building import build
+from trtlab.draw.frame import MARGIN, Picture, clean, key, label, message, number, plot, style, unit_of, width_of
+from trtlab.draw.palette import BAR, KINDS, MUTED, TEXT, readable_name
+from trtlab.errors import BuildError, TrtlabError
+from trtlab.exercises import Exercise
+from trtlab.memory import Curve, Liveness, breakdown
+from trtlab.onnx_model import Model
+from trtlab.toys import toy
+
+Answer = tuple[bool, str]
+
+
+def exercises() -> list[Exercise]:
+    """07.1: what does a shortcut keep alive? 07.2: how low may the workspace's limit be? 07.3: take less memory."""
+    return [
+        Exercise(
+            "07.1",
+            (
+                "A tensor is alive from the kernel that writes it to the last one that reads it. Who reads c1 last?",
+                "While c4 is computed three tensors are alive: its input, its output, and one that waits.",
+                "`from trtlab.exercises.chapter07 import shortcut_network` has the network, and "
+                "lab.memory.liveness(lab.build(shortcut_network(), gpu=GPU)).peak_bytes tells, in bytes.",
+            ),
+            _shortcut,
+        ),
+        Exercise(
+            "07.2",
+            (
+                "ResNet-50 at batch 8 built with a limit of 1 KiB, although it reserves 69 MiB. What is larger there?",
+                "The message asks for the limit plus the weights. That sum must reach what the engine reserves.",
+                "(activation_bytes - weight_bytes) / 2**20 of ResNet-50 at batch 32, rounded up.",
+            ),
+            _workspace,
+        ),
+        Exercise(
+            "07.3",
+            (
+                "Draw lab.draw.liveness of the network. Which large tensor is there only for a 1×1 convolution?",
+                "A 1×1 convolution works on each pixel alone, and nearest-neighbour upsampling copies pixels: either "
+                "may come first.",
+                "q = Conv(d4, v8) at the small size with 8 channels, then v = Resize<…>(q, , up).",
+            ),
+            _less_memory,
+        ),
+    ]
+
+
+_CONV = "Conv<pads=[1,1,1,1]>"
+
+
+_NEAREST = 'Resize<mode="nearest",coordinate_transformation_mode="asymmetric",nearest_mode="floor">'
+
+
+SKIP_TEXT = f"""
+    skip (float[1,64,256,256] x) => (float[1,8,256,256] y) {{
+        a = {_CONV}(x, w0)
+        p = Conv<pads=[1,1,1,1],strides=[2,2]>(a, w1)
+        d1 = {_CONV}(p, wd)   d2 = {_CONV}(d1, wd)
+        d3 = {_CONV}(d2, wd)  d4 = {_CONV}(d3, wd)
+        u = {_NEAREST}(d4, , up)
+        s = Conv(a, w8)  v = Conv(u, v8)  y = Add(s, v)
+    }}"""
+
+
+SKIP_WEIGHTS = {
+    **dict.fromkeys(("w0", "w1", "wd"), (64, 64, 3, 3)),
+    **dict.fromkeys(("w8", "v8"), (8, 64, 1, 1)),
+    "up": [1.0, 1.0, 2.0, 2.0],
+}
+
+
+def shortcut_network() -> onnx.ModelProto:
+    """Eight convolutions in a row, each with 6.1 MiB of output, and a shortcut from the first to the end."""
+    body = " ".join(f"c{n} = {_CONV}({f'c{n - 1}' if n > 1 else 'x'}, w)" for n in range(1, 9))
+    text = f"shortcut (float[8,64,56,56] x) => (float[8,64,56,56] y) {{ {body} y = Add(c8, c1) }}"
+    return toy(text, w=(64, 64, 3, 3))
+
+
+def skip_network() -> onnx.ModelProto:
+    """A U-Net in small: large features wait while a detour goes through a smaller size and comes back."""
+    return toy(SKIP_TEXT, **SKIP_WEIGHTS)
+
+
+def _shortcut(answer: float) -> Answer:
+    if isinstance(answer, bool) or not isinstance(answer, Real):
+        return False, f"The answer is a number of MiB, not {type(answer).__name__}."
+    life, answer = memory.liveness(build(shortcut_network(), progress=False)), float(answer)
+    truth = life.peak_bytes / 2**20
+    if abs(answer - truth) <= 0.02 * truth:
+        return True, f"Input, output and c1, which waits for the Add: three tensors, {truth:.1f} MiB."
+    if abs(answer - truth) <= 0.05 * truth:
+        return False, f"{answer:g} MiB is close, but rounded too far: give a decimal."
+    if abs(answer - life.sum_bytes / 2**20) <= 0.02 * answer:
+        return False, "These are all tensors together; not all of them live at the same time."
+    if life.reserved_bytes and abs(answer - life.reserved_bytes / 2**20) <= 0.02 * answer:
+        return False, "This is what TensorRT reserves; part of it is scratch memory, not tensors."
+    if answer >= 1e5:
+        return False, "That looks like bytes: the answer is in MiB (2**20 bytes)."
+    if answer < truth:
+        return False, f"More than {answer:g} MiB: besides input and output something waits."
+    return False, f"Less than {answer:g} MiB: what nobody reads any more is dead."
+
+
+def _workspace(answer: int) -> Answer:
+    if isinstance(answer, bool) or not isinstance(answer, Integral):
+        return False, f"The answer is a whole number of MiB, not {type(answer).__name__}."
+    engine = build(models.resnet50().onnx(), shapes={"x": (32, 3, 224, 224)}, progress=False)
+    reserved, weights = engine.activation_bytes or 0, engine.weight_bytes or 0
+    truth = math.ceil((reserved - weights) / 2**20)
+    if answer == truth:
+        return True, f"{truth} MiB and the weights reach the {reserved / 2**20:.0f} MiB that the engine reserves."
+    if answer == math.ceil(reserved / 2**20):
+        return False, "It does build with that, and with less: look at what the message adds to the limit."
+    if answer > truth:
+        return False, f"It builds with {answer} MiB, but that is not the smallest number that does."
+    return False, f"With {answer} MiB TensorRT runs out of memory: add what the message adds, and compare."
+
+
+def _less_memory(answer: onnx.ModelProto) -> Answer:
+    if not isinstance(answer, onnx.ModelProto):
+        return False, f"The answer is a model (an onnx.ModelProto, as toy() makes it), not {type(answer).__name__}."
+    difference = _difference(skip_network(), answer)
+    if difference:
+        return False, difference
+    try:
+        mine = memory.liveness(build(answer, progress=False))
+    except BuildError as error:
+        return False, f"The numbers are right, but TensorRT refuses the model. {error}"
+    theirs = memory.liveness(build(skip_network(), progress=False))
+    before, after = theirs.peak_bytes / 2**20, mine.peak_bytes / 2**20
+    if after >= before:
+        return False, f"The numbers are right, but {after:.1f} MiB are alive at once, and before it were {before:.1f}."
+    return True, f"The same numbers, and {after:.1f} MiB alive at once instead of {before:.1f}."
+
+
+def _difference(wanted: onnx.ModelProto, answer: onnx.ModelProto) -> str:
+    """What distinguishes the output of two models on the same input; "" when nothing does."""
+    if [value.name for value in answer.graph.output] != ["y"] or [value.name for value in answer.graph.input] != ["x"]:
+        return "The model must have one input x and one output y, as the original."
+    x = np.random.default_rng(0).normal(size=(1, 64, 256, 256)).astype(np.float32)
+    truth, given = (_output(model, x) for model in (wanted, answer))
+    if truth.shape != given.shape:
+        return f"y has the shape {given.shape}, in the original it is {truth.shape}."
+    worst = float(np.abs(truth - given).max() / np.abs(truth).max())
+    return "" if worst < 1e-3 else f"y differs by up to {100 * worst:.1f}% of its largest value."
+
+
+def _output(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # the verdict says what is wrong
+    options.intra_op_num_threads = 2
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(["y"], {"x": x})[0])
+
+
+MEMORY_BATCHES = (1, 2, 4, 8, 16, 32, 64)
+
+
+MEMORY_SIDES = (128, 192, 224, 256, 320, 384, 448, 512)
+
+
+def memory_picture(model: Model, batch: int, side: int, gpu: str = "RTX 4090") -> Any:
+    """Compile `model`, whose input x takes images (N, 3, H, W) of any size, and draw its parts beside one small image.
+
+    Raises what `build` raises.
+    """
+    sizes = dict.fromkeys([(1, 224), (batch, side)])
+    tables = {
+        f"batch {many}, {one} × {one}": breakdown(
+            build(model, gpu=gpu, shapes={"x": (many, 3, one, one)}, progress=False)
+        )
+        for many, one in sizes
+    }
+    chosen = list(tables.values())[-1]
+    total = sum(size for size in chosen["bytes"] if size is not None) / 2**20
+    share = 100 * chosen["bytes"]["weights"] / 2**20 / total
+    return draw.parts(
+        tables, f"Batch {batch}, {side} × {side} pixels: {total:.0f} MiB, of which {share:.0f}% are weights"
+    )
+
+
+def memory_explorer(model: Model, gpu: str = "RTX 4090") -> VBox:
+    """Sliders for batch and image side; each move runs the real compiler and draws what takes the memory."""
+    from IPython.display import display
+
+    controls = {
+        "batch": ipywidgets.SelectionSlider(
+            options=MEMORY_BATCHES, value=8, description="Batch", continuous_update=False
+        ),
+        "side": ipywidgets.SelectionSlider(
+            options=MEMORY_SIDES, value=224, description="Side", continuous_update=False
+        ),
+    }
+
+    def show(batch: int, side: int) -> None:
+        try:
+            display(memory_picture(model, batch, side, gpu))
+        except TrtlabError as error:
+            display(error.diagnosis)
+
+    picture = ipywidgets.interactive_output(show, controls)
+    return ipywidgets.VBox([ipywidgets.HBox(list(controls.values())), picture])
+
+
+_COLORS = ("convolution", "pointwise", "normalisation, reduction", "matrix multiplication")
+
+
+def growth(panels: Mapping[str, Mapping[str, Curve]], title: str) -> Picture:
+    """Draw curves side by side: {what varies, with its unit: {what the line is: Curve}}; points were measured."""
+    if not panels or not all(panels.values()):
+        return message("There is no curve to draw", ["Give {'batch': {'ResNet-50': curve}}."])
+    with style():
+        width = 1.2 + 3.6 * len(panels)
+        card, first = plot(title, width, 3.9, left=0.75, right=width - 4.0)
+        frame = first.get_position()
+        for index, (words, curves) in enumerate(panels.items()):
+            axes = first
+            if index:
+                axes = card.figure.add_axes((frame.x0 + index * 3.7 / width, frame.y0, frame.width, frame.height))
+                axes.set_facecolor("none")
+                axes.tick_params(labelsize=9.5, length=0)
+                axes.spines[["top", "right", "left"]].set_visible(False)
+            _lines(axes, curves)
+            label(axes, words, "" if index else "activation memory, MiB")
+    return card.figure
+
+
+def _lines(axes: Axes, curves: Mapping[str, Curve]) -> None:
+    for (words, curve), color in zip(curves.items(), _COLORS, strict=False):
+        sizes = np.unique(np.linspace(curve.sizes[0], curve.sizes[-1], 60).astype(int))
+        between = [curve.at(int(size)) / 2**20 for size in sizes]
+        axes.plot(sizes, between, color=KINDS[color].fill, linewidth=1.8)
+        measured = [size / 2**20 for size in curve.activation_bytes]
+        axes.plot(curve.sizes, measured, "o", color=KINDS[color].fill, markersize=5)
+        if len(curves) > 1:
+            axes.annotate(words, (sizes[-1], between[-1]), (-8, 4), textcoords="offset points", fontsize=9,
+                          color=MUTED, ha="right", parse_math=False)  # fmt: skip
+    axes.set_xlim(0, None)
+    axes.set_ylim(0, None)
+
+
+_ROLES = {"written by this kernel": "#1A6FC9", "read by it": "#80C2F5", "kept for a later one": "#F4B42A"}
+
+
+def liveness(life: Liveness, title: str = "") -> Picture:
+    """Draw the intermediate tensors alive during each kernel, in the order of execution, and what TensorRT reserves.
+
+    The title is the finding: everything together, most at once, reserved.
+    """
+    if not life.tensors:
+        return message("Nothing is alive between kernels", ["This engine has no intermediate tensors."])
+    unit, name = unit_of(max(life.peak_bytes, life.reserved_bytes or 0))
+    figures = {"of tensors": life.sum_bytes, "alive at once": life.peak_bytes, "reserved": life.reserved_bytes}
+    words = ", ".join(f"{number(size / unit)} {name} {what}" for what, size in figures.items() if size is not None)
+    with style():
+        card, axes = plot(title or words, 11.0, 4.4, note=words if title else "", right=0.45, bottom=1.0)
+        base = [0.0] * len(life.kernels)
+        for color, sizes in zip(_ROLES.values(), _by_role(life), strict=True):
+            heights = [size / unit for size in sizes]
+            axes.bar(range(1, len(base) + 1), heights, bottom=base, color=color, width=0.82, zorder=2)
+            base = [low + high for low, high in zip(base, heights, strict=True)]
+        axes.set_xlim(0.3, len(base) + 0.7)
+        axes.set_ylim(0, 1.22 * max(life.peak_bytes, life.reserved_bytes or 0) / unit)
+        _mark(axes, life, unit, name)
+        label(axes, "kernel, in the order of execution", name)
+        key(card, _ROLES, card.height - MARGIN - 0.02)
+    return card.figure
+
+
+def _by_role(life: Liveness) -> list[list[int]]:
+    """Bytes a kernel, for each role of a tensor: written by it, read by it, kept for a later one."""
+    found = [[0] * len(life.kernels) for _ in _ROLES]
+    for index, layer in enumerate(life.kernels):
+        written = {tensor.name for tensor in layer.outputs}
+        read = {tensor.name for tensor in layer.inputs} - written
+        for tensor in life.at(index):
+            role = 0 if tensor.name in written else 1 if tensor.name in read else 2
+            found[role][index] += tensor.nbytes
+    return found
+
+
+def _mark(axes: Axes, life: Liveness, unit: int, name: str) -> None:
+    """Name the peak, and draw a line at what TensorRT reserves."""
+    place, peak = life.peak + 1, life.peak_bytes / unit
+    where = f"{clean(readable_name(life.kernels[life.peak]), 40)}"
+    right = place > 0.55 * len(life.kernels)
+    axes.annotate(
+        f"most at once: {number(peak)} {name}, kernel {place} ({where})", (place, peak),
+        (-8 if right else 8, 6), textcoords="offset points", fontsize=9, color=TEXT, ha="right" if right else "left",
+        parse_math=False,
+    )  # fmt: skip
+    if life.reserved_bytes is not None:
+        line = life.reserved_bytes / unit
+        axes.axhline(line, color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)))
+        axes.annotate(
+            f"TensorRT reserves {number(line)} {name}", (1, line), (-2, 5), xycoords=("axes fraction", "data"),
+            textcoords="offset points", fontsize=9, color=MUTED, ha="right",
+        )  # fmt: skip
+
+
+_COLORS_PARTS = {
+    "weights": KINDS["matrix multiplication"].fill,
+    "activations": KINDS["convolution"].fill,
+    "activations and scratch": KINDS["convolution"].fill,
+    "scratch and gaps": KINDS["pooling"].fill,
+    "inputs": KINDS["pointwise"].fill,
+    "outputs": KINDS["data movement"].fill,
+}
+
+
+_ROW = 0.38  # inches a bar
+
+
+def parts(tables: Mapping[str, pd.DataFrame], title: str) -> Picture:
+    """Draw tables of `memory.breakdown`, {what the engine is: table}: device memory that is known without a GPU."""
+    sizes = {
+        name: {part: int(size) for part, size in table["bytes"].items() if part in _COLORS_PARTS and size is not None}
+        for name, table in tables.items()
+    }
+    if not any(sizes.values()):
+        return message("There are no parts to draw", ["Give {'batch 8': lab.memory.breakdown(engine)}."])
+    totals = [sum(one.values()) for one in sizes.values()]
+    unit, name_of_unit = unit_of(max(totals))
+    left = MARGIN + max(width_of(clean(name, 34), 9.5) for name in sizes) + 0.12
+    with style():
+        card, axes = plot(title, 9.5, 1.75 + _ROW * len(sizes), left=left, right=1.0, bottom=0.95)
+        for row, (one, total) in enumerate(zip(sizes.values(), totals, strict=True)):
+            start = 0.0
+            for part, size in one.items():
+                axes.barh(row, size / unit, left=start, height=0.7, color=_COLORS_PARTS.get(part, BAR))
+                start += size / unit
+            axes.text(start, row, f" {number(total / unit)} {name_of_unit}", fontsize=9.5, va="center")
+        axes.set_yticks(range(len(sizes)), [clean(name, 34) for name in sizes], fontsize=9.5)
+        axes.set_ylim(len(sizes) - 0.5, -0.5)
+        axes.set_xlim(0, max(totals) / unit * 1.02)
+        label(axes, name_of_unit, "", grid="x")
+        shown = {part: color for part, color in _COLORS_PARTS.items() if any(part in one for one in sizes.values())}
+        key(card, shown, card.height - 0.3)
+    return card.figure
+
+
+def detector(batch: int | str = "N", side: int | str = "S", width: int = 32) -> onnx.ModelProto:
+    """A network of a detector's plan: images (batch, 3, side, side) to three maps of 255 channels, a scale each.
+
+    A backbone of five strides of 2, two upsampled scales that are concatenated with earlier ones, three heads. The
+    side is a multiple of 32.
+    """
+    nodes: list[str] = []
+    weights: dict[str, Any] = {"up": [1.0, 1.0, 2.0, 2.0]}
+
+    def conv(name: str, x: str, channels: tuple[int, int], kernel: int = 3, stride: int = 1, silu: bool = True) -> None:
+        weights[f"{name}_w"], weights[f"{name}_b"] = (channels[1], channels[0], kernel, kernel), (channels[1],)
+        border = ",".join(4 * [str(kernel // 2)])
+        raw = f"{name}_c" if silu else name
+        nodes.append(f"{raw} = Conv<pads=[{border}],strides=[{stride},{stride}]>({x}, {name}_w, {name}_b)")
+        if silu:
+            nodes.append(f"{name}_s = Sigmoid({raw}) {name} = Mul({raw}, {name}_s)")
+
+    def upsampled(name: str, x: str, earlier: str, wide: int) -> None:
+        conv(f"{name}_in", x, (2 * wide, wide), 1)
+        nodes.append(
+            f'{name}_up = Resize<mode="nearest",coordinate_transformation_mode="asymmetric",nearest_mode="floor">'
+            f"({name}_in, , up) {name}_cat = Concat<axis=1>({name}_up, {earlier})"
+        )
+        conv(name, f"{name}_cat", (2 * wide, wide))
+
+    conv("stem", "x", (3, width), stride=2)
+    scales, wide = ["stem"], width
+    for level in range(1, 5):
+        down = f"down{level}"
+        conv(down, scales[-1], (wide, 2 * wide), stride=2)
+        wide *= 2
+        conv(f"thin{level}", down, (wide, wide // 2), 1)
+        conv(f"wide{level}", f"thin{level}", (wide // 2, wide))
+        nodes.append(f"scale{level} = Add({down}, wide{level})")
+        scales.append(f"scale{level}")
+    upsampled("middle", scales[4], scales[3], wide // 2)
+    upsampled("fine", "middle", scales[2], wide // 4)
+    for head, (x, channels) in {
+        "large": (scales[4], wide),
+        "medium": ("middle", wide // 2),
+        "small": ("fine", wide // 4),
+    }.items():
+        conv(head, x, (channels, 255), 1, silu=False)
+    ports = [f"float[{batch},255,{name}1,{name}2] {name}" for name in ("large", "medium", "small")]
+    return toy(
+        f"detector (float[{batch},3,{side},{side}] x) => ({', '.join(ports)}) {{ {' '.join(nodes)} }}", **weights
+    )

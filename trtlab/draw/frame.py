@@ -1,0 +1,236 @@
+"""A picture on a light card: what every drawing here shares, in inches with y pointing down."""
+
+from __future__ import annotations
+
+import io
+import unicodedata
+from contextlib import AbstractContextManager
+from functools import cache
+from typing import Any
+
+import matplotlib
+from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.lines import Line2D
+from matplotlib.patches import FancyBboxPatch
+from matplotlib.text import Text
+from matplotlib.ticker import ScalarFormatter
+
+from trtlab.draw.palette import CARD, EDGE, MUTED, TEXT
+
+DPI = 120
+
+
+MARGIN = 0.3
+
+
+# DejaVu Sans ships with matplotlib; the others draw Chinese, Japanese and Korean names where they are installed.
+_FALLBACKS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Microsoft YaHei", "PingFang SC", "Yu Gothic", "Malgun Gothic")
+
+
+@cache
+def fonts() -> tuple[str, ...]:
+    """The font families to draw with, in order of preference."""
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    return ("DejaVu Sans", *[name for name in _FALLBACKS if name in installed][:1])
+
+
+STYLE: Any = {
+    "figure.dpi": DPI,
+    "savefig.dpi": DPI,
+    "figure.facecolor": "none",
+    "text.color": TEXT,
+    "text.parse_math": False,
+    "axes.edgecolor": EDGE,
+    "axes.labelcolor": TEXT,
+    "xtick.color": TEXT,
+    "ytick.color": TEXT,
+}
+
+
+_SESSION = ("backend", "interactive", "toolbar", "webagg.", "timezone")  # settings of the session, not of a picture
+
+
+def style() -> AbstractContextManager[None]:
+    """Matplotlib's defaults and STYLE for a while, whatever the user's rcParams are; afterwards those are back."""
+    base: Any = {name: value for name, value in matplotlib.rcParamsDefault.items() if not name.startswith(_SESSION)}
+    return matplotlib.rc_context({**base, **STYLE, "font.family": list(fonts())})
+
+
+class Picture(Figure):
+    """A matplotlib Figure that shows itself in any notebook, drawn once and outside pyplot."""
+
+    def savefig(self, fname: Any, **options: Any) -> None:
+        """Save like `Figure.savefig`, in the course's style and with bytes that depend on nothing but the picture."""
+        with style():
+            super().savefig(fname, **options)
+
+    def png(self) -> bytes:
+        """The picture as the bytes of a PNG file; the same bytes each time."""
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", metadata={"Software": None})
+        return buffer.getvalue()
+
+    def _repr_png_(self) -> bytes:
+        return self.png()
+
+    def _ipython_display_(self) -> None:
+        # Jupyter asks this before the formatter that the inline backend registers for figures, which crops the card.
+        from IPython.display import display
+
+        display({"image/png": self.png(), "text/plain": repr(self)}, raw=True)
+
+    def __repr__(self) -> str:
+        return f"<picture: {self.get_label()}>"
+
+
+@cache
+def _renderer() -> Any:
+    return FigureCanvasAgg(Figure(dpi=1440)).get_renderer()
+
+
+@cache
+def width_of(text: str, size: float, weight: str = "normal") -> float:
+    """The width of `text` in inches at `size` points."""
+    font = FontProperties(family=list(fonts()), size=size, weight=weight)
+    return float(_renderer().get_text_width_height_descent(text, font, False)[0]) / 1440
+
+
+@cache
+def _drawable(character: str) -> bool:
+    paths = [font_manager.findfont(FontProperties(family=[name])) for name in fonts()]
+    return any(font_manager.get_font(path).get_char_index(ord(character)) for path in paths)
+
+
+def clean(text: str, limit: int = 60) -> str:
+    """`text` on one line, without what no font can draw, its middle cut out when longer than `limit` characters."""
+    flat = "".join(" " if unicodedata.category(one).startswith(("C", "Z")) else one for one in str(text))
+    flat = "".join(one if _drawable(one) else "□" for one in " ".join(flat.split()))
+    keep = limit - 1
+    return flat if len(flat) <= limit else f"{flat[: keep - keep // 3]}…{flat[-(keep // 3) :]}"
+
+
+def fit(text: str, room: float, size: float, weight: str = "normal") -> str:
+    """`text` with its middle cut out so that it is at most `room` inches wide."""
+    limit = len(text)
+    while limit > 4 and width_of(clean(text, limit), size, weight) > room + 0.02:
+        limit -= max(1, limit // 12)
+    return clean(text, limit)
+
+
+class Card:
+    """The paper: a rounded light card of `width` × `height` inches to put boxes, lines and words on."""
+
+    def __init__(self, width: float, height: float) -> None:
+        self.width, self.height = width, height
+        self.figure = Picture(figsize=(width, height))
+        FigureCanvasAgg(self.figure)
+        self.axes: Axes = self.figure.add_axes((0, 0, 1, 1))
+        self.axes.set(xlim=(0, width), ylim=(height, 0))
+        self.axes.axis("off")
+        self.box(0.02, 0.02, width - 0.04, height - 0.04, CARD, edge=EDGE, radius=0.12, zorder=0)
+
+    def box(
+        self, x: float, y: float, width: float, height: float, fill: str, *,
+        edge: str = "none", line: float = 1.0, radius: float = 0.05, dash: str = "solid", zorder: float = 2,
+        gid: str | None = None,
+    ) -> None:  # fmt: skip
+        """A rounded box with its upper left corner at x, y."""
+        shape = f"round,pad=0,rounding_size={min(radius, width / 2, height / 2)}"
+        self.axes.add_patch(
+            FancyBboxPatch(
+                (x, y), width, height, boxstyle=shape, facecolor=fill, edgecolor=edge, linewidth=line,
+                linestyle=dash, zorder=zorder, gid=gid,
+            )
+        )  # fmt: skip
+
+    def text(
+        self, x: float, y: float, words: str, size: float = 9, *,
+        color: str = TEXT, weight: str = "normal", ha: str = "left", va: str = "center_baseline", rotation: float = 0,
+        zorder: float = 4, gid: str | None = None,
+    ) -> Text:  # fmt: skip
+        """Words at x, y; never read as mathematics."""
+        return self.axes.text(
+            x, y, words, fontsize=size, color=color, fontweight=weight, ha=ha, va=va, rotation=rotation,
+            zorder=zorder, gid=gid, parse_math=False, family=list(fonts()),
+        )  # fmt: skip
+
+    def title(self, words: str, size: float = 17) -> None:
+        """The finding, at the top; smaller where it is long. It is also what the picture is called in text."""
+        room = self.width - 2 * MARGIN
+        size = max(0.7 * size, min(size, size * room / (width_of(words, size, "bold") or 1)))
+        self.text(MARGIN, MARGIN + 0.12, fit(words, room, size, "bold"), size, weight="bold", gid="title")
+        self.figure.set_label(words)
+
+    def line(self, x: list[float], y: list[float], color: str = EDGE, width: float = 1.2, zorder: float = 1) -> None:
+        """A straight line through the points."""
+        self.axes.add_line(Line2D(x, y, color=color, linewidth=width, zorder=zorder, solid_capstyle="round"))
+
+
+def message(title: str, lines: list[str], width: float = 8.5) -> Picture:
+    """A card that says why there is no picture, and what to do instead."""
+    with style():
+        card = Card(width, MARGIN * 2 + 0.35 + 0.25 * len(lines))
+        card.title(title, 13)
+        for row, words in enumerate(lines):
+            card.text(MARGIN, MARGIN + 0.55 + 0.25 * row, fit(words, width - 2 * MARGIN, 10), 10)
+    return card.figure
+
+
+def number(value: float) -> str:
+    """Two significant digits where they matter: 0.04, 1.2, 12, 345."""
+    if value == 0 or value >= 9.95:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if value >= 0.095 else f"{value:.2f}" if value >= 0.005 else "<0.01"
+
+
+def unit_of(largest: int) -> tuple[int, str]:
+    """The unit in which a figure of at most `largest` bytes reads well: (bytes in it, its name)."""
+    return next(
+        ((size, name) for size, name in ((2**20, "MiB"), (2**10, "KiB")) if largest >= 0.95 * size), (1, "bytes")
+    )
+
+
+def plot(
+    title: str, width: float, height: float, *, note: str = "", left: float = 0.75, right: float = 0.35,
+    bottom: float = 0.75,
+) -> tuple[Card, Axes]:  # fmt: skip
+    """A card and axes on it, in inches; `note` is the line under the title. Use it inside `style()`."""
+    card = Card(width, height)
+    card.title(title, 14)
+    top = MARGIN + (0.7 if note else 0.45)
+    if note:
+        card.text(MARGIN, MARGIN + 0.42, fit(note, width - 2 * MARGIN, 9.5), 9.5, color=MUTED, gid="note")
+    axes = card.figure.add_axes(
+        (left / width, bottom / height, (width - left - right) / width, (height - top - bottom) / height)
+    )
+    axes.set_facecolor("none")
+    axes.tick_params(labelsize=9.5, length=0)
+    axes.set_axisbelow(True)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(EDGE)
+    return card, axes
+
+
+def label(axes: Axes, x: str, y: str, *, grid: str = "y") -> None:
+    """Name both axes, with their units, and rule lines across the one that is read off; call it last."""
+    for axis in (axes.xaxis, axes.yaxis):
+        low, high = sorted(axis.get_view_interval())
+        if isinstance(axis.get_major_formatter(), ScalarFormatter):  # ticks of its own choice, some outside
+            axis.set_ticks([tick for tick in axis.get_majorticklocs() if low <= tick <= high])
+            axis.set_view_interval(low, high, ignore=True)
+    axes.set_xlabel(x, fontsize=10)
+    axes.set_ylabel(y, fontsize=10)
+    axes.grid(axis=grid, color=EDGE, linewidth=0.8)  # type: ignore[arg-type]
+
+
+def key(card: Card, entries: dict[str, str], y: float, x: float = MARGIN) -> None:
+    """Colours and their words in a row, {words: colour}; for pictures where labels do not fit."""
+    for words, color in entries.items():
+        card.box(x, y, 0.14, 0.14, color, radius=0.03)
+        card.text(x + 0.2, y + 0.07, words, 9, color=MUTED, va="center", gid="key")
+        x += 0.42 + width_of(words, 9)

@@ -1,0 +1,267 @@
+"""Which tensors are alive while a layer runs? A tensor is born at its first writer and dies after its last reader."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from trtlab.building import build
+from trtlab.engine import Engine, Layer
+from trtlab.errors import AssetError, ProfileError
+from trtlab.gpus import Gpu
+from trtlab.onnx_model import Model
+
+
+@dataclass(frozen=True)
+class Lifetime:
+    """An intermediate tensor: its bytes, and the kernels (counted from 0) that first write and last use it."""
+
+    name: str
+    nbytes: int
+    born: int
+    last: int
+
+
+@dataclass(frozen=True, repr=False)
+class Liveness:
+    """The life of every intermediate tensor of an engine, and which of them are alive while each kernel runs.
+
+    `present` holds for each kernel the numbers of those tensors; where streams run side by side, at the moment at which
+    they take most. Weights, inputs and outputs are apart: they have memory of their own. `reserved_bytes` is
+    TensorRT's own figure for what a context reserves, None where it reported none.
+    """
+
+    kernels: tuple[Layer, ...]
+    tensors: tuple[Lifetime, ...]
+    present: tuple[tuple[int, ...], ...]
+    reserved_bytes: int | None
+    compiler: str = ""
+
+    @property
+    def alive(self) -> tuple[int, ...]:
+        """Bytes alive while each kernel runs, in the order of `kernels`."""
+        return tuple(sum(self.tensors[number].nbytes for number in numbers) for numbers in self.present)
+
+    @property
+    def sum_bytes(self) -> int:
+        """Every intermediate tensor at a place of its own."""
+        return sum(tensor.nbytes for tensor in self.tensors)
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most bytes alive while one kernel runs: no allocator can do with less without working in place."""
+        return max(self.alive, default=0)
+
+    @property
+    def peak(self) -> int:
+        """The first kernel, counted from 0, at which the most bytes are alive."""
+        return self.alive.index(self.peak_bytes) if self.alive else 0
+
+    @property
+    def streams(self) -> int:
+        """How many streams the kernels run on."""
+        return len({layer.stream for layer in self.kernels})
+
+    def at(self, kernel: int) -> tuple[Lifetime, ...]:
+        """The tensors alive while kernel number `kernel` (counted from 0) runs, the largest first."""
+        found = (self.tensors[number] for number in self.present[kernel])
+        return tuple(sorted(found, key=lambda tensor: -tensor.nbytes))
+
+    def table(self) -> pd.DataFrame:
+        """One row a tensor, the largest first: tensor, MiB, and the numbers of the kernels `born` and `last used`."""
+        rows = [(one.name, one.nbytes / 2**20, one.born, one.last) for one in self.tensors]
+        found = pd.DataFrame(rows, columns=["tensor", "MiB", "born", "last used"])
+        return found.sort_values(["MiB", "born"], ascending=[False, True], ignore_index=True)
+
+    def summary(self) -> dict[str, str]:
+        """The three figures, {what: MiB}."""
+        figures = {
+            f"all {len(self.tensors)} intermediate tensors": self.sum_bytes,
+            "most alive at once": self.peak_bytes,
+            "TensorRT reserves": self.reserved_bytes,
+        }
+        return {what: "not reported" if size is None else f"{size / 2**20:,.1f} MiB" for what, size in figures.items()}
+
+    def __repr__(self) -> str:
+        return "Liveness(" + ", ".join(f"{what}: {size}" for what, size in self.summary().items()) + ")"
+
+    def _repr_html_(self) -> str:
+        cells = (
+            f"<tr><th style='text-align:left'>{what}</th><td>{size}</td></tr>" for what, size in self.summary().items()
+        )
+        return f"<table>{''.join(cells)}</table>"
+
+
+def liveness(
+    given: Engine | Model, shapes: Mapping[str, Any] | None = None, gpu: str | float | Gpu | None = None
+) -> Liveness:
+    """The lifetimes of the tensors between the kernels of an engine, or of a model compiled for `shapes` and `gpu`.
+
+    Sizes are logical, without padding. Raises ProfileError for an engine of several profiles or of a range, whose sizes
+    are known only at run time, and what `build` raises.
+    """
+    engine = given if isinstance(given, Engine) else _built(given, shapes, gpu)
+    if not engine.kernels:
+        raise AssetError(
+            "This engine lists no layers, so nothing can be said about its tensors.",
+            fix="build with ProfilingVerbosity.DETAILED, or use lab.build.",
+        )
+    layers = engine.layers
+    if any(layer.profile for layer in layers):
+        raise ProfileError(
+            "This engine serves several profiles, each with tensors of its own.",
+            fix="ask for one shape: lab.memory.liveness(model, shapes={…}).",
+        )
+    users, sizes = _users(engine, layers)
+    number = {place: index for index, place in enumerate(place for place, one in enumerate(layers) if one.is_kernel)}
+    tensors = tuple(
+        Lifetime(name, sizes[name], number[min(writers)], number[max(writers + readers)])
+        for name, (writers, readers) in users.items()
+    )
+    present = _present(Schedule(layers), [writers + readers for writers, readers in users.values()], tensors)
+    in_order = tuple(present.get(place, ()) for place in number)
+    return Liveness(engine.kernels, tensors, in_order, engine.activation_bytes, engine.compiler)
+
+
+def _built(model: Model, shapes: Mapping[str, Any] | None, gpu: str | float | Gpu | None) -> Engine:
+    return build(model, gpu, shapes)
+
+
+def _present(schedule: Schedule, users: list[list[int]], tensors: tuple[Lifetime, ...]) -> dict[int, tuple[int, ...]]:
+    """The numbers of the tensors alive while the layer at each place runs, at the moment when they take most."""
+    found: dict[int, tuple[int, tuple[int, ...]]] = {}
+    streams = schedule.streams
+    for running, ended in schedule.moments():
+
+        def has_ended(place: int, ended: dict[int, int] = ended) -> bool:
+            return ended.get(streams[place], -1) >= place
+
+        alive = tuple(
+            number
+            for number, places in enumerate(users)
+            if any(place in running or has_ended(place) for place in places)
+            and not all(has_ended(place) for place in places)
+        )
+        size = sum(tensors[number].nbytes for number in alive)
+        for place in running:
+            if place not in found or size > found[place][0]:
+                found[place] = size, alive
+    return {place: alive for place, (_, alive) in found.items()}
+
+
+def _users(engine: Engine, layers: tuple[Layer, ...]) -> tuple[dict[str, tuple[list[int], list[int]]], dict[str, int]]:
+    """The places of the writers and the readers of each intermediate tensor, and its bytes.
+
+    A tensor that one kernel writes as 1024×768 and others read in pieces or under another shape is one tensor: the
+    largest view counts.
+    """
+    ports = {port.name for port in engine.ports}
+    users: dict[str, tuple[list[int], list[int]]] = {}
+    sizes: dict[str, int] = {}
+    for place, layer in enumerate(layers):
+        if not layer.is_kernel:
+            continue
+        for side, tensors in enumerate((layer.outputs, layer.inputs)):
+            for tensor in tensors:
+                if tensor.name in ports:
+                    continue
+                if tensor.nbytes is None:
+                    raise _unknown(engine, layer, tensor.name)
+                users.setdefault(tensor.name, ([], []))[side].append(place)
+                sizes[tensor.name] = max(sizes.get(tensor.name, 0), tensor.nbytes)
+    return {name: found for name, found in users.items() if found[0]}, sizes
+
+
+def _unknown(engine: Engine, layer: Layer, tensor: str) -> ProfileError:
+    wanted = {
+        port.name: port.profiles[0][2] if port.profiles else tuple(abs(size) for size in port.shape)
+        for port in engine.ports
+        if port.mode == "Input" and -1 in port.shape
+    }
+    return ProfileError(
+        f"The size of the tensor '{tensor}' at layer '{layer.name}' is known only at run time: the engine was built "
+        "for a range of shapes.",
+        fix=f"ask for one shape: lab.memory.liveness(model, shapes={wanted or '{…}'}).",
+    )
+
+
+_MOST_MOMENTS = 5000  # with many independent streams there are too many to look at all
+
+
+class Schedule:
+    """The order in which a GPU must run layers: one after the other in a stream, and a `wait` after its `signal`.
+
+    `clocks[place]` says for each stream which of its layers have surely begun when the layer at `place` does, as the
+    vector clocks of Fidge 1988 do.
+    """
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        self.streams = [layer.stream for layer in layers]
+        self.clocks: list[dict[int, int]] = []
+        self.lanes: dict[int, list[int]] = {}
+        latest: dict[int, dict[int, int]] = {}
+        signals: dict[int | None, dict[int, int]] = {}
+        for place, layer in enumerate(layers):
+            clock = dict(latest.get(layer.stream, {}))
+            for stream, other in signals.get(layer.event, {}).items() if layer.type == "wait" else ():
+                clock[stream] = max(other, clock.get(stream, -1))
+            clock[layer.stream] = place
+            latest[layer.stream] = clock
+            if layer.type == "signal":
+                signals[layer.event] = clock
+            self.clocks.append(clock)
+            self.lanes.setdefault(layer.stream, []).append(place)
+
+    def before(self, first: int, second: int) -> bool:
+        """True when the layer at place `first` has surely ended before the one at `second` begins."""
+        return first != second and self.clocks[second].get(self.streams[first], -1) >= first
+
+    def moments(self) -> Iterator[tuple[set[int], dict[int, int]]]:
+        """Every moment that a GPU may come to: the places running, and per stream the last place that has ended.
+
+        With too many moments to go through, those of running the layers one by one in their order.
+        """
+        found = self._all_moments() if len(self.lanes) > 1 else []
+        if found:
+            yield from found
+            return
+        ended: dict[int, int] = {}
+        for place, stream in enumerate(self.streams):
+            yield {place}, dict(ended)
+            ended[stream] = place
+
+    def _all_moments(self) -> list[tuple[set[int], dict[int, int]]]:
+        """Breadth first over what has begun (a state: how many layers of each stream); none when they are too many."""
+        found, streams = [], sorted(self.lanes)
+        states = [(0,) * len(streams)]
+        seen = set(states)
+        while states:
+            if len(seen) > _MOST_MOMENTS:
+                return []
+            state = states.pop(0)
+            begun = {
+                stream: self.lanes[stream][count - 1] for stream, count in zip(streams, state, strict=True) if count
+            }
+            found.append(self._moment(begun))
+            for index, stream in enumerate(streams):
+                following = (*state[:index], state[index] + 1, *state[index + 1 :])
+                if state[index] < len(self.lanes[stream]) and following not in seen:
+                    needs = self.clocks[self.lanes[stream][state[index]]]
+                    if all(begun.get(other, -1) >= place for other, place in needs.items() if other != stream):
+                        seen.add(following)
+                        states.append(following)
+        return found
+
+    def _moment(self, begun: dict[int, int]) -> tuple[set[int], dict[int, int]]:
+        """The last layer begun in each stream runs, unless another one that runs had to wait for its end."""
+        running = {place for place in begun.values() if not any(self.before(place, other) for other in begun.values())}
+        ended = {}
+        for stream, place in begun.items():
+            lane = self.lanes[stream]
+            done = lane.index(place) - (place in running)
+            if done >= 0:
+                ended[stream] = lane[done]
+        return running, ended

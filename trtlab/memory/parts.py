@@ -1,0 +1,71 @@
+"""What takes the memory of a GPU when an engine runs, part by part, and how we know."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pandas as pd
+
+from trtlab.engine import Engine, Port, Tensor
+from trtlab.errors import AssetError, ProfileError
+from trtlab.memory.lifetimes import liveness
+
+_HOST = re.compile(r"Total Host Persistent Memory: (\d+) bytes")
+
+
+def breakdown(engine: Engine) -> pd.DataFrame:
+    """One row a part: weights, activations, scratch, inputs, outputs, host; `bytes` is None where only a GPU knows.
+
+    Activations are the most bytes alive at once; scratch is what TensorRT reserves beyond them. An engine for a range
+    of shapes has both in one row; all sizes are those of its largest profile.
+    """
+    if not isinstance(engine, Engine):
+        raise AssetError(
+            f"breakdown() takes an Engine, not {type(engine).__name__}; a plan file tells its parts only to a GPU.",
+            fix="lab.build(model) makes an Engine, lab.read_inspector(text) reads one.",
+        )
+    rows = [
+        ("weights", engine.weight_bytes, "one copy an engine", "TensorRT's log: Total Weights Memory"),
+        *_context(engine),
+        ("inputs", io_bytes(engine, "Input"), "your buffers", "shapes and types of the engine's inputs"),
+        ("outputs", io_bytes(engine, "Output"), "your buffers", "shapes and types of the engine's outputs"),
+        ("host", _host(engine), "one copy a context, in the computer's memory", "TensorRT's log: Host Persistent"),
+        ("CUDA context, kernels", None, "one a process", "needs a GPU: cudaMemGetInfo before and after"),
+    ]
+    table = pd.DataFrame(rows, columns=["part", "bytes", "held", "how we know"], dtype=object)
+    table.insert(2, "MiB", [None if size is None else round(size / 2**20, 2) for size in table["bytes"]])
+    return table.set_index("part")
+
+
+def io_bytes(engine: Engine, mode: str) -> int | None:
+    """Bytes of all inputs (`mode` "Input") or outputs ("Output") of the largest profile; None when one is unknown."""
+    if mode == "Output" and any(len(port.profiles) > 1 for port in engine.ports):
+        return None  # TensorRT tells their shape for the first profile only
+    sizes = [_port_bytes(port) for port in engine.ports if port.mode == mode]
+    return None if None in sizes or not sizes else sum(size for size in sizes if size is not None)
+
+
+def _port_bytes(port: Port) -> int | None:
+    shapes = [profile[2] for profile in port.profiles] or [port.shape]
+    largest = max(shapes, key=lambda shape: math.prod(shape) if min(shape, default=0) >= 0 else math.inf)
+    return Tensor(port.name, tuple(largest), port.dtype).nbytes
+
+
+def _context(engine: Engine) -> list[tuple[str, int | None, str, str]]:
+    """The memory of one execution context: activations, and what is reserved beyond them."""
+    reserved, held, log = engine.activation_bytes, "one copy a context", "TensorRT's log: Total Activation Memory"
+    try:
+        alive = liveness(engine).peak_bytes
+    except ProfileError:
+        return [("activations and scratch", reserved, held, log + ", at the largest shape")]
+    beyond = None if reserved is None else reserved - alive
+    return [
+        ("activations", alive, held, "the most alive at once, from the list of layers"),
+        ("scratch and gaps", beyond, held, log + ", less the activations"),
+    ]
+
+
+def _host(engine: Engine) -> int | None:
+    found = _HOST.search(engine.log)
+    return int(found[1]) if found else None
