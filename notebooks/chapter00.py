@@ -96,14 +96,8 @@ def _mib(size: int | None) -> str:
 
 
 WIDTH, HEIGHT = 12.6, 6.5
-
-
 _ANYWHERE, _GPU = ("#E4F2EE", "#13806B"), ("#ECE8F8", "#4B37A8")  # the fill and the ink of the two lanes
-
-
 _BOX = (1.9, 0.98)  # width and height of a step, inches
-
-
 _ROWS = {"build": 1.8, "settings": 3.13, "run": 5.2}  # the middle of each row
 
 
@@ -132,7 +126,6 @@ _STEPS = {
     "inference": _Step(3, "run", "Inference", "execute_async_v3", "runs the kernels"),
     "outputs": _Step(4, "run", "Outputs", "your buffers", "in GPU memory", True),
 }
-
 
 _ARROWS = (
     ("model", "parser"), ("parser", "network"), ("network", "builder"), ("builder", "plan"), ("profile", "config"),

@@ -35,11 +35,7 @@ from trtlab.report import proposed_shapes
 from trtlab.shapes import Shapes
 
 Answer = tuple[bool, str]
-
-
 _TOLERANCE = 1e-4
-
-
 _WORDS = {"float16": "FP16", "float64": "FP64"}  # NumPy's names of types, and this course's
 
 
@@ -276,8 +272,6 @@ def _verdict(model: onnx.ModelProto) -> str:
 
 # Data movement last: that is what simplifiers take away.
 _ORDER = sorted(KINDS, key=lambda kind: kind == "data movement")
-
-
 _ROW, _BAR, _HEAD, _KEY = 0.46, 0.3, 0.75, 0.5  # inches: a row, its bar, the title above, the colours below
 
 

@@ -28,8 +28,6 @@ from trtlab.onnx_model import Model
 from trtlab.toys import toy
 
 Answer = tuple[bool, str]
-
-
 _BUDGET = 2**30  # bytes, in 03.1
 
 
@@ -107,10 +105,7 @@ TARGETS = {
     "T4": ("SM75",),
 }
 
-
 STREAMS = ("any", "1", "2", "3")
-
-
 VERBOSITIES = ("DETAILED", "LAYER_NAMES_ONLY", "NONE")
 
 
@@ -161,11 +156,7 @@ def settings_explorer(models: Mapping[str, Model], shapes: Mapping[str, Any]) ->
 
 
 WIDTH = 12.6
-
-
 _ANYWHERE, _GPU, _YOURS = ("#E4F2EE", "#13806B"), ("#ECE8F8", "#4B37A8"), ("#F3F4F6", "#3F5D7A")
-
-
 _LINE, _PITCH = 0.25, 1.72
 
 
@@ -184,7 +175,6 @@ _BUILDER = _Part(
      "profiles: min, opt, max shapes", "logger, progress monitor, error recorder"),
     "one thread; gone when the plan is written",
 )  # fmt: skip
-
 
 _RUNTIME = _Part(
     "Runtime", "trt.Runtime", ("logger, error recorder", "allocator of GPU memory"), "outlives its engines"
@@ -268,8 +258,6 @@ def _arrow(card: Card, tail: tuple[float, float], head: tuple[float, float]) -> 
 
 
 _COLUMNS = ("plan, MiB", "kernels", "streams", "activations, MiB")
-
-
 _ROW, _WIDTH = 0.42, 11.0
 
 

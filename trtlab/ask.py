@@ -168,7 +168,6 @@ def settings_main() -> int:
 
 _COPY = "the file is not as long as it says: copy it again, or build it again."
 
-
 # What the runtime says, and what it means; the first that fits counts.
 _MEANING = (
     ("empty memory buffer", "empty", "the file has no content: build the engine again and write it whole."),
@@ -180,13 +179,8 @@ _MEANING = (
     ("cudaError 35", "needs a GPU", "its header is in order, and more is read on an NVIDIA GPU only."),
 )
 
-
 _NOISE_PLAN_FILE = "[checkMacros"  # without a GPU it follows every other error
-
-
 _ON_GPU = ("loads", "it was built for this GPU and this version.")
-
-
 _OTHER = ("refused", "read the message; build the engine on the machine that is to run it.")
 
 
@@ -272,8 +266,6 @@ def plan_main() -> int:
 
 
 _SECONDS = 120
-
-
 OUTCOMES = ("raises", "returns -1", "no engine", "a line in the log", "not a word")  # the last two with an engine
 
 

@@ -213,8 +213,6 @@ def _place(transcript: Transcript, names: Names) -> str:
 
 
 _WORD = re.compile(r"[\w./\-]+")
-
-
 _ASK = "look at the last lines of the error's .log; 'polygraphy debug reduce' finds the smallest part that fails."
 
 

@@ -20,7 +20,6 @@ DTYPES = {
     "FP4": "FP4", "FP4E2M1": "FP4", "Int32": "INT32", "Int64": "INT64", "Bool": "BOOL",
 }  # fmt: skip
 
-
 _LAYER = re.compile(
     r"(?P<name>.*?), LayerType: (?P<type>\w*), Inputs: \[(?P<inputs>.*?)\], Constants: \[(?P<constants>.*?)\], "
     r"Outputs: \[(?P<outputs>.*?)\], TacticName: (?P<tactic>.*?), StreamId: (?P<stream>-?\d+)"
@@ -28,13 +27,11 @@ _LAYER = re.compile(
     re.DOTALL,
 )
 
-
 _TENSOR = re.compile(
     r"\{ Name: (?P<name>.*?), Dimensions: \[(?P<shape>[-\d,]*)\], Strides: \[[^\]]*\], StrideOrder: \[[^\]]*\], "
     r"Datatype: (?P<dtype>\w+), Format: (?P<format>.*?) \}",
     re.DOTALL,
 )
-
 
 _PORT = re.compile(
     r"^ Name: (?P<name>.*?), IOMode: (?P<mode>\w+), DataType: (?P<dtype>\w+), Dimensions: \[(?P<shape>[-\d,]*)\]"
@@ -42,18 +39,10 @@ _PORT = re.compile(
     re.MULTILINE,
 )
 
-
 _RANGE = re.compile(r"MinShape: \[([-\d,]*)\], OptShape: \[([-\d,]*)\], MaxShape: \[([-\d,]*)\]")
-
-
 _NODE = re.compile(r"\[ONNX Layer: (.*?)\](?=[\x1e\x1f]|\[ONNX Layer: |\s*$)", re.DOTALL)
-
-
 _PROFILE = re.compile(r" \[profile (\d+)\]")
-
-
 _GROUP = re.compile(r"_myl(\d+)_\d+$")
-
 
 _MEMORY = {
     "activation_bytes": re.compile(r"^Total Activation Memory: (\d+) bytes"),
@@ -61,7 +50,6 @@ _MEMORY = {
     "scratch_bytes": re.compile(r"^Max Scratch Memory: (\d+) bytes"),
     "original_layers": re.compile(r"^Original: (\d+) layers"),
 }
-
 
 _STUBS = ("", "__myelin_CASK_STUB")
 
@@ -159,11 +147,7 @@ def _port(match: re.Match[str]) -> Port:
 
 
 _SHORT = {"float": "FP32", "half": "FP16", "bfloat16": "BF16", **{name.lower(): name for name in DTYPES.values()}}
-
-
 _TYPE = re.compile(r"\b(FP32|FP16|BF16|FP8|FP4|U?INT8|INT4|INT32|INT64|BOOL|BFLOAT16|FLOAT|HALF)\b", re.IGNORECASE)
-
-
 _MISSING_DETAIL = "build the engine with ProfilingVerbosity.DETAILED and ask for LayerInformationFormat.JSON."
 
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     import filelock
 
 FORMAT = 4
-
-
 DEFAULT_LIMIT = 4 * 2**30
 
 

@@ -35,10 +35,7 @@ class Chapter:
 
 
 _BUILD = ("compile",)
-
-
 _ALL = ("compile", "numerics", "timings")
-
 
 CHAPTERS: tuple[Chapter, ...] = (
     Chapter(

@@ -88,17 +88,14 @@ PHOTO_LABELS: dict[str, tuple[int, ...]] = {"coffee": (967,), "chelsea": (281, 2
 
 _PHOTOS = ("coffee", "chelsea", "astronaut", "rocket")
 
-
 # None of these five is held out; coffee and chelsea, which have labels, are not among them.
 _TO_CALIBRATE = ("astronaut", "rocket")
-
 
 _TO_CALIBRATE_FILES = (
     ("sklearn", "scikit-learn", "datasets/images/china.jpg"),
     ("sklearn", "scikit-learn", "datasets/images/flower.jpg"),
     ("matplotlib", "matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
 )
-
 
 _HELD_OUT = 20
 

@@ -110,33 +110,20 @@ def _check(name: str, rule: Callable[..., tuple[str, str]], advice: str, facts: 
 
 
 _RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
-
-
 _CONTROL_FLOW = {"If", "Loop", "Scan"}
-
-
 _DATA_DEPENDENT = {"NonZero", "NonMaxSuppression", "Unique", "Compress"}
-
-
 _ARITHMETIC = {"Add", "Sub", "Mul", "Div", "Pow", "Neg", "Abs", "MatMul", "Relu", "Clip", "ReduceSum", "ReduceMean"}
-
 
 # Where a node expects a constant, (op, input indexes): its weights, and the sizes it works with.
 _WEIGHTS = {"Conv": (1, 2), "ConvTranspose": (1, 2), "Gemm": (1, 2), "BatchNormalization": (1, 2, 3, 4),
             "LayerNormalization": (1, 2), "InstanceNormalization": (1, 2), "PRelu": (1,)}  # fmt: skip
 
-
 _SIZES = {"Reshape": (1,), "Expand": (1,), "Slice": (1, 2, 3, 4), "Tile": (1,), "Resize": (2, 3), "Pad": (1,),
           "ConstantOfShape": (0,), "Range": (0, 1, 2), "TopK": (1,), "OneHot": (1,)}  # fmt: skip
 
-
 # onnx-tensorrt folds nothing for the axes of a reduction, and looks through these alone (TensorRT-RTX 1.7).
 _SEEN_THROUGH = {"Identity", "Cast"}
-
-
 _READABLE = re.compile(r"[A-Za-z0-9_./:#\-]+")
-
-
 _OLDEST_OPSET = 17
 
 

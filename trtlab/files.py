@@ -10,8 +10,6 @@ from pathlib import Path
 from trtlab.errors import AssetError
 
 _HERE = Path(__file__).resolve().parent
-
-
 DATA = _HERE / "data" if (_HERE / "data").is_dir() else _HERE.parent / "data"
 
 

@@ -24,15 +24,11 @@ def vanishing_reasons(model: onnx.ModelProto) -> list[str]:
 
 # Nodes whose output has the same elements in the same order as their first input.
 _VIEWS = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
-
-
 _SIZES = frozenset({"Shape", "Size"})
-
 
 _RANDOM = frozenset(
     {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 )
-
 
 # Where a node takes sizes, axes or counts instead of data: (op, input index).
 _SIZE_INPUTS = {
@@ -41,7 +37,6 @@ _SIZE_INPUTS = {
     "TopK": (1,), "ReduceMean": (1,), "ReduceSum": (1,), "ReduceMax": (1,), "ReduceMin": (1,), "OneHot": (1,),
     "If": (0,), "Loop": (0, 1),
 }  # fmt: skip
-
 
 _PRODUCTS = frozenset({"MatMul", "Gemm", "Einsum", "Conv"})
 

@@ -300,7 +300,6 @@ def _text(path: str) -> str:
 
 IMPORT_SECONDS = 15.0
 
-
 # Import name, the name people know, and the distribution that pip knows.
 COURSE_PACKAGES = (
     ("tensorrt_rtx", "TensorRT-RTX", "tensorrt-rtx-cu12"),
@@ -310,7 +309,6 @@ COURSE_PACKAGES = (
     ("torch", "PyTorch", "torch"),
     ("onnx", "ONNX", "onnx"),
 )
-
 
 # Reported apart from stdout noise; a bare `import` may print, and then crash.
 _PROBE = """
@@ -445,17 +443,9 @@ def _pins() -> dict[str, str] | None:
 
 
 PYTHONS = ((3, 11), (3, 13))
-
-
 ELSEWHERE = "open the course on Binder or Codespaces, or on x86-64 Linux or Windows"
-
-
 INSTALL = "run 'python -m pip install -e \".[lab]\"' in the project's folder"
-
-
 GPU_EXTRA = "run 'python -m pip install -e \".[lab,gpu]\"' in the project's folder"
-
-
 NEEDED_GIB = 3.5
 
 

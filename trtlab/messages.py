@@ -9,7 +9,6 @@ from trtlab.errors import Diagnosis
 
 _GUIDE = "TensorRT Developer Guide, "
 
-
 # (what the message says, what it means, what to do, where to read). The first that matches wins; {0} is a group.
 _KNOWN = (
     (
@@ -106,7 +105,6 @@ _KNOWN = (
     ),
 )  # fmt: skip
 
-
 # What the compiler calls element types and targets, and what this course calls them.
 _TYPE_NAMES = {
     "b16": "BF16",
@@ -118,25 +116,17 @@ _TYPE_NAMES = {
     "sm": "SM",
 }
 
-
 _TYPES = re.compile(r"\b(?:b16|fp8_e4m3|fp4_e2m1|fp4|i4|int4)\b|\bsm(?=\d)")
-
 
 # Lines that come with every failure on a machine without a GPU, and say nothing about it.
 _NOISE = re.compile(r"catchCudaError|cudaError 35")
 
-
 # A line that only announces the next one.
 _EMPTY = re.compile(r"(?:\[\d+\] )?Invalid Node - .*")
 
-
 # "IBuilder::buildSerializedNetwork: Error Code 1: Myelin ([pass.cpp:337: check] <what it says>. In f at g.cpp:2)"
 _HEAD = re.compile(r"^.*?Error Code \d+: [\w ]*?\((?:\[[\w.]+:\d+: \w+\] )?", re.DOTALL)
-
-
 _MEMORY = re.compile(r"Error Code \d+: OutOfMemory")
-
-
 _TAIL = re.compile(r"\s*\(?\bIn \S+ at \S+:\d+.*$|\s*\(cudaError \d+.*$", re.DOTALL)
 
 
@@ -169,14 +159,8 @@ def plain(message: str) -> str:
 
 
 _FRONT = re.compile(r"^.*?Error Code \d+: [A-Za-z ]+\(")  # "IBuilder::buildSerializedNetwork: Error Code 1: Myelin ("
-
-
 _PLACE = re.compile(r"^\[[^\]]*\] ")  # "[pass.cpp:337: check_turing_op_compatibility] "
-
-
 _BACK = re.compile(r"\.(?= ?[A-Z])|\.? +In [A-Za-z:]+ at |\.$")
-
-
 _CUDA = re.compile(r"cudaError \d+: ([^)]*)")
 
 
@@ -194,10 +178,7 @@ _AT = (
     (re.compile(r"Adding network input: (?P<name>.*) with dtype: "), "input"),
 )
 
-
 _READS = re.compile(r"\[(.*?) -> \(([-\d, ]*)\)\[(\w+)\]\]")
-
-
 _MOST_INPUTS = 4
 
 

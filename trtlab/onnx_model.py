@@ -183,20 +183,10 @@ def inner_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 
 
 _EXTERNAL = b"location"  # a key that no model with external weights is without
-
-
 _CHUNK = 2**22
-
-
 _SMALL_BYTES = 2**16
-
-
 _NO_TENSORS = frozenset({"input", "output", "value_info", "opset_import", "metadata_props", "quantization_annotation"})
-
-
 _PLANS = (b"ftrt", b"vtrt")  # how plans of TensorRT and of TensorRT-RTX begin
-
-
 _EXPORT = "pass the file that torch.onnx.export or onnx.save wrote, whole."
 
 

@@ -22,8 +22,6 @@ from trtlab.errors import BuildError
 from trtlab.messages import place_of_parser
 
 Progress = Callable[[str, int, int], None]
-
-
 _POLL_SECONDS = 0.05
 
 
@@ -221,8 +219,6 @@ def _resident(pid: int) -> int:
 
 
 Report = Callable[[str, int, int], None]
-
-
 _PATIENCE_SECONDS = 1.0
 
 

@@ -31,7 +31,6 @@ _KINDS = {
     "normalisation, reduction": ("softmax", "reduce", "norm"),
 }
 
-
 _PRODUCTS = ("gemm", "matmul")
 
 
@@ -191,19 +190,13 @@ def _entry(row: dict[str, str]) -> dict[str, Any]:
 
 # PyTorch's old exporter numbers its nodes, and a quantised model has more of them: there Conv_3 is called Conv_22.
 _NUMBERED = re.compile(r"([A-Z][A-Za-z]*)_(\d+)$")
-
-
 _WORK = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "MaxPool", "AveragePool", "GlobalAveragePool", "Softmax"})
-
 
 _COPY = re.compile(
     r"(?:Reformatting CopyNode for \w+ Tensor \d+ to |reshape_(?:before|after)_|copied_squeeze_after_)(.*)"
 )
 
-
 _COPYING = ("quantize", "data movement")
-
-
 _COLUMNS = ["layers", "kind", "a ms", "a copies", "b ms", "b copies", "difference"]
 
 

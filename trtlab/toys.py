@@ -12,8 +12,6 @@ import onnx
 from trtlab.errors import ModelError
 
 _HEADER = '<ir_version: 10, opset_import: ["": 20]>'
-
-
 TYPES = {"FP32": "float", "FP16": "float16"}  # the name in a model's text of each precision
 
 
@@ -58,13 +56,8 @@ class Pattern:
 
 
 _IMAGE = "(float[8,64,56,56] x) => (float[8,64,56,56] y)"
-
-
 _TOKENS = "(float[1,512,256] x) => (float[1,512,256] y)"
-
-
 _NORM = {"scale": (64,), "shift": (64,), "mean": (64,), "var": [1.0] * 64}
-
 
 PATTERNS: dict[str, Pattern] = {
     "Pointwise chain": Pattern(

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.patches import PathPatch, Polygon
 from matplotlib.path import Path
 
-from trtlab.draw.frame import MARGIN, Card, Picture, fit, message, number, style, unit_of, width_of
+from trtlab.draw.frame import MARGIN, Card, Picture, message, number, style, unit_of, width_of
 from trtlab.draw.fusion import finding, footer, type_of
 from trtlab.draw.palette import (
     BAR,
@@ -170,8 +170,7 @@ def _draw(title: str, words: str, before: Row, after: Row) -> Picture:
             _bar(card, top + 0.1, row.nbytes, largest)
         left = MARGIN + (width - 2 * MARGIN - scale * row.size[0]) / 2
         draw_graph(card, row, left, top + 0.34, scale)
-    card.line([MARGIN, width - MARGIN], [bottom + 0.08, bottom + 0.08])
-    card.text(MARGIN, bottom + 0.27, fit(words, width - 2 * MARGIN, 8.5), 8.5, color=MUTED, gid="footer")
+    card.footer(words, bottom + 0.08)
     return card.figure
 
 
@@ -185,8 +184,6 @@ def _bar(card: Card, y: float, nbytes: int, largest: int) -> None:
 
 
 TILE, WORDS = 10.0, 9.0  # font sizes in points
-
-
 HIGH, GAP = 0.34, 0.04  # inches: a tile's height, and between tiles
 
 
@@ -240,8 +237,6 @@ class Box:
 
 
 Edges = set[tuple[int, int]]
-
-
 Points = list[tuple[float, float]]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import unicodedata
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import cache
 from typing import Any
@@ -22,10 +23,7 @@ from matplotlib.ticker import ScalarFormatter
 from trtlab.draw.palette import CARD, EDGE, MUTED, TEXT
 
 DPI = 120
-
-
 MARGIN = 0.3
-
 
 # DejaVu Sans ships with matplotlib; the others draw Chinese, Japanese and Korean names where they are installed.
 _FALLBACKS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Microsoft YaHei", "PingFang SC", "Yu Gothic", "Malgun Gothic")
@@ -49,7 +47,6 @@ STYLE: Any = {
     "xtick.color": TEXT,
     "ytick.color": TEXT,
 }
-
 
 _SESSION = ("backend", "interactive", "toolbar", "webagg.", "timezone")  # settings of the session, not of a picture
 
@@ -165,6 +162,11 @@ class Card:
         self.text(MARGIN, MARGIN + 0.12, fit(words, room, size, "bold"), size, weight="bold", gid="title")
         self.figure.set_label(words)
 
+    def footer(self, words: str, y: float) -> None:
+        """A line across the card and below it who says so."""
+        self.line([MARGIN, self.width - MARGIN], [y, y])
+        self.text(MARGIN, y + 0.18, fit(words, self.width - 2 * MARGIN, 8.5), 8.5, color=MUTED, gid="footer")
+
     def line(self, x: list[float], y: list[float], color: str = EDGE, width: float = 1.2, zorder: float = 1) -> None:
         """A straight line through the points."""
         self.axes.add_line(Line2D(x, y, color=color, linewidth=width, zorder=zorder, solid_capstyle="round"))
@@ -180,6 +182,20 @@ def message(title: str, lines: list[str], width: float = 8.5) -> Picture:
     return card.figure
 
 
+GLUE = "   ·   "
+
+
+def wrap(words: Sequence[str], room: float, size: float) -> list[str]:
+    """The words side by side in as few lines of `room` inches as they need."""
+    lines: list[str] = []
+    for word in words:
+        if lines and width_of(lines[-1] + GLUE + word, size) <= room:
+            lines[-1] += GLUE + word
+        else:
+            lines.append(word)
+    return [fit(line, room, size) for line in lines]
+
+
 def number(value: float) -> str:
     """Two significant digits where they matter: 0.04, 1.2, 12, 345."""
     if value == 0 or value >= 9.95:
@@ -189,19 +205,24 @@ def number(value: float) -> str:
 
 def unit_of(largest: int) -> tuple[int, str]:
     """The unit in which a figure of at most `largest` bytes reads well: (bytes in it, its name)."""
-    return next(
-        ((size, name) for size, name in ((2**20, "MiB"), (2**10, "KiB")) if largest >= 0.95 * size), (1, "bytes")
-    )
+    units = ((2**20, "MiB"), (2**10, "KiB"), (1, "bytes"))
+    return next((unit for unit in units if largest >= 0.95 * unit[0]), units[-1])
+
+
+def in_unit(nbytes: int) -> str:
+    """A figure of bytes with its unit: "1.2 MiB"."""
+    size, name = unit_of(nbytes)
+    return f"{number(nbytes / size)} {name}"
 
 
 def plot(
     title: str, width: float, height: float, *, note: str = "", left: float = 0.75, right: float = 0.35,
-    bottom: float = 0.75,
+    bottom: float = 0.75, top: float = 0.0, size: float = 14,
 ) -> tuple[Card, Axes]:  # fmt: skip
     """A card and axes on it, in inches; `note` is the line under the title. Use it inside `style()`."""
     card = Card(width, height)
-    card.title(title, 14)
-    top = MARGIN + (0.7 if note else 0.45)
+    card.title(title, size)
+    top = top or MARGIN + (0.7 if note else 0.45)
     if note:
         card.text(MARGIN, MARGIN + 0.42, fit(note, width - 2 * MARGIN, 9.5), 9.5, color=MUTED, gid="note")
     axes = card.figure.add_axes(

@@ -30,12 +30,8 @@ KINDS: dict[str, Ink] = {
     "other": Ink("#3F5D7A", "#FFFFFF"),
 }
 
-
 VANISHED = Ink("#E1E5EA", "#6B7684")
-
-
 UNASKED = Ink("#FFF4E5", "#A84B00")  # a kernel that no ONNX node asked for: its fill, and its border and text
-
 
 # A number format, in pictures that compare precisions.
 PRECISIONS: dict[str, Ink] = {
@@ -48,16 +44,10 @@ PRECISIONS: dict[str, Ink] = {
     "FP4": Ink("#2A1D94", "#FFFFFF"),
 }
 
-
 # What a byte is for, in the memory picture.
 BYTES: dict[str, str] = {"reads inputs": "#80C2F5", "reads constants": "#F4B42A", "writes outputs": "#1A6FC9"}
-
-
 CARD, EDGE, OUTLINE, BAR = "#FCFCFA", "#D5DAE1", "#8996A5", "#9AA8B8"
-
-
 TEXT, MUTED = "#1F2933", "#52606D"
-
 
 _OPS = {
     "convolution": "Conv ConvTranspose ConvInteger QLinearConv DeformConv",
@@ -76,9 +66,7 @@ _OPS = {
     "other": "If Loop Scan",
 }
 
-
 _KIND_OF_OP = {op: kind for kind, ops in _OPS.items() for op in ops.split()}
-
 
 # What a tile says where the operation's own name would be too long.
 SHORT = {
@@ -121,7 +109,6 @@ _RANK = [
     "quantize", "pointwise", "data movement", "other",
 ]  # fmt: skip
 
-
 # Words in TensorRT's layer types and in the names it makes up itself, of the full TensorRT and of RTX.
 _WORDS = {
     "convolution": ("conv", "correlation"),
@@ -135,7 +122,6 @@ _WORDS = {
         "slice", "__myl_slic", "__myl_repl", "__myl_pad", "resize", "reshape", "transpose",
     ),
 }  # fmt: skip
-
 
 _FUSED_ATTENTION = re.compile(r"gemm_mha|fmha|fused_?mha|flash_?att", re.IGNORECASE)
 

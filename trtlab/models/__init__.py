@@ -25,13 +25,8 @@ __all__ = [
     "ReferenceModel", "all_models", "digit_cnn", "efficientnet_lite0", "get", "mlp", "resnet50", "transformer_encoder",
 ]  # fmt: skip
 
-
 _SEED = 0
-
-
 _RANDOM = f"random (seed {_SEED}), not trained: use it for structure, speed and memory, not for accuracy"
-
-
 _LONGEST = 512
 
 

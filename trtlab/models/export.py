@@ -17,7 +17,6 @@ from torch import nn
 
 Shape = tuple[int | str, ...]
 
-
 _HIDDEN = {
     "torch.onnx._internal.exporter._registration": "torchvision is not installed",
     "onnx_ir.passes.common.initializer_deduplication": "as it is a graph input or output",

@@ -19,8 +19,6 @@ from trtlab.files import cache_folder, write_atomically
 from trtlab.models.export import Shape, export
 
 _EXPORTERS = ("torch", "onnx", "onnx-ir", "onnxscript")
-
-
 _SOURCES = ("architectures.py", "export.py")
 
 

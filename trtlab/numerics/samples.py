@@ -13,8 +13,6 @@ import onnx
 from trtlab.errors import AssetError
 
 Feed = Mapping[str, np.ndarray]
-
-
 Samples = Feed | Sequence[Feed] | Callable[[], Iterable[Feed]]
 
 

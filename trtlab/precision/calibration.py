@@ -23,8 +23,6 @@ from trtlab.onnx_model import Model, read_whole
 from trtlab.precision.placement import candidates, check_not_quantized, prepare
 
 Arrays = dict[str, np.ndarray]
-
-
 _BATCH_BYTES = 2**26
 
 
@@ -98,11 +96,7 @@ def _small_batches(model: onnx.ModelProto, samples: Samples, compute: Callable[[
 
 
 Calibrator = Literal["minmax", "entropy", "percentile", "mse"]
-
-
 CALIBRATORS = ("minmax", "entropy", "percentile", "mse")
-
-
 LARGEST = 127  # symmetric INT8 leaves -128 unused
 
 
@@ -213,11 +207,7 @@ def _folded(counts: np.ndarray) -> np.ndarray:
 
 
 BINS = 2048
-
-
 _FINE = 16  # finer bins are kept inside each of them: one outlier of 1,000 times the rest would leave one bin for it
-
-
 _CHUNK = 2**20
 
 

@@ -15,8 +15,6 @@ from trtlab.node_names import node_names
 from trtlab.onnx_model import Model, read_model
 
 _WEIGHT_ONLY = frozenset({"INT4"})  # TensorRT has no INT4 activations: it unpacks the weights in the kernel
-
-
 _EIGHT_OR_LESS = frozenset({"FP8", "INT8", "INT4", "FP4"})
 
 
@@ -135,7 +133,6 @@ _FIXES = {
     "INT8": "put Q/DQ pairs on the activations and on the weights of each convolution and matrix product, with scalar "
     "activation scales and zero points of 0; quantize() does.",
 }
-
 
 _PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 

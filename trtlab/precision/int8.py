@@ -388,11 +388,7 @@ def _misfit(tensor: str, reach: float, base: Base) -> str:
 
 
 _HALF_MOST, _HALF_LEAST = 65504.0, 2.0**-24
-
-
 _TINY = 127 * 1.1754943508222875e-38  # a scale below the smallest normal FP32 number is taken for 0
-
-
 _METHODS = {"minmax": "max", "entropy": "entropy"}
 
 

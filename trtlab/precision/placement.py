@@ -201,11 +201,7 @@ def _check_some(inputs: Mapping[str, object], left: Sequence[tuple[str, str, str
 
 
 _EITHER = " or ".join([", ".join(OPERATORS[:-1]), OPERATORS[-1]])
-
-
 _ADD = "a sum follows the node that writes into it (residual=True)"
-
-
 OPSET = 19
 
 
