@@ -14,7 +14,7 @@ import onnxsim
 import pytest
 import tiny_models as tiny
 import torch
-from chapter01 import fixed_encoder, quiet
+from chapter01 import fixed_encoder, without_export_noise
 from onnx import TensorProto
 from torch import nn
 
@@ -26,7 +26,7 @@ from trtlab.toys import toy
 
 
 def export(module: nn.Module, *inputs: torch.Tensor, **options: object) -> onnx.ModelProto:
-    with quiet(), torch.inference_mode():
+    with without_export_noise(), torch.inference_mode():
         program = torch.onnx.export(module, inputs, dynamo=True, verbose=False, **options)  # type: ignore[arg-type]
     assert program is not None
     return program.model_proto
@@ -88,7 +88,7 @@ def test_dropout_in_training_mode_is_found_as_tensorrt_finds_it() -> None:
 
 def test_batch_norm_in_training_mode_is_found_as_tensorrt_finds_it(tmp_path: Path) -> None:
     module, path = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).train(), tmp_path / "old.onnx"
-    with quiet(), warnings.catch_warnings():
+    with without_export_noise(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
             module, (torch.randn(2, 3, 8, 8),), path, dynamo=False, training=torch.onnx.TrainingMode.TRAINING,
