@@ -66,7 +66,7 @@ def _head(engine: Engine, moved: pd.DataFrame, width: float, height: float, left
 def _rows(engine: Engine, moved: pd.DataFrame) -> Picture:
     """A horizontal bar with its name for each of a few kernels."""
     left = MARGIN + max(width_of(name, 9) for name in moved.index) + 0.15
-    _, axes = _head(engine, moved, 10.0, 2.3 + _ROW * len(moved), left)
+    card, axes = _head(engine, moved, 10.0, 2.3 + _ROW * len(moved), left)
     axes.set(xlim=(0, max(1, moved.sum(axis=1).max()) * 1.12), ylim=(len(moved) - 0.5, -0.5), xticks=[])
     axes.spines["bottom"].set_visible(False)
     axes.set_yticks(range(len(moved)), list(moved.index), fontsize=9)
@@ -78,7 +78,7 @@ def _rows(engine: Engine, moved: pd.DataFrame) -> Picture:
         axes.annotate(in_unit(int(nbytes)), (nbytes, row), (5, 0), textcoords="offset points", fontsize=9,
                       va="center", gid="bytes")  # fmt: skip
     axes.axvline(0, color=EDGE)
-    return axes.figure
+    return card.figure
 
 
 def _columns(engine: Engine, moved: pd.DataFrame) -> Picture:

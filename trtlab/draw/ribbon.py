@@ -114,7 +114,7 @@ class Ribbon:
         ends = np.cumsum([self.box_width(box) + stage.gap for box in stage.boxes])
         for count in range(1, len(ends) + 1):
             part_of = np.minimum(count * (ends - ends[0] / 2) // ends[-1], count - 1)
-            parts = []
+            parts: list[Stage] = []
             for number in dict.fromkeys(part_of):
                 boxes = tuple(box for box, part in zip(stage.boxes, part_of, strict=True) if part == number)
                 parts.append(Stage(stage.label + " (continued)" * bool(parts), boxes, stage.fresh))
