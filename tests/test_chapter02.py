@@ -6,10 +6,10 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import chapter02
 import numpy as np
 import onnx
 import pytest
-from chapter02 import pattern_explorer, pattern_picture
 from notebook_runs import NOTEBOOKS, claiming_sections, noticing_sections, run
 
 import trtlab as lab
@@ -185,7 +185,7 @@ def test_bytes_are_unknown_where_a_shape_is_dynamic() -> None:
 
 
 def test_the_widget_compiles_what_was_chosen_and_shows_a_refusal() -> None:
-    assert "19 nodes" in pattern_picture("Attention", "FP16", "L4").get_label()
+    assert "19 nodes" in chapter02.pattern_picture("Attention", "FP16", "L4").get_label()
     with pytest.raises(BuildError):
-        pattern_picture("Attention", "FP32", "T4")
-    assert len(pattern_explorer().children[0].children) == 3
+        chapter02.pattern_picture("Attention", "FP32", "T4")
+    assert len(chapter02.pattern_explorer().children[0].children) == 3
