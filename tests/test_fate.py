@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 import trtlab as lab
 from trtlab.engine import unexplained
-from trtlab.graph import vanishing_reasons
+from trtlab.graph import no_kernel_reasons
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -99,7 +99,7 @@ def test_reason_unreachable() -> None:
 )
 def test_reason_no_op(node: onnx.NodeProto, weights: list[onnx.TensorProto]) -> None:
     model = with_nodes(node, tiny.node("Exp", "n", "y"), weights=weights)
-    assert vanishing_reasons(model) == ["", "no-op", ""]
+    assert no_kernel_reasons(model) == ["", "no-op", ""]
     found = fates(model).loc["n"]
     if weights and found["layer"] is not None:  # some the compiler keeps as a step of a fused kernel
         assert found["reason"] == ""
@@ -127,7 +127,7 @@ def test_reason_no_op(node: onnx.NodeProto, weights: list[onnx.TensorProto]) -> 
     ids=lambda value: getattr(value, "op_type", ""),
 )
 def test_node_that_changes_its_input_is_no_no_op(node: onnx.NodeProto, weights: list[onnx.TensorProto]) -> None:
-    assert vanishing_reasons(with_nodes(node, tiny.node("Exp", "n", "y"), weights=weights))[1] == ""
+    assert no_kernel_reasons(with_nodes(node, tiny.node("Exp", "n", "y"), weights=weights))[1] == ""
 
 
 def test_reason_shape() -> None:
@@ -145,7 +145,7 @@ def test_reason_shape_for_what_chooses_a_branch() -> None:
 def test_data_that_a_loop_with_no_count_carries_is_data() -> None:
     model = tiny.loop()
     model.graph.node[1].input[0] = ""
-    assert vanishing_reasons(model)[0] == ""
+    assert no_kernel_reasons(model)[0] == ""
 
 
 def test_reason_duplicate() -> None:
@@ -200,7 +200,7 @@ def test_a_transpose_whose_order_somebody_reads_is_not_cancelled(
     between: list[onnx.NodeProto], outputs: str, expected: list[str]
 ) -> None:
     model = with_nodes(*between, tiny.node("Exp", "b", "y"), inputs={"x": (2, 3, 3)}, outputs=outputs)
-    reasons = zip(model.graph.node, vanishing_reasons(model), strict=True)
+    reasons = zip(model.graph.node, no_kernel_reasons(model), strict=True)
     assert [reason for node, reason in reasons if node.op_type == "Transpose"] == expected
     assert "unexplained" not in set(fates(model)["reason"])
 
@@ -255,13 +255,13 @@ def test_a_concat_without_that_evidence_stays_unexplained() -> None:
 
 def test_two_random_draws_are_no_duplicates() -> None:
     draws = [tiny.node("RandomNormalLike", "r", name) for name in ("one", "two")]
-    assert vanishing_reasons(with_nodes(*draws, tiny.node("Mul", "one two", "y"))) == ["", "", "", ""]
+    assert no_kernel_reasons(with_nodes(*draws, tiny.node("Mul", "one two", "y"))) == ["", "", "", ""]
 
 
 def test_reasons_do_not_touch_the_model() -> None:
     model = with_nodes(tiny.node("MatMul", "r w", "y"), weights=[tiny.weight("w", 4, 20000)])
     before = model.SerializeToString(deterministic=True)
-    vanishing_reasons(model)
+    no_kernel_reasons(model)
     assert model.SerializeToString(deterministic=True) == before
 
 
@@ -302,7 +302,7 @@ def test_fate_of_a_model_without_nodes_to_speak_of() -> None:
     model = helper.make_model(
         helper.make_graph([], "g", [tiny.value("x", (2,))], [tiny.value("x", (2,))]), ir_version=8
     )
-    assert vanishing_reasons(model) == []
+    assert no_kernel_reasons(model) == []
 
 
 @pytest.mark.slow

@@ -34,9 +34,9 @@ ODD = [
     ", LayerType: gemm",
     "[profile 1]",
     "z [profile 1]",
-    "node_0",
-    "value_0",
-    "node__0",
+    "id_0",
+    "id_7",
+    "id__0",
     "/layer/0/Conv",
     "Conv_0",
     "a#2",
@@ -101,8 +101,8 @@ def test_renaming_keeps_the_graph_and_can_be_undone(nodes: list[str], tensors: l
     assert [value.name for value in (*after.input, *after.output)] == [tensors[0], tensors[4]]
     assert len({node.name for node in after.node}) == 4
     assert [names.nodes[node.name] for node in after.node] == node_names(before.graph)
-    assert [names.values.get(name, name) for name in edges(after)] == edges(before.graph)
-    assert [names.values.get(item.name, item.name) for item in after.initializer] == tensors[5:]
+    assert [names.own.get(name, name) for name in edges(after)] == edges(before.graph)
+    assert [names.own.get(item.name, item.name) for item in after.initializer] == tensors[5:]
     assert len(set(edges(after)) | {item.name for item in after.initializer}) == 7
 
 

@@ -164,7 +164,7 @@ def _with_own_names(layer: Layer, names: Names) -> Layer:
     def own(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(replace(tensor, name=values.get(tensor.name, tensor.name)) for tensor in tensors)
 
-    values = {**names.values, **names.ports}
+    values = {**names.own, **names.ports}
     nodes = tuple(dict.fromkeys(map(names.holder, layer.onnx_nodes)))
     if nodes == layer.onnx_nodes and not values:
         return layer

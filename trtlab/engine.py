@@ -7,15 +7,15 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import cached_property
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx
 
+from trtlab import tables
 from trtlab.errors import AssetError
 from trtlab.files import write_atomically
-from trtlab.graph import vanishing_reasons
+from trtlab.graph import no_kernel_reasons
 from trtlab.node_names import node_names
 from trtlab.onnx_model import Model, read_model
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 # Layer types that launch nothing: RTX's bookkeeping, and the inspector's name for a tensor that only changes its label.
 BOOKKEEPING = frozenset({"allocate", "deallocate", "shape_call", "signal", "wait", "NoOp"})
-
-
 BITS = {
     "FP32": 32, "FP16": 16, "BF16": 16, "FP8": 8, "INT8": 8, "UINT8": 8, "INT4": 4, "FP4": 4,
     "INT32": 32, "INT64": 64, "BOOL": 8,
@@ -126,21 +124,6 @@ class Engine:
         """One row a layer; `KiB` is what the layer reads and writes, missing where a shape is dynamic."""
         import pandas as pd
 
-        rows = [
-            {
-                "layer": layer.name,
-                "type": layer.type,
-                "onnx_nodes": ", ".join(layer.onnx_nodes),
-                "inputs": ", ".join(map(str, layer.inputs)),
-                "outputs": ", ".join(map(str, layer.outputs)),
-                "constants": len(layer.constants),
-                "KiB": None if layer.nbytes is None else round(layer.nbytes / 1024, 1),
-                "stream": layer.stream,
-                "tactic": layer.tactic,
-                "profile": layer.profile,
-            }
-            for layer in self.layers
-        ]
         columns = [
             "layer",
             "type",
@@ -153,16 +136,17 @@ class Engine:
             "tactic",
             "profile",
         ]
+        rows = []
+        for one in self.layers:
+            nodes, reads, writes = ", ".join(one.onnx_nodes), _list(one.inputs), _list(one.outputs)
+            size = None if one.nbytes is None else round(one.nbytes / 1024, 1)
+            kind = (one.name, one.type, nodes, reads, writes, len(one.constants), size)
+            rows.append((*kind, one.stream, one.tactic, one.profile))
         return pd.DataFrame(rows, columns=columns)
 
     def fate(self, model: Model) -> pd.DataFrame:
         """What became of each ONNX node of `model`: its layer, or from the graph alone why it needs none."""
         return fate(self, model)
-
-    def folded(self, model: Model) -> list[str]:
-        """The names of the ONNX nodes that are in no layer."""
-        table = self.fate(model)
-        return table.loc[table["layer"].isna(), "node"].tolist()
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the serialized engine for a TensorRT runtime of the same version; returns the path."""
@@ -199,11 +183,11 @@ class Engine:
             raise AssetError("This engine's plan is no longer in the cache.", fix="build() the model again.") from error
 
     def _repr_html_(self) -> str:
-        left = "style='text-align:left'"
-        rows = "".join(
-            f"<tr><th {left}>{key}</th><td {left}>{escape(value)}</td></tr>" for key, value in self.summary().items()
-        )
-        return f"<table>{rows}</table>"
+        return tables.facts(self.summary())
+
+
+def _list(tensors: tuple[Tensor, ...]) -> str:
+    return ", ".join(map(str, tensors))
 
 
 def _mib(size: int | None) -> str:
@@ -233,8 +217,8 @@ def fate(engine: Engine, model: Model) -> pd.DataFrame:
 
     proto = read_model(model)
     names = node_names(proto.graph)
-    reasons = vanishing_reasons(proto)
-    in_place = dict.fromkeys(concats_in_place(engine, proto.graph), "in place")
+    reasons = no_kernel_reasons(proto)
+    in_place = _concats_in_place(engine, proto.graph)
     constant = {name for name, reason in zip(names, reasons, strict=True) if reason == "constant"}
     # The compiler puts the names of what it computed beforehand on the layer that reads the result.
     owner = {
@@ -242,18 +226,11 @@ def fate(engine: Engine, model: Model) -> pd.DataFrame:
         for name, layer in owners(engine).items()
         if name not in constant or constant.issuperset(layer.onnx_nodes)
     }
-    rows = [
-        {
-            "node": name,
-            "op": node.op_type,
-            "layer": owner[name].name if name in owner else None,
-            "reason": "" if name in owner else reason or in_place.get(node.output[0], "unexplained"),
-        }
-        for name, node, reason in zip(names, proto.graph.node, reasons, strict=True)
-    ]
-    table = pd.DataFrame(rows, columns=["node", "op", "layer", "reason"])
-    table["layer"] = table["layer"].astype(object).where(table["layer"].notna(), None)
-    return table
+    rows = []
+    for name, node, reason in zip(names, proto.graph.node, reasons, strict=True):
+        runs, why = owner.get(name), reason or ("in place" if node.output[0] in in_place else "unexplained")
+        rows.append((name, node.op_type, runs.name if runs else None, "" if runs else why))
+    return pd.DataFrame(rows, columns=["node", "op", "layer", "reason"], dtype=object)  # else None becomes NaN
 
 
 def unexplained(engine: Engine, model: Model) -> list[str]:
@@ -266,10 +243,8 @@ def owners(engine: Engine) -> dict[str, Layer]:
     """The one layer that does the work of each node, for the first profile."""
     ranked: dict[str, tuple[int, Layer]] = {}
     for layer in engine.layers:
-        if layer.profile:
-            continue
         rank = _OWNERS.index(layer.type) if layer.type in _OWNERS else len(_OWNERS) + (not layer.is_kernel)
-        for node in layer.onnx_nodes:
+        for node in layer.onnx_nodes if layer.profile == 0 else ():
             if node not in ranked or rank < ranked[node][0]:
                 ranked[node] = (rank, layer)
     return {node: layer for node, (_, layer) in ranked.items()}
@@ -279,45 +254,42 @@ def owners(engine: Engine) -> dict[str, Layer]:
 _SUFFIX = r"(?:_U\d+)?(?:\.\d+)?(?:_\d+)?_myl\d+"
 
 
-def concats_in_place(engine: Engine, graph: onnx.GraphProto) -> set[str]:
+def _concats_in_place(engine: Engine, graph: onnx.GraphProto) -> set[str]:
     """The first outputs of the Concat nodes that `engine` has no work for, by the evidence of its own tensors.
 
     Several kernels write a tensor of the Concat's name, and their parts add up to the whole that is read; or the Concat
     feeds only others of that kind. Where sizes are dynamic, only the names are compared.
     """
-    written = _shared(engine)
+    written = _written_in_parts(engine)
     readers = defaultdict(list)
-    for node in graph.node:
+    for node in (*graph.node, onnx.NodeProto(input=[value.name for value in graph.output])):
         for name in node.input:
             readers[name].append(node)
-    outputs = {value.name for value in graph.output}
     found: set[str] = set()
     for node in reversed(graph.node):
-        if node.op_type != "Concat":
-            continue
-        name = node.output[0]
-        joined = name not in outputs and readers[name] and all(found & set(one.output) for one in readers[name])
-        if joined or any(re.fullmatch(re.escape(name) + f"(?:{_SUFFIX})?", tensor) for tensor in written):
-            found.add(name)
+        if node.op_type == "Concat":
+            name, follow = node.output[0], readers[node.output[0]]
+            joined = follow and all(found & set(reader.output) for reader in follow)
+            if joined or any(re.fullmatch(re.escape(name) + f"(?:{_SUFFIX})?", tensor) for tensor in written):
+                found.add(name)
     return found
 
 
-def _shared(engine: Engine) -> set[str]:
+def _written_in_parts(engine: Engine) -> set[str]:
     """The names of the tensors that several kernels write, each a part of what is read."""
-    parts: dict[str, list[Tensor]] = defaultdict(list)
+    parts: dict[str, list[int | None]] = defaultdict(list)
     whole = {port.name: Tensor(port.name, port.shape, port.dtype).nbytes for port in engine.ports}
     for layer in engine.kernels:
         for tensor in layer.outputs:
-            parts[tensor.name].append(tensor)
+            parts[tensor.name].append(tensor.nbytes)
         for tensor in layer.inputs:  # a part may be read before the rest is written
             whole[tensor.name] = max((whole.get(tensor.name), tensor.nbytes), key=lambda size: size or 0)
-    return {name for name, tensors in parts.items() if len(tensors) > 1 and _adds_up(tensors, whole.get(name))}
 
+    def adds_up(name: str, sizes: list[int | None]) -> bool:
+        total = whole.get(name)
+        return total is None or None in sizes or sum(size or 0 for size in sizes) == total
 
-def _adds_up(parts: list[Tensor], whole: int | None) -> bool:
-    sizes = [part.nbytes for part in parts]
-    known = [size for size in sizes if size is not None]
-    return whole is None or len(known) < len(sizes) or sum(known) == whole
+    return {name for name, sizes in parts.items() if len(sizes) > 1 and adds_up(name, sizes)}
 
 
 def fused_bytes(engine: Engine) -> int | None:

@@ -1,4 +1,4 @@
-"""What went wrong, why, and what to do next: from a message, an exception or a model."""
+"""What does a message of TensorRT, ONNX or a tool mean? One table of those that are known, and their clean text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from trtlab.errors import Diagnosis
 
 _GUIDE = "TensorRT Developer Guide, "
-
 
 # (what the message says, what it means, what to do, where to read). The first that matches wins; {0} is a group.
 _KNOWN = (
@@ -99,7 +98,7 @@ _KNOWN = (
         _GUIDE + "Version compatibility",
     ),
     (
-        r"dimension|[Ss]hape|broadcast|elementwise|must match|rank|axis|reshape|volume",
+        r"(?:[Dd]imension|[Ss]hape)s? must match|[Bb]roadcast|[Ee]lementwise.* dimension|[Ii]ncompatible (?:dimension|shape)s?",
         "The shapes of two tensors at this node do not fit together.",
         "run onnx.shape_inference.infer_shapes(model, strict_mode=True), and check the node's inputs and weights.",
         "https://onnx.ai/onnx/operators/",
@@ -117,32 +116,22 @@ _TYPE_NAMES = {
     "int4": "INT4",
     "sm": "SM",
 }
-
-
 _TYPES = re.compile(r"\b(?:b16|fp8_e4m3|fp4_e2m1|fp4|i4|int4)\b|\bsm(?=\d)")
 
-
-# Lines that come with every failure on a machine without a GPU, and say nothing about it.
-_NOISE = re.compile(r"catchCudaError|cudaError 35")
-
-
-# A line that only announces the next one.
-_EMPTY = re.compile(r"(?:\[\d+\] )?Invalid Node - .*")
-
+# Lines that come with every failure on a machine without a GPU, or only announce the next line.
+_NOISE = re.compile(r"catchCudaError|cudaError 35|^(?:\[\d+\] )?Invalid Node - ")
 
 # "IBuilder::buildSerializedNetwork: Error Code 1: Myelin ([pass.cpp:337: check] <what it says>. In f at g.cpp:2)"
-_HEAD = re.compile(r"^.*?Error Code \d+: [\w ]*?\((?:\[[\w.]+:\d+: \w+\] )?", re.DOTALL)
-
-
-_MEMORY = re.compile(r"Error Code \d+: OutOfMemory")
-
-
+_HEAD = re.compile(r"^.*?Error Code \d+: [\w ]*?\((?:\[[\w.]+:\d+: \w+\] )?|^\[\w+\]\s+", re.DOTALL)
 _TAIL = re.compile(r"\s*\(?\bIn \S+ at \S+:\d+.*$|\s*\(cudaError \d+.*$", re.DOTALL)
+_MEMORY = re.compile(r"Error Code \d+: OutOfMemory")
+_CUDA = re.compile(r"\(In .*\(cudaError \d+: ([^)]*)\)", re.DOTALL)
 
 
 def diagnose_text(text: str) -> Diagnosis:
     """The Diagnosis of what TensorRT, ONNX or a tool printed; without a fix when the message is not a known one."""
-    line = main_message(text)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    line = next((line for line in lines if not _NOISE.search(line)), lines[0] if lines else "")
     evidence = plain(line)
     for pattern, cause, fix, reference in _KNOWN:
         match = re.search(pattern, evidence) or re.search(pattern, line)
@@ -152,52 +141,28 @@ def diagnose_text(text: str) -> Diagnosis:
     return Diagnosis("This message is not one that trtlab knows.", evidence)
 
 
-def main_message(text: str) -> str:
-    """The first line that says something: not the cudaError 35 that follows every failure where there is no GPU."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    telling = [line for line in lines if not _NOISE.search(line)]
-    spoken = [line for line in telling if not _EMPTY.fullmatch(line)]
-    return (spoken or telling or lines or [""])[0]
-
-
 def plain(message: str) -> str:
-    """A message of TensorRT without its error code and source position."""
-    words = " ".join(_HEAD.sub("", _TAIL.sub("", message)).split())
+    """A message of TensorRT or ONNX on one line, without its error code and its position in their source."""
+    cuda = _CUDA.search(message)
+    words = " ".join((cuda[1] if cuda else _HEAD.sub("", _TAIL.sub("", message))).split())
     if words.endswith(")") and words.count(")") > words.count("("):
         words = words[:-1]  # it was opened by the head
     return ("Out of memory: " if _MEMORY.search(message) else "") + words.rstrip(". ")
 
 
-_FRONT = re.compile(r"^.*?Error Code \d+: [A-Za-z ]+\(")  # "IBuilder::buildSerializedNetwork: Error Code 1: Myelin ("
-
-
-_PLACE = re.compile(r"^\[[^\]]*\] ")  # "[pass.cpp:337: check_turing_op_compatibility] "
-
-
-_BACK = re.compile(r"\.(?= ?[A-Z])|\.? +In [A-Za-z:]+ at |\.$")
-
-
-_CUDA = re.compile(r"cudaError \d+: ([^)]*)")
-
-
 def sentence(message: str) -> str:
-    """What a message says, in its own words: its first sentence, or CUDA's when there is nothing else."""
-    inner = _PLACE.sub("", _FRONT.sub("", message))
-    cuda = _CUDA.search(inner)
-    return cuda[1] if inner.startswith("In ") and cuda else _BACK.split(inner)[0]
+    """The first sentence of a message, without its error code and its position in the source."""
+    return re.split(r"\.(?= ?[A-Z])", plain(message))[0]
 
 
+# What the parser says that it is at.
 _AT = (
     (re.compile(r"ModelImporter\.cpp:\d+: ERROR: (?P<name>.*):\d+ In function importInput:"), "input"),
     (re.compile(r"(?:Parsing node|Static check for parsing node): (?P<name>.*) \[(?P<op>[^\[\]]*)\]$"), "node"),
     (re.compile(r"Importing initializer: (?P<name>.*)$"), "weight"),
     (re.compile(r"Adding network input: (?P<name>.*) with dtype: "), "input"),
 )
-
-
 _READS = re.compile(r"\[(.*?) -> \(([-\d, ]*)\)\[(\w+)\]\]")
-
-
 _MOST_INPUTS = 4
 
 
