@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 import trtlab as lab
 from trtlab.engine import unexplained
-from trtlab.graph import no_kernel_reasons
+from trtlab.graph import Facts
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -36,11 +36,6 @@ def test_every_node_that_runs_has_its_layer_and_no_reason() -> None:
     assert ran["layer"].notna().all()
     assert (ran["reason"] == "").all()
     assert table.loc["conv1", "layer"] == table.loc["relu1", "layer"], "fused"
-
-
-def test_folded_lists_the_nodes_in_no_layer() -> None:
-    model = tiny.shapes()
-    assert lab.build(model, shapes={"x": (2, 3, 4)}).folded(model) == ["sizes", "batch", "batch1", "target", "flat"]
 
 
 def test_reason_constant() -> None:
@@ -99,7 +94,7 @@ def test_reason_unreachable() -> None:
 )
 def test_reason_no_op(node: onnx.NodeProto, weights: list[onnx.TensorProto]) -> None:
     model = with_nodes(node, tiny.node("Exp", "n", "y"), weights=weights)
-    assert no_kernel_reasons(model) == ["", "no-op", ""]
+    assert Facts(model).reasons == ["", "no-op", ""]
     found = fates(model).loc["n"]
     if weights and found["layer"] is not None:  # some the compiler keeps as a step of a fused kernel
         assert found["reason"] == ""
@@ -127,7 +122,7 @@ def test_reason_no_op(node: onnx.NodeProto, weights: list[onnx.TensorProto]) -> 
     ids=lambda value: getattr(value, "op_type", ""),
 )
 def test_node_that_changes_its_input_is_no_no_op(node: onnx.NodeProto, weights: list[onnx.TensorProto]) -> None:
-    assert no_kernel_reasons(with_nodes(node, tiny.node("Exp", "n", "y"), weights=weights))[1] == ""
+    assert Facts(with_nodes(node, tiny.node("Exp", "n", "y"), weights=weights)).reasons[1] == ""
 
 
 def test_reason_shape() -> None:
@@ -145,7 +140,7 @@ def test_reason_shape_for_what_chooses_a_branch() -> None:
 def test_data_that_a_loop_with_no_count_carries_is_data() -> None:
     model = tiny.loop()
     model.graph.node[1].input[0] = ""
-    assert no_kernel_reasons(model)[0] == ""
+    assert Facts(model).reasons[0] == ""
 
 
 def test_reason_duplicate() -> None:
@@ -200,7 +195,7 @@ def test_a_transpose_whose_order_somebody_reads_is_not_cancelled(
     between: list[onnx.NodeProto], outputs: str, expected: list[str]
 ) -> None:
     model = with_nodes(*between, tiny.node("Exp", "b", "y"), inputs={"x": (2, 3, 3)}, outputs=outputs)
-    reasons = zip(model.graph.node, no_kernel_reasons(model), strict=True)
+    reasons = zip(model.graph.node, Facts(model).reasons, strict=True)
     assert [reason for node, reason in reasons if node.op_type == "Transpose"] == expected
     assert "unexplained" not in set(fates(model)["reason"])
 
@@ -255,13 +250,13 @@ def test_a_concat_without_that_evidence_stays_unexplained() -> None:
 
 def test_two_random_draws_are_no_duplicates() -> None:
     draws = [tiny.node("RandomNormalLike", "r", name) for name in ("one", "two")]
-    assert no_kernel_reasons(with_nodes(*draws, tiny.node("Mul", "one two", "y"))) == ["", "", "", ""]
+    assert Facts(with_nodes(*draws, tiny.node("Mul", "one two", "y"))).reasons == ["", "", "", ""]
 
 
 def test_reasons_do_not_touch_the_model() -> None:
     model = with_nodes(tiny.node("MatMul", "r w", "y"), weights=[tiny.weight("w", 4, 20000)])
     before = model.SerializeToString(deterministic=True)
-    no_kernel_reasons(model)
+    assert Facts(model).reasons == ["", ""]
     assert model.SerializeToString(deterministic=True) == before
 
 
@@ -302,7 +297,7 @@ def test_fate_of_a_model_without_nodes_to_speak_of() -> None:
     model = helper.make_model(
         helper.make_graph([], "g", [tiny.value("x", (2,))], [tiny.value("x", (2,))]), ir_version=8
     )
-    assert no_kernel_reasons(model) == []
+    assert Facts(model).reasons == []
 
 
 @pytest.mark.slow

@@ -120,7 +120,7 @@ def _compile(
         except BuildError as error:
             raise _named(error, names) from error
         check_profiles(order["profiles"], model)
-        unchanged = model is given and not names.changed
+        unchanged = model is given and not names.own
         data = source.data if unchanged else model.SerializeToString(deterministic=True)
         job = {**order, "path": str(source.path) if source.external else None}
         del given, model

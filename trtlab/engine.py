@@ -10,12 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import onnx
-
 from trtlab import tables
 from trtlab.errors import AssetError
 from trtlab.files import write_atomically
-from trtlab.graph import no_kernel_reasons
+from trtlab.graph import Facts
 from trtlab.node_names import node_names
 from trtlab.onnx_model import Model, read_model
 
@@ -124,36 +122,54 @@ class Engine:
         """One row a layer; `KiB` is what the layer reads and writes, missing where a shape is dynamic."""
         import pandas as pd
 
-        columns = [
-            "layer",
-            "type",
-            "onnx_nodes",
-            "inputs",
-            "outputs",
-            "constants",
-            "KiB",
-            "stream",
-            "tactic",
-            "profile",
-        ]
-        rows = []
-        for one in self.layers:
-            nodes, reads, writes = ", ".join(one.onnx_nodes), _list(one.inputs), _list(one.outputs)
-            size = None if one.nbytes is None else round(one.nbytes / 1024, 1)
-            kind = (one.name, one.type, nodes, reads, writes, len(one.constants), size)
-            rows.append((*kind, one.stream, one.tactic, one.profile))
+        columns = ["layer", "type", "onnx_nodes", "inputs", "outputs", "constants", "KiB", "stream", "tactic",
+                   "profile"]  # fmt: skip
+        rows = [
+            (one.name, one.type, ", ".join(one.onnx_nodes), ", ".join(map(str, one.inputs)),
+             ", ".join(map(str, one.outputs)), len(one.constants),
+             None if one.nbytes is None else round(one.nbytes / 1024, 1), one.stream, one.tactic, one.profile)
+            for one in self.layers
+        ]  # fmt: skip
         return pd.DataFrame(rows, columns=columns)
 
     def fate(self, model: Model) -> pd.DataFrame:
-        """What became of each ONNX node of `model`: its layer, or from the graph alone why it needs none."""
-        return fate(self, model)
+        """One row an ONNX node, in the graph's order: node, op, layer (or None), reason ("" when a layer runs it).
+
+        A node in no layer is `constant` (its value is known at build time), `unreachable` (no output depends on it),
+        `no-op` (its output is its input, perhaps with another shape), `shape` (it computes sizes or chooses a branch,
+        not data), `duplicate` (another node computes the same), `cancelled` (a Transpose that others undo), `layout`
+        (one at a matrix product, which reads and writes in any order) or `in place` (a Concat whose parts are written
+        where they belong, as the engine's tensors show); `unexplained` when there is no such reason.
+        """
+        import pandas as pd
+
+        proto = read_model(model)
+        facts, names, owner = Facts(proto), node_names(proto.graph), owners(self)
+        in_place = _concats_in_place(self, facts)
+        constant = {name for name, reason in zip(names, facts.reasons, strict=True) if reason == "constant"}
+        rows: list[tuple[str, str, str | None, str]] = []
+        for name, node, reason in zip(names, proto.graph.node, facts.reasons, strict=True):
+            layer, why = owner.get(name), reason or ("in place" if node.output[0] in in_place else "unexplained")
+            # The compiler puts the names of what it computed beforehand on the layer that reads the result.
+            if layer and (name not in constant or constant.issuperset(layer.onnx_nodes)):
+                rows.append((name, node.op_type, layer.name, ""))
+            else:
+                rows.append((name, node.op_type, None, why))
+        return pd.DataFrame(rows, columns=["node", "op", "layer", "reason"], dtype=object)  # else None becomes NaN
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the serialized engine for a TensorRT runtime of the same version; returns the path."""
-        if self.plan is None:
-            raise AssetError("This engine was read from text, so there is no plan to save.", fix="build() the model.")
-        write_atomically(Path(path), self.plan, overwrite=overwrite)
+        write_atomically(Path(path), self.plan_bytes(), overwrite=overwrite)
         return Path(path)
+
+    def plan_bytes(self) -> bytes:
+        """The serialized engine, as a TensorRT runtime takes it."""
+        if self.plan is None:
+            raise AssetError("This engine was read from text, so it has no plan.", fix="build() the model.")
+        try:
+            return self.plan if isinstance(self.plan, bytes) else self.plan.read_bytes()
+        except OSError as error:
+            raise AssetError("This engine's plan is no longer in the cache.", fix="build() the model again.") from error
 
     def summary(self) -> dict[str, str]:
         """The engine in six lines, {fact: value}; what a bare log does not say is left out."""
@@ -173,21 +189,8 @@ class Engine:
     def __str__(self) -> str:
         return "\n".join(f"{key}: {value}" for key, value in self.summary().items())
 
-    def plan_bytes(self) -> bytes:
-        """The serialized engine, as a TensorRT runtime takes it."""
-        if self.plan is None:
-            raise AssetError("This engine was read from text, so it has no plan.", fix="build() the model.")
-        try:
-            return self.plan if isinstance(self.plan, bytes) else self.plan.read_bytes()
-        except OSError as error:
-            raise AssetError("This engine's plan is no longer in the cache.", fix="build() the model again.") from error
-
     def _repr_html_(self) -> str:
         return tables.facts(self.summary())
-
-
-def _list(tensors: tuple[Tensor, ...]) -> str:
-    return ", ".join(map(str, tensors))
 
 
 def _mib(size: int | None) -> str:
@@ -204,71 +207,40 @@ def _port(port: Port) -> str:
 _OWNERS = ("correlation", "gemm", "runtime_fusion", "mha")
 
 
-def fate(engine: Engine, model: Model) -> pd.DataFrame:
-    """One row an ONNX node, in the graph's order: node, op, layer (or None), reason ("" when a layer runs it).
-
-    A node in no layer is `constant` (its value is known at build time), `unreachable` (no output depends on it),
-    `no-op` (its output is its input, perhaps with another shape), `shape` (it computes sizes or chooses a branch, not
-    data), `duplicate` (another node computes the same), `cancelled` (a Transpose that others undo), `layout` (one at a
-    matrix product, which reads and writes in any order) or `in place` (a Concat whose parts are written where they
-    belong, as the engine's tensors show); `unexplained` when there is no such reason.
-    """
-    import pandas as pd
-
-    proto = read_model(model)
-    names = node_names(proto.graph)
-    reasons = no_kernel_reasons(proto)
-    in_place = _concats_in_place(engine, proto.graph)
-    constant = {name for name, reason in zip(names, reasons, strict=True) if reason == "constant"}
-    # The compiler puts the names of what it computed beforehand on the layer that reads the result.
-    owner = {
-        name: layer
-        for name, layer in owners(engine).items()
-        if name not in constant or constant.issuperset(layer.onnx_nodes)
-    }
-    rows = []
-    for name, node, reason in zip(names, proto.graph.node, reasons, strict=True):
-        runs, why = owner.get(name), reason or ("in place" if node.output[0] in in_place else "unexplained")
-        rows.append((name, node.op_type, runs.name if runs else None, "" if runs else why))
-    return pd.DataFrame(rows, columns=["node", "op", "layer", "reason"], dtype=object)  # else None becomes NaN
-
-
 def unexplained(engine: Engine, model: Model) -> list[str]:
     """The names of the nodes that are in no layer and have no reason for it, which should be none."""
-    table = fate(engine, model)
+    table = engine.fate(model)
     return table.loc[table["reason"] == "unexplained", "node"].tolist()
 
 
 def owners(engine: Engine) -> dict[str, Layer]:
     """The one layer that does the work of each node, for the first profile."""
-    ranked: dict[str, tuple[int, Layer]] = {}
-    for layer in engine.layers:
-        rank = _OWNERS.index(layer.type) if layer.type in _OWNERS else len(_OWNERS) + (not layer.is_kernel)
-        for node in layer.onnx_nodes if layer.profile == 0 else ():
-            if node not in ranked or rank < ranked[node][0]:
-                ranked[node] = (rank, layer)
-    return {node: layer for node, (_, layer) in ranked.items()}
+
+    def rank(layer: Layer) -> int:
+        return _OWNERS.index(layer.type) if layer.type in _OWNERS else len(_OWNERS) + (not layer.is_kernel)
+
+    found: dict[str, Layer] = {}
+    for layer in sorted((layer for layer in engine.layers if layer.profile == 0), key=rank):
+        for node in layer.onnx_nodes:
+            found.setdefault(node, layer)
+    return found
 
 
 # What the compiler adds to the name of an ONNX tensor inside an engine, such as `d_U3.1_myl0` for `d`.
 _SUFFIX = r"(?:_U\d+)?(?:\.\d+)?(?:_\d+)?_myl\d+"
 
 
-def _concats_in_place(engine: Engine, graph: onnx.GraphProto) -> set[str]:
+def _concats_in_place(engine: Engine, facts: Facts) -> set[str]:
     """The first outputs of the Concat nodes that `engine` has no work for, by the evidence of its own tensors.
 
     Several kernels write a tensor of the Concat's name, and their parts add up to the whole that is read; or the Concat
     feeds only others of that kind. Where sizes are dynamic, only the names are compared.
     """
     written = _written_in_parts(engine)
-    readers = defaultdict(list)
-    for node in (*graph.node, onnx.NodeProto(input=[value.name for value in graph.output])):
-        for name in node.input:
-            readers[name].append(node)
     found: set[str] = set()
-    for node in reversed(graph.node):
+    for node in reversed(facts.graph.node):
         if node.op_type == "Concat":
-            name, follow = node.output[0], readers[node.output[0]]
+            name, follow = node.output[0], facts.readers[node.output[0]]
             joined = follow and all(found & set(reader.output) for reader in follow)
             if joined or any(re.fullmatch(re.escape(name) + f"(?:{_SUFFIX})?", tensor) for tensor in written):
                 found.add(name)

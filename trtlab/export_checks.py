@@ -6,9 +6,9 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import onnx
-import pandas as pd
 
 from trtlab import tables
 from trtlab.graph import RANDOM, SIZE_INPUTS, Facts, reads
@@ -71,11 +71,6 @@ class Checklist:
             raise KeyError(f"{name!r}; the checks are {', '.join(checks)}")
         return checks[name]
 
-    def table(self) -> pd.DataFrame:
-        """The same as a DataFrame: check, verdict, found, advice."""
-        rows = [(check.name, check.verdict, check.found, check.advice) for check in self.checks]
-        return pd.DataFrame(rows, columns=["check", "verdict", "found", "advice"])
-
     def __str__(self) -> str:
         return "\n".join(map(str, self.checks))
 
@@ -94,9 +89,10 @@ def checklist(model: Model) -> Checklist:
     """
     facts = Facts(read_model(model))
     told = [(name, *rule(facts), advice) for name, rule, advice in RULES]
-    return Checklist(tuple(Check(*row, advice if row[1] != "ok" else "") for *row, advice in told))
+    return Checklist(tuple(Check(name, what, found, advice * (what != "ok")) for name, what, found, advice in told))
 
 
+Rule: TypeAlias = Callable[[Facts], tuple[str, str]]
 _CONTROL_FLOW = {"If", "Loop", "Scan"}
 _DATA_DEPENDENT = {"NonZero", "NonMaxSuppression", "Unique", "Compress"}
 _ARITHMETIC = {"Add", "Sub", "Mul", "Div", "Pow", "Neg", "Abs", "MatMul", "Relu", "Clip", "ReduceSum", "ReduceMean"}
@@ -144,17 +140,14 @@ def _training(facts: Facts) -> tuple[str, str]:
 
 
 def _unused_inputs(facts: Facts) -> tuple[str, str]:
-    alive = [node for node, reason in zip(facts.graph.node, facts.reasons, strict=True) if reason != "unreachable"]
-    used = facts.outputs.union(*map(reads, alive))
+    pairs = zip(facts.graph.node, facts.reasons, strict=True)
+    used = facts.outputs.union(*(reads(node) for node, reason in pairs if reason != "unreachable"))
     unused = [value.name for value in facts.inputs if value.name not in used]
     return _told(unused, "fix", "no output depends on", f"{len(facts.inputs)} used, none left over")
 
 
 def _float64(facts: Facts) -> tuple[str, str]:
     double = [name for name, kind in facts.types.items() if kind == onnx.TensorProto.DOUBLE]
-    double += [_label(node) for node in facts.nodes for item in node.attribute
-               if (node.op_type == "Cast" and item.name == "to" and item.i == onnx.TensorProto.DOUBLE)
-               or item.t.data_type == onnx.TensorProto.DOUBLE]  # fmt: skip
     return _told(double, "fix", "FP64:", "no FP64 tensor")
 
 
@@ -178,30 +171,21 @@ def _overridable(facts: Facts) -> tuple[str, str]:
     return _told(both, "fix", f"{len(both)} constants are inputs as well:", fine)
 
 
-def _decided_by_inputs(facts: Facts, constant: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """ "input → node" where the values of a graph input decide what should be `constant` at a node.
+def _from_inputs(constant: Mapping[str, tuple[int, ...]], what: str, fine: str) -> Rule:
+    """Where the values of a graph input decide what should be `constant` at a node: "input → node"."""
 
-    A size read by Shape or a type by CastLike is no value.
-    """
-    sources = {value.name: {value.name} for value in facts.inputs}
-    found = []
-    for node in facts.graph.node:
-        at = [node.input[index] for index in constant.get(node.op_type, ()) if index < len(node.input)]
-        found += [f"{source} → {_label(node)}" for name in at for source in sorted(sources.get(name, ()))]
-        values = [] if node.op_type in ("Shape", "Size") else reads(node)[: 1 if node.op_type == "CastLike" else None]
-        below = set().union(*(sources.get(name, ()) for name in values))
-        sources.update((name, below) for name in node.output)
-    return found
+    def rule(facts: Facts) -> tuple[str, str]:
+        sources, found = {value.name: {value.name} for value in facts.inputs}, []
+        for node in facts.graph.node:
+            at = [node.input[index] for index in constant.get(node.op_type, ()) if index < len(node.input)]
+            found += [f"{source} → {_label(node)}" for name in at for source in sorted(sources.get(name, ()))]
+            # A size read by Shape or a type by CastLike is no value.
+            values = {"Shape": 0, "Size": 0, "CastLike": 1}.get(node.op_type)
+            below = set().union(*(sources.get(name, ()) for name in reads(node)[:values]))
+            sources.update((name, below) for name in node.output)
+        return _told(found, "look", f"{what}:", fine)
 
-
-def _weight_inputs(facts: Facts) -> tuple[str, str]:
-    found = _decided_by_inputs(facts, _WEIGHTS)
-    return _told(found, "look", "weights that an input decides:", "weights are constants")
-
-
-def _size_inputs(facts: Facts) -> tuple[str, str]:
-    found = _decided_by_inputs(facts, SIZE_INPUTS)
-    return _told(found, "look", "sizes that an input's values decide:", "no size is an input")
+    return rule
 
 
 def _batch(facts: Facts) -> tuple[str, str]:
@@ -249,20 +233,18 @@ def _computed(facts: Facts) -> tuple[str, str]:
     computed = [node for node in _for_reason(facts, "constant") if node.op_type != "Constant"]
     made = {name: node for node in computed for name in node.output}
     reductions = [node for node in facts.graph.node if node.op_type.startswith("Reduce") and len(node.input) > 1]
-    refused = [f"{_label(node)} reads '{node.input[1]}'" for node in reductions if _hidden(node.input[1], made)]
+    refused = []
+    for node in reductions:
+        axes = node.input[1]
+        while axes in made and made[axes].op_type in _SEEN_THROUGH:
+            axes = made[axes].input[0]
+        refused += [f"{_label(node)} reads '{node.input[1]}'"] * (axes in made)
     if refused:
         return "fix", f"axes that are computed although known, which TensorRT refuses: {_some(refused)}"
     return _told(list(map(_label, computed)), "look", "computed although known:", "all folded")
 
 
-def _hidden(name: str, made: Mapping[str, onnx.NodeProto]) -> bool:
-    """Whether a constant is the result of a node that TensorRT does not look through."""
-    while name in made and made[name].op_type in _SEEN_THROUGH:
-        name = made[name].input[0]
-    return name in made
-
-
-def _of_type(kinds: set[str], none: str) -> Callable[[Facts], tuple[str, str]]:
+def _of_type(kinds: set[str], none: str) -> Rule:
     return lambda facts: _told([_label(node) for node in facts.nodes if node.op_type in kinds], "look", "", none)
 
 
@@ -279,14 +261,16 @@ def _domains(facts: Facts) -> tuple[str, str]:
     return _told(found, "fix", "not ONNX's own:", "only ONNX's own operators")
 
 
-RULES: tuple[tuple[str, Callable[[Facts], tuple[str, str]], str], ...] = (
+RULES: tuple[tuple[str, Rule, str], ...] = (
     ("inference mode", _training, "call model.eval() and export again; TensorRT refuses training mode"),
     ("unused inputs", _unused_inputs, "drop the argument from forward(); the engine would still ask for it"),
     ("float64", _float64, "call model.float() and use float32 constants; TensorRT computes FP64 as FP32, silently"),
     ("names", _names, "give every node and tensor its own short name, or no log can be traced back to the model"),
     ("constants as inputs", _overridable, "remove them from graph.input; what may be overridden is not folded"),
-    ("weights from inputs", _weight_inputs, "make them parameters or buffers if they never change"),
-    ("sizes from inputs", _size_inputs, "take sizes from the shape of a tensor instead of passing them as values"),
+    ("weights from inputs", _from_inputs(_WEIGHTS, "weights that an input decides", "weights are constants"),
+     "make them parameters or buffers if they never change"),
+    ("sizes from inputs", _from_inputs(SIZE_INPUTS, "sizes that an input's values decide", "no size is an input"),
+     "take sizes from the shape of a tensor instead of passing them as values"),
     ("batch dimension", _batch, "export with dynamic_shapes= unless this is the only batch you will run"),
     ("batch in a Reshape", _reshapes, "write -1 or x.shape[0] in place of the number in view/reshape"),
     ("opset", _opset, f"export with opset_version={_OLDEST_OPSET} or later: LayerNormalization is one node since then"),

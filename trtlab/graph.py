@@ -19,9 +19,7 @@ Shape: TypeAlias = tuple[int | str | None, ...]
 
 # Nodes that copy nothing in any framework: another shape for the same bytes, or a value known beforehand.
 FREE = frozenset({"Constant", "Flatten", "Identity", "Reshape", "Shape", "Squeeze", "Unsqueeze"})
-RANDOM = frozenset(
-    {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
-)
+RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 # Where a node takes sizes, axes or counts instead of data: (op, input index).
 SIZE_INPUTS = {
     "Reshape": (1,), "Expand": (1,), "Resize": (1, 2, 3), "Upsample": (1,), "Tile": (1,), "Slice": (1, 2, 3, 4),
@@ -29,9 +27,9 @@ SIZE_INPUTS = {
     "TopK": (1,), "ReduceMean": (1,), "ReduceSum": (1,), "ReduceMax": (1,), "ReduceMin": (1,), "OneHot": (1,),
 }  # fmt: skip
 _CHOICES = {"If": (0,), "Loop": (0, 1)}
-_VIEWS = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})  # the same elements in the same order
-_SIZES = frozenset({"Shape", "Size"})
-_PRODUCTS = frozenset({"MatMul", "Gemm", "Einsum", "Conv"})
+_VIEWS = {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}  # the same elements in the same order
+_SIZES = {"Shape", "Size"}
+_PRODUCTS = {"MatMul", "Gemm", "Einsum", "Conv"}
 # The constant that changes nothing, and the inputs where it may stand.
 _NEUTRAL = {"Add": (0, (0, 1)), "Sub": (0, (1,)), "Mul": (1, (0, 1)), "Div": (1, (1,)), "Pow": (1, (1,))}
 
@@ -77,13 +75,14 @@ def sized_tensors(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -
     Tensors inside the bodies of If and Loop are left out, and so is whatever depends on values.
     """
     graph = inferred(model, shapes).graph
-    found = {}
-    for value in (*graph.input, *graph.value_info, *graph.output):
-        tensor = value.type.tensor_type
-        # A tensor of unknown rank has no shape at all; without this it would pass for a scalar.
-        if tensor.HasField("shape") and all(size.HasField("dim_value") for size in tensor.shape.dim):
-            found[value.name] = Sized(tuple(size.dim_value for size in tensor.shape.dim), tensor.elem_type)
-    return found | {weight.name: Sized(tuple(weight.dims), weight.data_type) for weight in graph.initializer}
+    # A tensor of unknown rank has no shape at all; without this it would pass for a scalar.
+    ranked = [one for one in (*graph.input, *graph.value_info, *graph.output) if one.type.tensor_type.HasField("shape")]
+    found = {one.name: (_shape(one), one.type.tensor_type.elem_type) for one in ranked}
+    found |= {weight.name: (tuple(weight.dims), weight.data_type) for weight in graph.initializer}
+    sizes = {name: [size for size in shape if isinstance(size, int)] for name, (shape, _) in found.items()}
+    return {
+        name: Sized(tuple(sizes[name]), kind) for name, (shape, kind) in found.items() if len(sizes[name]) == len(shape)
+    }
 
 
 def node_bytes(model: Model, shapes: Mapping[str, Sequence[int]] | None = None) -> dict[str, int]:
@@ -120,11 +119,6 @@ def _inner_reads(node: onnx.NodeProto) -> list[str]:
     inner = list(inner_graphs(node))
     inputs = [name for graph in inner for child in graph.node for name in child.input]
     return inputs + [value.name for graph in inner for value in graph.output]
-
-
-def no_kernel_reasons(model: onnx.ModelProto) -> list[str]:
-    """For each node of the graph, the reason why no kernel need run it, or "" where there is none."""
-    return Facts(model).reasons
 
 
 class Facts:
@@ -209,8 +203,8 @@ class Facts:
     def _moves_nothing(self, node: onnx.NodeProto) -> bool:
         """False for a Slice that runs backwards and a Pad that shifts, which keep the shape and not the order."""
         steps, pads = self._input(node, 4), self._input(node, 1)
-        if node.op_type == "Slice":
-            return len(node.input) < 5 or (steps is not None and bool((steps > 0).all()))
+        if node.op_type == "Slice" and len(node.input) > 4:
+            return steps is not None and bool((steps > 0).all())
         return node.op_type != "Pad" or (pads is not None and not pads.any())
 
     def _input(self, node: onnx.NodeProto, index: int) -> np.ndarray | None:

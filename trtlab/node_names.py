@@ -31,11 +31,6 @@ class Names:
     own: dict[str, str]
     ports: dict[str, str]
 
-    @property
-    def changed(self) -> bool:
-        """True when the model has other names now than it had."""
-        return bool(self.own)
-
     def restore(self, text: str) -> str:
         """`text` (a message of TensorRT or ONNX) with the model's own names put back."""
         return re.sub(r"\bid_+\d+\b", lambda match: self.own.get(match[0], match[0]), text) if self.own else text

@@ -8,8 +8,9 @@ import math
 import os
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -25,8 +26,22 @@ from trtlab.messages import diagnose_text, plain
 Model: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto | Source"
 
 _EXPORT = "pass the file that torch.onnx.export or onnx.save wrote, whole."
+_AGAIN = "export the model again."
 _SMALL_BYTES = 2**16
 _EXTERNAL = b"location"  # a key that no model with external weights is without
+
+# How other files begin, and what they are.
+_STARTS = {
+    b"version https://git-lfs": "it is a Git LFS pointer, not the file itself (run 'git lfs pull')",
+    b"PK\x03\x04": "it is a zip archive, perhaps a PyTorch checkpoint",
+    b"ftrt": "it is a TensorRT engine, which only a GPU can read (give the ONNX file it was built from)",
+    b"vtrt": "it is a TensorRT engine, which only a GPU can read (give the ONNX file it was built from)",
+    b"\x1c\0\0\0TFL3": "it is a TensorFlow Lite model",
+}
+
+# The element types that TensorRT's ONNX parser takes for inputs.
+_TYPES = {"FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "INT64", "INT32", "INT8", "UINT8", "BOOL", "INT4", "FLOAT8E4M3FN",
+          "FLOAT8E8M0", "FLOAT4E2M1"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -39,9 +54,8 @@ class Source:
     @cached_property
     def data(self) -> bytes:
         """The bytes of the ONNX file."""
-        if self.content is not None:
-            return self.content
-        assert self.path is not None
+        if self.content is not None or self.path is None:
+            return self.content or b""
         with _reading(self.path):
             data = self.path.read_bytes()
         if "digest" in self.__dict__ and digest_of(data) != self.digest:
@@ -79,19 +93,22 @@ def read_source(model: Model) -> Source:
     if isinstance(model, Source):
         return model
     if isinstance(model, bytes | bytearray | memoryview):
-        source, start = Source(bytes(model)), bytes(model[:1])
+        source, empty = Source(bytes(model)), not model
     elif isinstance(model, str | os.PathLike):
         with _reading(Path(model)), open(model, "rb") as file:
-            source, start = Source(None, Path(model).absolute()), file.read(1)
+            source, empty = Source(None, Path(model).absolute()), not file.read(1)
     elif hasattr(model, "SerializeToString"):
-        source = Source(_serialize(model))
-        start = source.data[:1]
+        try:
+            source, empty = Source(bytes(model.SerializeToString(deterministic=True))), False
+        except (EncodeError, ValueError) as error:
+            fix = "save it with onnx.save(model, path, save_as_external_data=True) and pass the path."
+            raise ModelError(
+                "The model is larger than the 2 GB that one protobuf message can hold.", fix=fix
+            ) from error
     else:
-        raise ModelError(
-            f"A model is a path, bytes or an onnx.ModelProto, not {type(model).__name__}.",
-            fix="export it first, for example with torch.onnx.export(..., dynamo=True).",
-        )
-    if not start:
+        fix = "export it first, for example with torch.onnx.export(..., dynamo=True)."
+        raise ModelError(f"A model is a path, bytes or an onnx.ModelProto, not {type(model).__name__}.", fix=fix)
+    if empty:
         raise ModelError(f"{source.subject} is empty (0 bytes).", fix="export or download it again.")
     return source
 
@@ -112,33 +129,27 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def digest_of(content: bytes | Path) -> bytes:
-    """The SHA-256 of bytes or of a file."""
-    with io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
-
-
-def _serialize(model: Any) -> bytes:
-    try:
-        return bytes(model.SerializeToString(deterministic=True))
-    except (EncodeError, ValueError) as error:
-        raise ModelError(
-            "The model is larger than the 2 GB that one protobuf message can hold.",
-            fix="save it with onnx.save(model, path, save_as_external_data=True) and pass the path.",
-        ) from error
+    """The SHA-256 of the SHA-256 of every 4 MiB of bytes or of a file, on two cores."""
+    opened = io.BytesIO(content) if isinstance(content, bytes) else content.open("rb")
+    with opened as file, ThreadPoolExecutor(2) as pool:
+        parts = pool.map(lambda part: hashlib.sha256(part).digest(), iter(lambda: file.read(2**22), b""))
+        return hashlib.sha256(b"".join(parts)).digest()
 
 
 def parse(source: Source) -> onnx.ModelProto:
     """The ModelProto in `source`, external weights left where they are; raises ModelError when it is not one."""
+    wrong = "is not an ONNX model"
     try:
         model = onnx.load_model_from_string(source.data)
         for text in (text for message in _messages(model) for text in _texts(message)):
             if isinstance(text, bytes):  # so protobuf hands out what is not UTF-8
                 text.decode()
+        if model.HasField("graph") and (model.graph.node or model.graph.output):
+            return model
+        wrong = "holds no graph"
+        raise DecodeError("no graph")
     except (DecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{source.subject} is not an ONNX model: {_looks_like(source.data)}.", fix=_EXPORT) from error
-    if not model.HasField("graph") or not (model.graph.node or model.graph.output):
-        raise ModelError(f"{source.subject} holds no graph: {_looks_like(source.data)}.", fix=_EXPORT)
-    return model
+        raise ModelError(f"{source.subject} {wrong}: {_looks_like(source.data)}.", fix=_EXPORT) from error
 
 
 def _texts(message: Any) -> list[str | bytes]:
@@ -149,24 +160,10 @@ def _texts(message: Any) -> list[str | bytes]:
     return [part for field, text in texts for part in (text if field.is_repeated else (text,))]
 
 
-# How other files begin, and what they are.
-_STARTS = {
-    b"version https://git-lfs": "it is a Git LFS pointer, not the file itself (run 'git lfs pull')",
-    b"PK\x03\x04": "it is a zip archive, perhaps a PyTorch checkpoint",
-    b"ftrt": "it is a TensorRT engine, which only a GPU can read (give the ONNX file it was built from)",
-    b"vtrt": "it is a TensorRT engine, which only a GPU can read (give the ONNX file it was built from)",
-    b"\x1c\0\0\0TFL3": "it is a TensorFlow Lite model",
-}
-
-
 def _looks_like(data: bytes) -> str:
-    for start, what in _STARTS.items():
-        if data.startswith(start):
-            return what
-    head = data[:512]
-    if head.isascii() and (head.decode().isprintable() or b"\n" in head):
-        return "it is text"
-    return f"its {len(data):,} bytes are cut short or damaged"
+    text = data[:512].isascii() and (data[:512].decode().isprintable() or b"\n" in data[:512])
+    damaged = "it is text" if text else f"its {len(data):,} bytes are cut short or damaged"
+    return next((what for start, what in _STARTS.items() if data.startswith(start)), damaged)
 
 
 def read_model(model: Model) -> onnx.ModelProto:
@@ -184,11 +181,8 @@ def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
         takes = {(function.domain, function.name): len(function.input) for function in model.functions}
         wrong = [node for node in model.graph.node if len(node.input) > takes.get((node.domain, node.op_type), 2**31)]
         where = f", at node '{wrong[0].name}' ({wrong[0].op_type})" if wrong else ""
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise ModelError(
-            f"The functions inside the model cannot be put in place of their calls{where}: {reason}.",
-            fix="export the model again, without functions of its own.",
-        ) from error
+        message = f"The functions inside the model cannot be put in place of their calls{where}: {plain(str(error))}."
+        raise ModelError(message, fix="export the model again, without functions of its own.") from error
 
 
 def read_whole(model: Model) -> onnx.ModelProto:
@@ -197,29 +191,27 @@ def read_whole(model: Model) -> onnx.ModelProto:
     Raises ModelError where one cannot be read, and where all of it is more than the 2 GiB of one message.
     """
     if isinstance(model, onnx.ModelProto) and not model.functions and not any(map(_is_external, tensors(model))):
-        proto, files = model, ()
+        proto, source = model, Source(None)
     else:
         source = read_source(model)
-        proto, files = inlined(parse(source)), source.external
-    size = sum(file.stat().st_size for file in files) + proto.ByteSize()
+        proto = inlined(parse(source))
+    size = sum(file.stat().st_size for file in source.external) + proto.ByteSize()
     if size >= 2**31:
         raise ModelError(
             f"The model has {size / 2**30:.1f} GiB, and what is computed with it here must fit one message of 2 GiB.",
             fix="take a part of it: 'polygraphy surgeon extract' cuts one out.",
         )
-    if files:
-        onnx.load_external_data_for_model(proto, str(source.path.parent if source.path else ""))
+    if source.external and source.path:
+        onnx.load_external_data_for_model(proto, str(source.path.parent))
     return proto
 
 
 def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of `model` for looking at its structure: weights that are large or in another file lose their values."""
     copy = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
-    for field, content in model.graph.ListFields():
-        if field.name == "name":
-            copy.graph.name = content
-        elif field.name != "initializer" and field.is_repeated:
-            getattr(copy.graph, field.name).extend(content)
+    copy.graph.name = model.graph.name
+    for part in ("node", "input", "output", "value_info", "sparse_initializer"):
+        getattr(copy.graph, part).extend(getattr(model.graph, part))
     for tensor in model.graph.initializer:
         kept = copy.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
         if tensor.ByteSize() <= _SMALL_BYTES:
@@ -235,19 +227,18 @@ def has_values(tensor: onnx.TensorProto) -> bool:
     return any(field.name.endswith("_data") for field, _ in tensor.ListFields())
 
 
-def tensors(message: Any) -> Iterator[onnx.TensorProto]:
-    """Every TensorProto in a model, graph or node, wherever it is (attributes, branches, functions, sparse tensors)."""
-    return (part for part in _messages(message) if part.DESCRIPTOR.name == "TensorProto")
-
-
 def _messages(message: Any) -> Iterator[Any]:
     """`message` and those inside it, wherever they are; the parts of a tensor are left out, for its size."""
     yield message
-    if message.DESCRIPTOR.name != "TensorProto":
-        for field, content in message.ListFields():
-            if field.type == field.TYPE_MESSAGE:
-                for part in content if field.is_repeated else (content,):
-                    yield from _messages(part)
+    for field, content in message.ListFields() if message.DESCRIPTOR.name != "TensorProto" else ():
+        if field.type == field.TYPE_MESSAGE:
+            for part in content if field.is_repeated else (content,):
+                yield from _messages(part)
+
+
+def tensors(message: Any) -> Iterator[onnx.TensorProto]:
+    """Every TensorProto in a model, graph or node, wherever it is (attributes, branches, functions, sparse tensors)."""
+    return (part for part in _messages(message) if part.DESCRIPTOR.name == "TensorProto")
 
 
 def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
@@ -277,7 +268,6 @@ def external_files(model: onnx.ModelProto, path: Path | None) -> tuple[Path, ...
 
 
 def _weight_file(tensor: onnx.TensorProto, path: Path | None) -> Path:
-    needed = weight_bytes(tensor) or 0
     location = {one.key: one.value for one in tensor.external_data}.get("location", "")
     if path is None:
         raise ModelError(
@@ -285,35 +275,33 @@ def _weight_file(tensor: onnx.TensorProto, path: Path | None) -> Path:
             fix="pass the path of the .onnx file, or load it with onnx.load(path), which reads the weights too.",
         )
     try:
-        info = ExternalDataInfo(tensor)
+        info, needed = ExternalDataInfo(tensor), weight_bytes(tensor) or 0
         length = needed if info.length is None else info.length
-        if length < needed:
+        if length < needed:  # which ONNX would load
             raise ValueError(f"{length:,} bytes are said to be there, and {list(tensor.dims)} asks for {needed:,}")
-        probe = onnx.TensorProto(name=tensor.name)  # its last byte: ONNX checks the place, and reads nothing
-        for key, value in (("location", location), ("offset", (info.offset or 0) + length), ("length", 0)):
-            probe.external_data.add(key=key, value=str(value))
-        load_external_data_for_tensor(probe, str(path.parent))
+        end = {"location": location, "offset": str((info.offset or 0) + length), "length": "0"}
+        probe = onnx.TensorProto(name=tensor.name)
+        probe.external_data.extend(onnx.StringStringEntryProto(key=key, value=value) for key, value in end.items())
+        load_external_data_for_tensor(probe, str(path.parent))  # no bytes of it: ONNX looks at the file, and no more
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        reason = " ".join(str(error).rpartition(", but ")[2].split()).rstrip(".")
+        reason = plain(str(error).rpartition(", but ")[2])
         if not (path.parent / location).exists():
             reason = "there is no such file"
         elif "exceeds file size" in reason:
             reason = "it is cut short"
+        message = f"The weights of '{tensor.name}' cannot be read from '{location}' beside '{path.name}': {reason}."
         raise ModelError(
-            f"The weights of '{tensor.name}' cannot be read from '{location}' in the folder of '{path.name}': {reason}.",
-            fix="put the weight file beside the model, whole and no link, or export the model again.",
+            message, fix=f"put the weight file beside the model, whole and no link, or {_AGAIN}"
         ) from error
     return path.parent / location
 
 
 def weight_bytes(tensor: onnx.TensorProto) -> int | None:
     """How many bytes the values of `tensor` take, packed as ONNX packs them; None for a type without a fixed size."""
-    try:
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    except (KeyError, TypeError, ValueError):
+    known = onnx.helper.get_all_tensor_dtypes() - {onnx.TensorProto.STRING}
+    if tensor.data_type not in known or min(tensor.dims, default=0) < 0:
         return None
-    if tensor.data_type == onnx.TensorProto.STRING or min(tensor.dims, default=0) < 0:
-        return None
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
     bits = {"int2": 2, "uint2": 2, "int4": 4, "uint4": 4, "float4_e2m1fn": 4}.get(dtype.name, dtype.itemsize * 8)
     return (math.prod(tensor.dims) * bits + 7) // 8
 
@@ -326,65 +314,39 @@ def check_model(model: onnx.ModelProto, source: Source) -> None:
     _ = source.external
     if not model.graph.output:
         raise ModelError(f"{source.subject} has no outputs, so nothing would be computed.", fix="mark one as output.")
-    for role, values in (("Input", model.graph.input), ("Output", model.graph.output)):
-        for value in values:
-            _check_port(f"{role} '{value.name}' of {source.title}", value, role == "Input")
+    for value in model.graph.input:
+        _check_port(f"Input '{value.name}' of {source.title}", value, needs_rank=True)
+    for value in model.graph.output:
+        _check_port(f"Output '{value.name}' of {source.title}", value, needs_rank=False)
     for tensor in tensors(model):
-        size = weight_bytes(tensor)
-        if tensor.HasField("raw_data") and size is not None and len(tensor.raw_data) != size:
-            raise ModelError(
-                f"The weights of '{tensor.name}' in {source.title} are {len(tensor.raw_data):,} bytes, and its shape "
-                f"{list(tensor.dims)} asks for {size:,}.",
-                fix="export the model again.",
-            )
+        size, given = weight_bytes(tensor), len(tensor.raw_data)
+        if tensor.HasField("raw_data") and size is not None and given != size:
+            have = f"The weights of '{tensor.name}' in {source.title} are {given:,} bytes"
+            raise ModelError(f"{have}, and its shape {list(tensor.dims)} asks for {size:,}.", fix=_AGAIN)
     _check_onnx(model, source)
 
 
-# The element types that its ONNX parser takes for inputs, as ONNX calls them.
-_TYPES = frozenset(
-    [
-        "FLOAT",
-        "FLOAT16",
-        "BFLOAT16",
-        "DOUBLE",
-        "INT64",
-        "INT32",
-        "INT8",
-        "UINT8",
-        "BOOL",
-        "INT4",
-        "FLOAT8E4M3FN",
-        "FLOAT8E8M0",
-        "FLOAT4E2M1",
-    ]
-)
-
-
-def _check_port(what: str, value: onnx.ValueInfoProto, needs_rank: bool) -> None:
+def _check_port(what: str, value: onnx.ValueInfoProto, *, needs_rank: bool) -> None:
     """Raise ModelError for an input or output that TensorRT refuses without saying why, or takes for another."""
-    kind = value.type.WhichOneof("value") or "tensor_type"
-    tensor = value.type.tensor_type
+    kind, tensor = value.type.WhichOneof("value") or "tensor_type", value.type.tensor_type
     names = {number: name for name, number in onnx.TensorProto.DataType.items()}
     dtype = names.get(tensor.elem_type, f"number {tensor.elem_type}")
-    huge = [size.dim_value for size in tensor.shape.dim if size.dim_value >= 2**31]
-    if kind != "tensor_type":
-        says = f"is a {kind.removesuffix('_type').replace('_', ' ')}, and TensorRT takes only tensors"
-        fix = "change the model so that it takes and returns plain tensors."
-    elif dtype == "STRING":
-        says = "holds strings, which TensorRT has no type for"
-        fix = "move text handling (tokenizer, vocabulary) out of the model and pass numbers."
-    elif dtype not in _TYPES:
-        says = f"has the element type {dtype}, which TensorRT does not know"
-        fix = "use float32, float16, bfloat16, int64, int32, int8, uint8 or bool."
-    elif huge:
-        says = f"has a dimension of {huge[0]:,}, and TensorRT counts to {2**31 - 1:,}"
-        fix = "declare the size that will really come, or a name such as 'N' for one that may vary."
-    elif needs_rank and not tensor.HasField("shape"):
-        says = "has no shape, not even a rank"
-        fix = "declare its shape, with a name such as 'N' for each dimension that may vary."
-    else:
-        return
-    raise ModelError(f"{what} {says}.", fix=fix)
+    largest = max((size.dim_value for size in tensor.shape.dim), default=0)
+    faults = (
+        (kind != "tensor_type", f"is a {kind.removesuffix('_type').replace('_', ' ')}, and TensorRT takes only tensors",
+         "change the model so that it takes and returns plain tensors."),
+        (dtype == "STRING", "holds strings, which TensorRT has no type for",
+         "move text handling (tokenizer, vocabulary) out of the model and pass numbers."),
+        (dtype not in _TYPES, f"has the element type {dtype}, which TensorRT does not know",
+         "use float32, float16, bfloat16, int64, int32, int8, uint8 or bool."),
+        (largest >= 2**31, f"has a dimension of {largest:,}, and TensorRT counts to {2**31 - 1:,}",
+         "declare the size that will really come, or a name such as 'N' for one that may vary."),
+        (needs_rank and not tensor.HasField("shape"), "has no shape, not even a rank",
+         "declare its shape, with a name such as 'N' for each dimension that may vary."),
+    )  # fmt: skip
+    for wrong, says, fix in faults:
+        if wrong:
+            raise ModelError(f"{what} {says}.", fix=fix)
 
 
 def _check_onnx(model: onnx.ModelProto, source: Source) -> None:
@@ -402,8 +364,7 @@ def _check_onnx(model: onnx.ModelProto, source: Source) -> None:
         reason = plain(reason) or "ONNX's checker gives no reason"
         named = re.search(r"Name: (.*) OpType: (\S+)", context) or re.search(r"\bname: (.*?) OpType: (\S+)", reason)
         where = f" at node '{named[1]}' ({named[2]})" if named and named[1] else ""
-        message = f"{source.subject} is not valid ONNX{where}: {reason}."
-        known = diagnose_text(reason)
+        message, known = f"{source.subject} is not valid ONNX{where}: {reason}.", diagnose_text(reason)
         if not known.fix:
-            known = Diagnosis(message, fix="'polygraphy check lint' gives the full list; export the model again.")
-        raise ModelError(message, diagnosis=replace(known, evidence=known.evidence and reason)) from error
+            known = Diagnosis(message, fix=f"'polygraphy check lint' gives the full list; {_AGAIN}")
+        raise ModelError(message, diagnosis=known) from error
