@@ -275,6 +275,7 @@ def test_a_model_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> Non
     path = tmp_path / "net.onnx"
     path.write_bytes(tiny.conv().SerializeToString())
     source = read_source(path)
+    assert source.digest
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(lab.ModelError, match="changed while it was read"):
         _ = source.data

@@ -169,7 +169,7 @@ class Engine:
         try:
             return self.plan if isinstance(self.plan, bytes) else self.plan.read_bytes()
         except OSError as error:
-            raise AssetError("This engine's plan is no longer in the cache.", fix="build() the model again.") from error
+            raise AssetError("This engine's plan is no longer in the cache.", fix="build the model again.") from error
 
     def summary(self) -> dict[str, str]:
         """The engine in six lines, {fact: value}; what a bare log does not say is left out."""
