@@ -79,10 +79,8 @@ def sized_tensors(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -
     ranked = [one for one in (*graph.input, *graph.value_info, *graph.output) if one.type.tensor_type.HasField("shape")]
     found = {one.name: (_shape(one), one.type.tensor_type.elem_type) for one in ranked}
     found |= {weight.name: (tuple(weight.dims), weight.data_type) for weight in graph.initializer}
-    sizes = {name: [size for size in shape if isinstance(size, int)] for name, (shape, _) in found.items()}
-    return {
-        name: Sized(tuple(sizes[name]), kind) for name, (shape, kind) in found.items() if len(sizes[name]) == len(shape)
-    }
+    known = {name: tuple(size for size in shape if isinstance(size, int)) for name, (shape, _) in found.items()}
+    return {name: Sized(known[name], kind) for name, (shape, kind) in found.items() if known[name] == shape}
 
 
 def node_bytes(model: Model, shapes: Mapping[str, Sequence[int]] | None = None) -> dict[str, int]:

@@ -28,14 +28,13 @@ Model: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto | Source"
 _EXPORT = "pass the file that torch.onnx.export or onnx.save wrote, whole."
 _AGAIN = "export the model again."
 _SMALL_BYTES = 2**16
-_EXTERNAL = b"location"  # a key that no model with external weights is without
 
 # How other files begin, and what they are.
 _STARTS = {
     b"version https://git-lfs": "it is a Git LFS pointer, not the file itself (run 'git lfs pull')",
     b"PK\x03\x04": "it is a zip archive, perhaps a PyTorch checkpoint",
     b"ftrt": "it is a TensorRT engine, which only a GPU can read (give the ONNX file it was built from)",
-    b"vtrt": "it is a TensorRT engine, which only a GPU can read (give the ONNX file it was built from)",
+    b"vtrt": "it is a TensorRT-RTX engine, which only a GPU can read (give the ONNX file it was built from)",
     b"\x1c\0\0\0TFL3": "it is a TensorFlow Lite model",
 }
 
@@ -73,9 +72,8 @@ class Source:
     @cached_property
     def external(self) -> tuple[Path, ...]:
         """The files with its external weights; raises ModelError where one is missing, cut short or elsewhere."""
-        if _EXTERNAL not in self.data:  # parsing 100 MB to learn that would cost more than the search
-            return ()
-        return external_files(parse(self), self.path)
+        # Every model with external weights holds this key; to parse 100 MB to learn that would cost more.
+        return external_files(parse(self), self.path) if b"location" in self.data else ()
 
     @property
     def title(self) -> str:
@@ -138,18 +136,16 @@ def digest_of(content: bytes | Path) -> bytes:
 
 def parse(source: Source) -> onnx.ModelProto:
     """The ModelProto in `source`, external weights left where they are; raises ModelError when it is not one."""
-    wrong = "is not an ONNX model"
     try:
         model = onnx.load_model_from_string(source.data)
         for text in (text for message in _messages(model) for text in _texts(message)):
             if isinstance(text, bytes):  # so protobuf hands out what is not UTF-8
                 text.decode()
-        if model.HasField("graph") and (model.graph.node or model.graph.output):
-            return model
-        wrong = "holds no graph"
-        raise DecodeError("no graph")
     except (DecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{source.subject} {wrong}: {_looks_like(source.data)}.", fix=_EXPORT) from error
+        raise ModelError(f"{source.subject} is not an ONNX model: {_looks_like(source.data)}.", fix=_EXPORT) from error
+    if not (model.graph.node or model.graph.output):
+        raise ModelError(f"{source.subject} holds no graph: {_looks_like(source.data)}.", fix=_EXPORT)
+    return model
 
 
 def _texts(message: Any) -> list[str | bytes]:
@@ -314,10 +310,9 @@ def check_model(model: onnx.ModelProto, source: Source) -> None:
     _ = source.external
     if not model.graph.output:
         raise ModelError(f"{source.subject} has no outputs, so nothing would be computed.", fix="mark one as output.")
-    for value in model.graph.input:
-        _check_port(f"Input '{value.name}' of {source.title}", value, needs_rank=True)
-    for value in model.graph.output:
-        _check_port(f"Output '{value.name}' of {source.title}", value, needs_rank=False)
+    for role, ports in (("Input", model.graph.input), ("Output", model.graph.output)):
+        for value in ports:
+            _check_port(f"{role} '{value.name}' of {source.title}", value, needs_rank=role == "Input")
     for tensor in tensors(model):
         size, given = weight_bytes(tensor), len(tensor.raw_data)
         if tensor.HasField("raw_data") and size is not None and given != size:

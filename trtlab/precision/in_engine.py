@@ -93,7 +93,7 @@ def multiply_adds(model: Model, engine: Engine) -> pd.DataFrame:
     """The multiply-adds of each convolution and matrix product, and the types that its kernel reads.
 
     One row an ONNX node: node, op, multiply_adds, kernel (None where folded), activations, weights, precision. Each
-    node counts for the one kernel that computes it (`trtlab.fate.owners`), and where TensorRT names no node, as when
+    node counts for the one kernel that computes it (`trtlab.engine.owners`), and where TensorRT names no node, as when
     it makes a matrix product of a 1x1 convolution, for the one nameless kernel with as many weights. Shapes are the
     engine's: of the first profile, at its opt. Raises ModelError where a size is not known.
     """
