@@ -22,7 +22,6 @@ from trtlab.precision import (
     histograms,
     int8_share,
     quantize,
-    quantize_with_modelopt,
     to_half,
 )
 
@@ -397,8 +396,8 @@ def test_weights_that_are_nan_or_infinite_are_refused_with_their_node(wrong: flo
         ([], "no samples"),
         (None, "no samples to calibrate with"),
         ({"y": normal(2, 3, 8, 8)}, "name 'y', which is no input.*'x'"),
-        ({"x": normal(2, 3, 8, 9)}, r"shape \(2, 3, 8, 9\)"),
-        ({"x": normal(2, 3, 8, 8).astype(np.float64)}, "is float64"),
+        ({"x": normal(2, 3, 8, 9)}, r"give float32 \(2, 3, 8, 9\)"),
+        ({"x": normal(2, 3, 8, 8).astype(np.float64)}, "give float64"),
         ({"x": normal(2, 3, 8, 8) * np.float32(np.nan)}, "NaN or infinite"),
         (iter([{"x": normal(2, 3, 8, 8)}]), "read only once"),
     ],
@@ -490,33 +489,9 @@ def test_a_model_of_more_than_2_gib_is_refused(tmp_path: Path) -> None:
     refused("2.0 GiB.*2 GiB", tmp_path / "large.onnx", {"x": normal(2, 64)})
 
 
-# --- ModelOpt
-
-
-@pytest.mark.slow
-def test_modelopt_makes_the_same_int8_convolutions_without_a_gpu_or_a_word(capfd: pytest.CaptureFixture[str]) -> None:
-    quantized = quantize_with_modelopt(lab.models.digit_cnn().onnx(), digits(64), calibrator="minmax")
-    assert capfd.readouterr() == ("", "")
-    assert len(quantized.quantized) == 8
-    assert quantized.sums == SUMS
-    assert quantized.left["node"].tolist() == ["classifier/Gemm"]
-    assert kernels_on(built(quantized), "INT8") == 8
-    ours = calibrate(lab.models.digit_cnn().onnx(), digits(64), "minmax")
-    assert quantized.scales["block1.relu/Relu"] == pytest.approx(ours["block1.relu/Relu"], rel=0.01)
-
-
-def test_modelopt_refuses_what_quantize_refuses() -> None:
-    model, samples = tiny()
-    with pytest.raises(lab.AssetError, match="no INT8 calibrator 'mse'"):
-        quantize_with_modelopt(model, samples, calibrator="mse")
-    with pytest.raises(lab.ModelError, match="quantised already"):
-        quantize_with_modelopt(quantize(model, samples).model, samples)
-    with pytest.raises(lab.AssetError, match="no samples"):
-        quantize_with_modelopt(model, [])
-
-
 def test_histograms_are_there_to_be_drawn() -> None:
     model, samples = tiny()
     found = histograms(model, samples, ["x", "relu1"])
     assert found["x"].counts.sum() == samples["x"].size
-    assert found["relu1"].counts[:1023].sum() == 0
+    half = len(found["relu1"].counts) // 2
+    assert found["relu1"].counts[:half].sum() == 0
