@@ -17,7 +17,7 @@ from ipywidgets import VBox
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from trtlab.building import build
-from trtlab.draw.frame import MARGIN, Card, Picture, fit, label, message, plot, style, width_of
+from trtlab.draw.frame import MARGIN, Card, Picture, fit, label, plot, style, width_of
 from trtlab.draw.palette import BAR, CARD, EDGE, MUTED, PRECISIONS, TEXT, UNASKED
 from trtlab.engine import Engine
 from trtlab.errors import ModelError
@@ -366,8 +366,6 @@ _TOP_AGREEMENT, _FLOOR = 100.0, -5.0  # dB; what is equal and what overflowed st
 
 def accuracies(found: Mapping[str, Accuracy], title: str) -> Picture:
     """Draw {name: accuracy} as bars with 95% intervals; a name that begins with a type has its colour."""
-    if not found:
-        return message("There is no accuracy to draw", ["The table is empty."])
     left = MARGIN + max(width_of(name, 10) for name in found) + 0.12
     with style():
         card, axes = plot(title, 9.2, 1.55 + 0.36 * len(found), left=left, right=1.6)
@@ -388,9 +386,7 @@ def agreement(found: Mapping[str, Comparison], title: str) -> Picture:
     All comparisons hold the same tensors, as those of one model with its versions do. A tensor that overflowed is at
     the foot, marked with a cross.
     """
-    names = [fit(one.name, 1.5, 8) for one in next(iter(found.values()), ())]
-    if not names:
-        return message("There is no tensor to draw", ["Nothing was compared."])
+    names = [fit(one.name, 1.5, 8) for one in next(iter(found.values()))]
     room = max(map(len, found)) * 0.09
     with style():
         deep = 0.5 + max(width_of(name, 8) for name in names)

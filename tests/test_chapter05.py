@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import chapter05
 import nbformat
 import numpy as np
 import onnx
@@ -125,10 +126,7 @@ def test_a_second_pair_behind_the_relu_repairs_the_block_too() -> None:
         (lambda: block(REPAIRED, s=np.float16([0.02]), z=np.int8([0])), "still reads"),
         (lambda: block(REPAIRED, s=np.float16(0.0002)), "something else"),
         (lambda: block(REPAIRED, s=np.float16(0.01)), "a scale"),
-        (lambda: block(REPAIRED, s=np.float16(0.0195)), "Close, but"),
         (lambda: block(REPAIRED, s=np.float16(0.021)), "Close, but"),
-        (lambda: block(REPAIRED, s=np.float16(0.03)), "Close, but"),
-        (lambda: block(REPAIRED, s=np.float16(0.05)), "Close, but"),
         (lambda: block(REPAIRED, s=np.float16(0.1)), "Close, but"),
         (lambda: block(REPAIRED, s=np.float16(0.2)), "a scale"),
         (lambda: block(REPAIRED, sw=np.float16(0.001)), "something else"),
@@ -185,5 +183,4 @@ def test_a_wrong_reading_of_the_recording_is_told() -> None:
 
 
 def test_each_exercise_has_three_hints() -> None:
-    found = [exercise for exercise in exercises.all_exercises() if exercise.name.startswith("05.")]
-    assert [len(exercise.hints) >= 3 for exercise in found] == [True] * 3
+    assert [len(exercise.hints) >= 3 for exercise in chapter05.exercises()] == [True] * 3

@@ -150,8 +150,8 @@ def test_weights_that_are_no_numbers_are_refused_with_their_node(bad: float) -> 
     [
         ({"x": IMAGES[:0]}, "the set is empty"),
         ({"y": IMAGES}, "no input of the model"),
-        ({"x": IMAGES[:, :2]}, "the model takes float32"),
-        ({"x": IMAGES.astype(np.float64)}, "is float64"),
+        ({"x": IMAGES[:, :2]}, "takes float32"),
+        ({"x": IMAGES.astype(np.float64)}, "give float64"),
         ({"x": IMAGES * np.nan}, "NaN"),
     ],
 )

@@ -112,7 +112,7 @@ def test_a_model_that_cannot_run_says_why() -> None:
         with pytest.raises(ModelError, match="NoSuchOp"):
             numerics.run(unknown, {"x": np.zeros((1, 2), np.float32)}, true_half=half)
     mismatched = model([node("MatMul", "x w", "y")], {"x": ("N", 2)}, "y", [tensor("w", np.zeros((3, 3)))])
-    with pytest.raises(ModelError, match=r"cannot (run|evaluate) the model"):
+    with pytest.raises(ModelError, match="cannot run the model"):
         numerics.run(mismatched, {"x": np.zeros((1, 2), np.float32)})
 
 

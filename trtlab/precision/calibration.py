@@ -227,9 +227,9 @@ def _read_scales(path: Path, wanted: dict[str, str]) -> dict[str, float]:
         raise AssetError(f"'{path}' is not a calibration cache of this package, and is left as it is.", fix=fix)
     for key, own in wanted.items():
         if content.get(key) != own:
-            what = f"it says '{str(content.get(key))[:40]}', and this is '{own[:40]}'"
-            fix = "delete that file, or name another one in cache=."
-            raise AssetError(f"'{path}' was calibrated with another {key}: {what}.", fix=fix)
+            said = f"it says '{str(content.get(key))[:40]}', and this is '{own[:40]}'."
+            what = f"'{path}' was made for {'other' if key == 'samples' else 'another'} {key}: {said}"
+            raise AssetError(what, fix="delete that file, or name another one in cache=.")
     scales = content.get("scales")
     if not isinstance(scales, dict) or not all(isinstance(v, float) and 0 <= v < math.inf for v in scales.values()):
         raise AssetError(f"The scales in '{path}' are damaged.", fix="delete that file: it is made again.")
