@@ -167,3 +167,13 @@ def test_accuracies_and_agreement_are_drawn_with_their_counts() -> None:
     figure = chapter04.agreement({"FP16": broken}, "b overflows")
     crosses = [line for axes in figure.axes for line in axes.lines if line.get_marker() == "X"]
     assert [list(line.get_xdata()) for line in crosses] == [[1]]
+
+
+def test_the_slider_draws_the_number_and_lists_what_each_format_stores(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[Any] = []
+    for module in ("chapter04", "trtlab.widgets"):
+        monkeypatch.setattr(f"{module}.display", shown.append)
+    (number,) = chapter04.number_explorer().children[0].children
+    number.value = 10.0
+    assert [type(item).__name__ for item in shown] == ["DataFrame", "Picture"] * 2
+    assert "10² = 100" in titles(shown[-1])

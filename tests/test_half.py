@@ -79,7 +79,7 @@ def test_every_batch_of_samples_is_looked_at() -> None:
     quiet = {"x": np.full((6, 8), 0.1, np.float32)}
     assert to_half(unit_length(), "fp16", quiet).kept.empty
     late = {"x": np.concatenate([quiet["x"], X["x"]])}
-    assert "energy" in to_half(unit_length(), "fp16", late, batch=2).kept["node"].tolist()
+    assert "energy" in to_half(unit_length(), "fp16", [quiet, quiet, late]).kept["node"].tolist()
 
 
 def test_without_samples_it_says_that_no_activation_was_judged() -> None:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 import pandas as pd
 
 from trtlab.datasets import Dataset
@@ -46,26 +45,17 @@ class Comparison:
     def __getitem__(self, name: str) -> TensorDifference:
         found = next((tensor for tensor in self.tensors if tensor.name == name), None)
         if found is None:
-            raise AssetError(f"'{name}' was not compared.", fix="take a name from .table(), or pass tensors=[…].")
+            raise AssetError(
+                f"'{name}' was not compared.", fix=f"take {' or '.join(t.name for t in self.tensors[:9])}."
+            )
         return found
 
     def __iter__(self) -> Iterator[TensorDifference]:
         return iter(self.tensors)
 
-    def __len__(self) -> int:
-        return len(self.tensors)
-
-    @property
-    def worst(self) -> TensorDifference:
-        """The tensor with the lowest SQNR, the first of them."""
-        return min(self.tensors, key=lambda tensor: tensor.sqnr_db)
-
-    def table(self) -> pd.DataFrame:
-        """One row a tensor: sqnr_db, cosine, max_error, relative, largest, overflowed."""
-        return pd.DataFrame([vars(tensor) for tensor in self.tensors]).rename(columns={"name": "tensor"})
-
     def _repr_html_(self) -> str:
-        return str(self.table().to_html(index=False, float_format="{:.4g}".format))
+        table = pd.DataFrame([vars(tensor) for tensor in self.tensors])
+        return str(table.to_html(index=False, float_format="{:.4g}".format))
 
 
 def compare(
@@ -106,7 +96,7 @@ class _Sums:
 
     signal: float = 0.0
     noise: float = 0.0
-    product: float = 0.0
+    product: float = 0.0  # NaN once a value was infinite or NaN
     energy: float = 0.0
     max_error: float = 0.0
     largest: float = 0.0
@@ -120,52 +110,46 @@ class _Sums:
         good, same = np.isfinite(r) & np.isfinite(o), (r == o) | (np.isnan(r) & np.isnan(o))
         self.overflowed += int((np.isfinite(r) & ~np.isfinite(o)).sum())
         self.largest = max(self.largest, float(np.abs(r[np.isfinite(r)]).max(initial=0)))
-        if not good.all():
-            self.product = math.nan
-        if not (same | good).all():
-            self.noise = self.max_error = math.inf
+        self.product += 0 if good.all() else math.nan
         r, o = r[good], o[good]
+        error = r - o if (same | good).all() else np.array([math.inf])
         self.signal, self.energy = self.signal + float(r @ r), self.energy + float(o @ o)
-        self.product, self.noise = self.product + float(r @ o), self.noise + float((r - o) @ (r - o))
-        self.max_error = max(self.max_error, float(np.abs(r - o).max(initial=0)))
+        self.product, self.noise = self.product + float(r @ o), self.noise + float(error @ error)
+        self.max_error = max(self.max_error, float(np.abs(error).max(initial=0)))
         return self
 
     def difference(self, name: str) -> TensorDifference:
         decibel = math.inf if self.noise == 0 else -math.inf
         if self.signal and 0 < self.noise < math.inf:
             decibel = 10 * math.log10(self.signal / self.noise)
-        angle = self.product if math.isnan(self.product) else float(self.signal == self.energy)
-        if self.signal and self.energy and not math.isnan(self.product):
-            angle = min(1.0, max(-1.0, self.product / math.sqrt(self.signal) / math.sqrt(self.energy)))
+        angle = self.product + float(self.signal == self.energy)  # where there is no angle: 0, and 1 for two zeros
+        if self.signal and self.energy:
+            angle = float(np.clip(self.product / math.sqrt(self.signal) / math.sqrt(self.energy), -1, 1))
         relative = self.max_error / self.largest if self.largest else (math.inf if self.max_error else 0.0)
         return TensorDifference(name, decibel, angle, self.max_error, relative, self.largest, self.overflowed)
 
 
 def _both(
-    a: Model | Arrays, b: Model | Arrays, samples: Samples | None, tensors: Sequence[str] | None, batch: int,
-    true_half: bool,
-) -> Iterator[tuple[Arrays, Arrays]]:  # fmt: skip
+    a: Model | Arrays, b: Model | Arrays, samples: Samples | None, names: Sequence[str] | None, batch: int, half: bool
+) -> Iterator[tuple[Arrays, Arrays]]:
     """The same tensors of both, one batch after the other."""
     if isinstance(a, Mapping) and isinstance(b, Mapping):
-        names = [name for name in (a if tensors is None else tensors) if tensors is not None or name in b]
-        for name in names:
+        for name in names or ():
             if name not in a or name not in b:
                 raise AssetError(f"'{name}' is not in both.", fix="name arrays that both have.")
-        yield {name: a[name] for name in names}, {name: b[name] for name in names}
+        both = [name for name in (a if names is None else names) if name in b]
+        yield {name: a[name] for name in both}, {name: b[name] for name in both}
         return
     if isinstance(a, Mapping) or isinstance(b, Mapping):
         raise AssetError("One is a model and the other a set of arrays.", fix="run() the model first.")
     if samples is None:
         raise AssetError("Two models are compared on samples, and there are none.", fix="pass {'x': images}.")
     left, right = read_whole(a), read_whole(b)
-    names = list(tensors) if tensors is not None else [name for name in _computed(left) if name in _computed(right)]
-    compute_left, compute_right = runner(left, names), runner(right, names, true_half=true_half)
+    computed = [dict.fromkeys(name for node in one.graph.node for name in node.output if name) for one in (left, right)]
+    both = list(names) if names is not None else [name for name in computed[0] if name in computed[1]]
+    compute_left, compute_right = runner(left, both), runner(right, both, true_half=half)
     for feed in batches(samples, left, batch):
         yield compute_left(feed), compute_right(feed)
-
-
-def _computed(model: onnx.ModelProto) -> dict[str, None]:
-    return dict.fromkeys(name for node in model.graph.node for name in node.output if name)
 
 
 @dataclass(frozen=True)
@@ -183,25 +167,21 @@ class Accuracy:
     @property
     def low(self) -> float:
         """The lower end of the 95% interval."""
-        return max(0.0, self._interval[0])
+        return max(0.0, self._end(-1))
 
     @property
     def high(self) -> float:
         """The upper end of the 95% interval."""
-        return min(1.0, self._interval[1])
+        return min(1.0, self._end(1))
 
-    @property
-    def _interval(self) -> tuple[float, float]:
+    def _end(self, side: int) -> float:
         z, n, p = 1.959964, self.count, self.value  # 95% of a normal distribution lie within z standard deviations
         half = z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-        centre = p + z**2 / (2 * n)
-        return (centre - half) / (1 + z**2 / n), (centre + half) / (1 + z**2 / n)
+        return (p + z**2 / (2 * n) + side * half) / (1 + z**2 / n)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         interval = f"{100 * self.low:.1f}-{100 * self.high:.1f}%"
         return f"{100 * self.value:.1f}% ({self.right:,} of {self.count:,}; {interval})"
-
-    __repr__ = __str__
 
 
 def accuracy(model: Model, dataset: Dataset, *, batch: int = 32, true_half: bool = False) -> Accuracy:

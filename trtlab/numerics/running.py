@@ -77,6 +77,12 @@ def runner(model: onnx.ModelProto, outputs: Sequence[str], *, true_half: bool = 
     return compute
 
 
+def _cannot(engine: str, error: Exception) -> ModelError:
+    reason = " ".join(str(error).split())[:300].rstrip(".")
+    fix = "run it with true_half=True." if "NOT_IMPLEMENTED" in reason else "'polygraphy check lint' says more."
+    return ModelError(f"{engine} cannot run the model: {reason}.", stage="run", fix=fix)
+
+
 def _with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
     """A model whose outputs are exactly `names`; the weights are copied, the given model stays as it is."""
     declared = {value.name: value for value in (*model.graph.value_info, *model.graph.output)}
@@ -107,12 +113,6 @@ def _reference(model: onnx.ModelProto, names: list[str]) -> Callable[[Arrays], l
             return [np.asarray(result) for result in evaluator.run(names, feed)]
 
     return step
-
-
-def _cannot(engine: str, error: Exception) -> ModelError:
-    reason = " ".join(str(error).split())[:300].rstrip(".")
-    fix = "run it with true_half=True." if "NOT_IMPLEMENTED" in reason else "'polygraphy check lint' says more."
-    return ModelError(f"{engine} cannot run the model: {reason}.", stage="run", fix=fix)
 
 
 def _sums_in_fp32(base: type) -> type:

@@ -25,7 +25,7 @@ def batches(samples: Samples, model: onnx.ModelProto, size: int = 32) -> Iterato
     ports, number = input_ports(model), 0
     for feed in _feeds(samples):
         arrays = {name: np.asanyarray(array) for name, array in feed.items()}
-        _check_fit(arrays, ports, number)
+        _check(arrays, ports, number)
         for batch in _cut({name: arrays[name] for name in ports}, ports, size, number):
             for name, array in batch.items():
                 _check_finite(name, array, number)
@@ -54,7 +54,7 @@ def digest(samples: Samples) -> str:
         for name in sorted(feed):
             array = np.ascontiguousarray(feed[name])
             content.update(f"{name} {array.dtype} {array.shape};".encode())
-            content.update(array.view(np.uint8))
+            content.update(array.view(np.uint8).data)
         content.update(b"|")
     return content.hexdigest()
 
@@ -73,32 +73,26 @@ def _feeds(samples: Samples) -> Iterator[Feed]:
         yield feed
 
 
-def _check_fit(arrays: Feed, ports: Mapping[str, Port], number: int) -> None:
+def _check(arrays: Feed, ports: Mapping[str, Port], number: int) -> None:
     """Raise AssetError for a name too many or too few, and for a type, rank or size that the input does not take.
 
     ONNX Runtime would say most of this, but ONNX's reference evaluator and AutoCast would not.
     """
     for name in (*arrays, *ports):
-        given = _form(arrays[name].dtype, arrays[name].shape) if name in arrays else "nothing"
         if name not in ports:
-            takes = " and ".join(f"'{port}', {_form(*form)}" for port, form in ports.items())
+            takes = " and ".join(f"'{port}', {_form(*form)}" for port, form in ports.items()) or "no inputs"
             message = f"The samples (batch {number}) name '{name}', which is no input of the model."
-            raise AssetError(message, fix=f"it takes {takes or 'no inputs'}.")
+            raise AssetError(message, fix=f"it takes {takes}.")
         dtype, sizes = ports[name]
-        shape = arrays[name].shape if name in arrays else ()
-        pairs = list(zip(sizes or (), shape, strict=False))[1:]
-        misfit = any(isinstance(wanted, int) and wanted != size for wanted, size in pairs)
-        misfit |= sizes is not None and len(sizes) != len(shape)
-        if name not in arrays or misfit or arrays[name].dtype != dtype:
+        array = arrays.get(name)
+        shape = () if array is None else array.shape
+        wrong = array is None or (sizes is not None and len(sizes) != len(shape))
+        wrong |= any(isinstance(size, int) and size != n for size, n in zip((sizes or ())[1:], shape[1:], strict=False))
+        if array is None or wrong or array.dtype != dtype:
+            given = "nothing" if array is None else _form(array.dtype, array.shape)
+            fix = f"give '{name}' an array of that shape; its first axis counts the samples."
             message = f"Input '{name}' (batch {number}) takes {_form(dtype, sizes)}, and the samples give {given}."
-            fix = f"convert the samples: {name}.astype('{dtype}')."
-            if misfit or name not in arrays:
-                fix = f"give '{name}' an array of that shape; its first axis counts the samples."
-            raise AssetError(message, fix=fix)
-
-
-def _form(dtype: np.dtype, sizes: Sequence[int | str] | None) -> str:
-    return f"{dtype} " + ("of any shape" if sizes is None else f"({', '.join(map(str, sizes))})")
+            raise AssetError(message, fix=fix if wrong else f"convert the samples: {name}.astype('{dtype}').")
 
 
 def _check_finite(name: str, array: np.ndarray, number: int) -> None:
@@ -108,6 +102,10 @@ def _check_finite(name: str, array: np.ndarray, number: int) -> None:
         what = f"Input '{name}' (batch {number}) holds {bad.sum():,} values that are NaN or infinite"
         fix = "clean the samples: ranges and accuracies made with them would mean nothing."
         raise AssetError(f"{what}, the first at {first}.", fix=fix)
+
+
+def _form(dtype: np.dtype, sizes: Sequence[int | str] | None) -> str:
+    return f"{dtype} " + ("of any shape" if sizes is None else f"({', '.join(map(str, sizes))})")
 
 
 def _cut(arrays: Feed, ports: Mapping[str, Port], size: int, number: int) -> Iterator[dict[str, np.ndarray]]:

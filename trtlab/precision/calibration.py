@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import struct
@@ -182,13 +181,11 @@ def _smoothed(counts: np.ndarray) -> np.ndarray:
 
 
 def check_calibrator(name: str, percent: float = 99.9) -> None:
-    """Raise AssetError, with the closest name, when there is no such calibrator, and for a percentile that is none."""
+    """Raise AssetError when there is no such calibrator, and for a percentile that is none."""
     if not 0 < percent <= 100:
         raise AssetError(f"{percent} is no percentile.", fix="give more than 0 and at most 100, such as percent=99.9.")
     if name not in CALIBRATORS:
-        close = difflib.get_close_matches(str(name).lower().replace("-", "").replace("_", ""), CALIBRATORS, 1, 0.3)
-        fix = f"ask for {' or '.join(map(repr, close or CALIBRATORS))}."
-        raise AssetError(f"There is no calibrator '{name}'.", fix=fix)
+        raise AssetError(f"There is no calibrator '{name}'.", fix=f"ask for {' or '.join(map(repr, CALIBRATORS))}.")
 
 
 def cached_scales(path: Path, wanted: dict[str, str], make: Callable[[], dict[str, float]]) -> dict[str, float]:
@@ -217,12 +214,11 @@ def cached_scales(path: Path, wanted: dict[str, str], make: Callable[[], dict[st
 def _read_scales(path: Path, wanted: dict[str, str]) -> dict[str, float]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        foreign = not isinstance(content, dict) or content.get("format") != _FORMAT
     except OSError as error:
         raise AssetError(f"'{path}' cannot be read ({error.strerror}).", fix="name a file in cache=.") from error
     except ValueError:
-        foreign = True
-    if foreign:
+        content = None
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
         fix = "name another file in cache=; read_tensorrt_cache() reads those of TensorRT 10 and older."
         raise AssetError(f"'{path}' is not a calibration cache of this package, and is left as it is.", fix=fix)
     for key, own in wanted.items():

@@ -8,7 +8,7 @@ import logging
 import re
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -53,7 +53,7 @@ class HalfModel:
 
 def to_half(
     model: Model, kind: Kind, samples: Samples | None = None, *, keep: Sequence[str] = (), data_max: float = 512,
-    keep_io_types: bool = True, batch: int = 32,
+    keep_io_types: bool = True,
 ) -> HalfModel:  # fmt: skip
     """Convert a model to FP16 or BF16 with ModelOpt's AutoCast, and leave in FP32 what would not survive.
 
@@ -72,7 +72,7 @@ def to_half(
     own = {node.name for node in proto.graph.node}
     loops = [node.name for node in proto.graph.node if node.op_type in ("Loop", "Scan") and node.name not in keep]
     with tempfile.TemporaryDirectory(prefix="trtlab-half-") as folder:
-        for number, feed in enumerate(batches(samples, proto, batch) if samples is not None else ()):
+        for number, feed in enumerate(batches(samples, proto) if samples is not None else ()):
             np.savez(Path(folder, f"{number:06d}.npz"), **feed)  # type: ignore[arg-type]
         path = Path(folder, "model.onnx")
         path.write_bytes(proto.SerializeToString())
@@ -141,11 +141,22 @@ def check_finite(model: onnx.ModelProto) -> None:
 def _autocast(
     path: Path, kind: Kind, data: str | None, keep: Sequence[str], data_max: float, keep_io_types: bool
 ) -> tuple[onnx.ModelProto, list[logging.LogRecord]]:
-    """The converted model, and what AutoCast logged on the way."""
-    with _quiet_autocast() as log:
-        from modelopt.onnx.autocast import convert_to_mixed_precision  # it sets up a logger, which is borrowed here
+    """The converted model, and what AutoCast logged on the way; nothing of it reaches the screen."""
+    from modelopt.onnx.autocast import convert_to_mixed_precision  # five seconds, and it sets up the loggers
+    from polygraphy.logger import G_LOGGER
 
-        patterns = [re.escape(name) + "$" for name in keep]
+    log: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = log.append  # type: ignore[method-assign, assignment]
+    patterns = [re.escape(name) + "$" for name in keep]
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings(action="ignore"))
+        stack.enter_context(G_LOGGER.verbosity(G_LOGGER.CRITICAL))
+        for logger in (logging.getLogger(name) for name in ("modelopt.onnx", "modelopt.onnx.autocast")):
+            stack.callback(logger.__dict__.update, handlers=logger.handlers, propagate=logger.propagate)
+            stack.callback(logger.setLevel, logger.level)
+            logger.handlers, logger.propagate = [handler], False
+            logger.setLevel(logging.DEBUG)  # that an operator is not supported is only said there
         try:
             converted = convert_to_mixed_precision(
                 str(path), kind, patterns, data_max=data_max, keep_io_types=keep_io_types, calibration_data=data
@@ -157,31 +168,6 @@ def _autocast(
             fix = "'polygraphy check lint' tells whether the model itself is sound; keep=[…] leaves nodes alone."
             raise ModelError(f"AutoCast cannot convert the model to {kind.upper()}: {reason}", fix=fix) from error
     return converted, log
-
-
-@contextlib.contextmanager
-def _quiet_autocast() -> Iterator[list[logging.LogRecord]]:
-    """Keep what ModelOpt and Polygraphy print off the screen; yields the list of AutoCast's messages."""
-    from polygraphy.logger import G_LOGGER
-
-    log: list[logging.LogRecord] = []
-    handler = logging.Handler()
-    handler.emit = log.append  # type: ignore[method-assign, assignment]
-    with warnings.catch_warnings(), G_LOGGER.verbosity(G_LOGGER.CRITICAL):
-        warnings.simplefilter("ignore")
-        import modelopt.onnx.autocast  # noqa: F401
-
-        loggers = [logging.getLogger(name) for name in ("modelopt.onnx", "modelopt.onnx.autocast")]
-        before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
-        for logger in loggers:
-            logger.handlers[:], logger.propagate = [handler], False
-            logger.setLevel(logging.DEBUG)  # that an operator is not supported is only said there
-        try:
-            yield log
-        finally:
-            for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
-                logger.handlers[:], logger.propagate = handlers, propagate
-                logger.setLevel(level)
 
 
 def _kept_nodes(model: onnx.ModelProto, log: Sequence[str], data_max: float) -> pd.DataFrame:
@@ -212,5 +198,4 @@ def _reason(text: str, data_max: float) -> str:
 
 
 def _sentence(text: str) -> str:
-    """`text` on one line of at most 300 characters, with a full stop."""
     return " ".join(text.split())[:300].rstrip(".") + "."

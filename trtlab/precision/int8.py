@@ -253,13 +253,10 @@ def _insert_pairs(
             copy, path, activation_type=QuantType.QInt8, weight_type=QuantType.QInt8,
             per_channel=any(axis is not None for axis, _ in weight_scales.values()),
             op_types_to_quantize=[*OPERATORS, "Add"], nodes_to_quantize=list(inputs), calibration_cache_path=ranges,
-            extra_options={
-                "ActivationSymmetric": True,
-                "WeightSymmetric": True,
-                "QuantizeBias": False,  # TensorRT takes no INT32 bias
-                "AddQDQPairToWeight": False,
+            extra_options={  # TensorRT takes no zero points and no INT32 bias
+                "ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False,
+                "AddQDQPairToWeight": False, "TensorQuantOverrides": overrides,
                 "OpTypesToExcludeOutputQuantization": [*OPERATORS, "Add"],
-                "TensorQuantOverrides": overrides,
             },
         )  # fmt: skip
         quantized = onnx.load(path)
