@@ -24,7 +24,7 @@ from trtlab.errors import ModelError
 from trtlab.exercises import Exercise
 from trtlab.machine import load_tensorrt
 from trtlab.models.export import export
-from trtlab.numerics import Accuracy, Comparison, run
+from trtlab.numerics import Accuracy, TensorDifference, run
 from trtlab.precision import to_half
 from trtlab.widgets import explorer
 
@@ -380,22 +380,22 @@ def accuracies(found: Mapping[str, Accuracy], title: str) -> Picture:
     return card.figure
 
 
-def agreement(found: Mapping[str, Comparison], title: str) -> Picture:
+def agreement(found: Mapping[str, Mapping[str, TensorDifference]], title: str) -> Picture:
     """Draw {name: comparison}: the SQNR of each tensor in the order of execution, a line each.
 
     All comparisons hold the same tensors, as those of one model with its versions do. A tensor that overflowed is at
     the foot, marked with a cross.
     """
-    names = [fit(one.name, 1.5, 8) for one in next(iter(found.values()))]
+    names = [fit(one.name, 1.5, 8) for one in next(iter(found.values())).values()]
     room = max(map(len, found)) * 0.09
     with style():
         deep = 0.5 + max(width_of(name, 8) for name in names)
         card, axes = plot(title, 9.2, 3.4 + deep, right=0.4 + room, bottom=deep)
         for name, comparison in found.items():
-            heights = [min(_TOP_AGREEMENT, max(_FLOOR, one.sqnr_db)) for one in comparison]
+            heights = [min(_TOP_AGREEMENT, max(_FLOOR, one.sqnr_db)) for one in comparison.values()]
             axes.plot(heights, color=_color(name), linewidth=2, marker="o", markersize=5)
             axes.text(len(heights) - 0.6, heights[-1], name, fontsize=9, va="center", color=_color(name))
-            lost = [place for place, one in enumerate(comparison) if one.overflowed]
+            lost = [place for place, one in enumerate(comparison.values()) if one.overflowed]
             axes.plot(lost, [heights[place] for place in lost], "X", color=UNASKED.text, markersize=10, zorder=4)
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
         axes.set_xlim(-0.5, len(names) - 0.5)

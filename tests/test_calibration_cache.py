@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import struct
 from pathlib import Path
 
@@ -103,21 +102,14 @@ def test_a_folder_that_cannot_be_written_is_named_before_calibrating(tmp_path: P
     refused("cannot be read", tmp_path)
 
 
-def _calibrate(path: Path, results: multiprocessing.Queue[float]) -> None:
-    results.put(sum(calibrated(path).scales.values()))
+def test_of_two_who_calibrate_at_once_the_first_to_write_is_believed_by_both(tmp_path: Path) -> None:
+    path, wanted = tmp_path / "scales.json", {"model": "m", "samples": "s", "calibrator": "entropy"}
 
+    def overtaken() -> dict[str, float]:
+        cached_scales(path, wanted, lambda: {"x": 1.0})
+        return {"x": 2.0}
 
-@pytest.mark.slow
-def test_two_processes_may_make_the_same_cache_at_once(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    workers = [context.Process(target=_calibrate, args=(tmp_path / "scales.json", results)) for _ in range(2)]
-    for worker in workers:
-        worker.start()
-    found = [results.get(timeout=120) for _ in workers]
-    for worker in workers:
-        worker.join()
-    assert found[0] == found[1]
+    assert cached_scales(path, wanted, overtaken) == {"x": 1.0}
     assert [file.name for file in tmp_path.iterdir()] == ["scales.json"]
 
 

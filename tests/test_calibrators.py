@@ -43,8 +43,8 @@ def of_onnx_runtime(array: np.ndarray, method: str, percent: float = 99.9) -> fl
     return float(max(abs(low), abs(high)))
 
 
-@pytest.mark.parametrize("array", [normal(2048), -(np.abs(normal(5000)) ** 3)], ids=["few values", "one-sided"])
-def test_entropy_agrees_with_onnx_runtime(array: np.ndarray) -> None:
+def test_entropy_agrees_with_onnx_runtime() -> None:
+    array = np.maximum(normal(5000), -0.5) ** 3
     assert threshold(histogram(array), "entropy") == pytest.approx(of_onnx_runtime(array, "entropy"), rel=0.01)
 
 

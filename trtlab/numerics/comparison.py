@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
 from trtlab.datasets import Dataset
 from trtlab.errors import AssetError
@@ -36,36 +35,15 @@ class TensorDifference:
     overflowed: int
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """The differences of two models, in the order in which the first computes its tensors."""
-
-    tensors: tuple[TensorDifference, ...]
-
-    def __getitem__(self, name: str) -> TensorDifference:
-        found = next((tensor for tensor in self.tensors if tensor.name == name), None)
-        if found is None:
-            raise AssetError(
-                f"'{name}' was not compared.", fix=f"take {' or '.join(t.name for t in self.tensors[:9])}."
-            )
-        return found
-
-    def __iter__(self) -> Iterator[TensorDifference]:
-        return iter(self.tensors)
-
-    def _repr_html_(self) -> str:
-        table = pd.DataFrame([vars(tensor) for tensor in self.tensors])
-        return str(table.to_html(index=False, float_format="{:.4g}".format))
-
-
 def compare(
     a: Model | Arrays, b: Model | Arrays, samples: Samples | None = None, *,
     tensors: Sequence[str] | None = None, batch: int = 16, true_half: bool = False,
-) -> Comparison:  # fmt: skip
+) -> dict[str, TensorDifference]:  # fmt: skip
     """Compare `b` with the reference `a`: two models on the same samples, or two sets of arrays by name.
 
-    Without `tensors`, all floating-point tensors that both have. `true_half` evaluates `b` with every operation rounded
-    to its type (see `run`). Only one batch is in memory at a time. Raises AssetError when nothing can be compared.
+    The tensors come in the order in which the first model computes them; without `tensors`, all floating-point ones
+    that both have. `true_half` evaluates `b` with every operation rounded to its type (see `run`). Only one batch is in
+    memory at a time. Raises AssetError when nothing can be compared.
     """
     sums: dict[str, _Sums] = {}
     for left, right in _both(a, b, samples, tensors, batch, true_half):
@@ -74,7 +52,7 @@ def compare(
                 sums.setdefault(name, _Sums()).add(array, right[name], name)
     if not sums:
         raise AssetError("The two have no tensor in common.", fix="name the tensors to compare: tensors=['logits'].")
-    return Comparison(tuple(found.difference(name) for name, found in sums.items()))
+    return {name: found.difference(name) for name, found in sums.items()}
 
 
 def sqnr(reference: np.ndarray, other: np.ndarray) -> float:

@@ -1,15 +1,10 @@
 """INT8 with Q/DQ nodes: calibrate, place the pairs, and put the rest of the model in half precision.
 
-The order is settled by what the compiler takes (TensorRT-RTX 1.7.1, digit CNN, EfficientNet-Lite0 and ResNet-50):
-
-1. Calibrate and insert the pairs in the FP32 model, with scales that are FP16 numbers already (`_fit`).
-2. Let AutoCast convert the rest: it keeps the pairs, raises the opset to 19 and makes the scales FP16, exactly. On
-   SM80, 86, 89 and 120 every convolution and GEMM reads INT8 data and weights, and no FP32 one is left. An INT8
-   convolution writes its FP32 sums to an epilogue kernel (bias, ReLU, residual sum, next Q) whatever the base is: that
-   is RTX's way, full TensorRT fuses the two. SM75 builds as well, but RTX dequantises there and convolves in FP16.
-
-FP32 scales between casts make the same kernels of two nodes more for every pair. FP16 first and pairs afterwards fails:
-ONNX Runtime writes FP32 scales for tensors whose ranges are not FP16, and TensorRT wants one type at a convolution.
+The order is settled by what the compiler takes (TensorRT-RTX 1.7.1). The pairs come first, into the FP32 model, with
+scales that are FP16 numbers already; then AutoCast converts the rest, keeps the pairs, and makes the scales FP16.
+On SM80 and newer every convolution and GEMM then reads INT8 data and weights, and no FP32 one is left; SM75 builds too,
+but convolves in FP16. FP16 first and pairs afterwards fails: ONNX Runtime writes FP32 scales for tensors whose ranges
+are not FP16, and TensorRT wants one type at a convolution.
 """
 
 from __future__ import annotations
@@ -38,7 +33,7 @@ from trtlab.tables import rows
 
 Base = Literal["fp16", "fp32"]
 
-_HALF_MOST, _HALF_LEAST = 65504.0, 2.0**-24
+_LARGEST_HALF = 65504.0
 _TINY = LARGEST * 1.1754943508222875e-38  # a scale below the smallest normal FP32 number is taken for 0
 
 
@@ -136,42 +131,42 @@ def _usable(placement: Placement, model: onnx.ModelProto, scales: Mapping[str, f
     Raises AssetError for a scale that is missing or no number, and ModelError when no node remains.
     """
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
-    inputs, left = {}, list(placement.left)
+    sums: dict[str, tuple[int, ...]] = {}
+    products: dict[str, tuple[int, ...]] = {}
+    left = list(placement.left)
     for node in model.graph.node:
         sides = placement.inputs.get(node.name, ())
-        reasons = []
+        reason = ""
         for name in (node.input[index] for index in sides):
             if name in weights:
                 reach = float(np.abs(onnx.numpy_helper.to_array(weights[name])).max(initial=0)) or 1.0  # 0 is exact
+            elif 0 <= scales.get(name, math.nan) < math.inf:
+                reach = scales[name] * LARGEST
             elif name not in scales and node.op_type == "Add":
-                reasons.append(f"no scale was given for its input '{name}'")
-                continue
-            elif not 0 <= scales.get(name, math.nan) < math.inf:
+                reach = math.nan
+            else:
                 said = f"the scale {scales[name]}" if name in scales else "no scale among those given"
                 what = f"The tensor '{name}', read by node '{node.name}' ({node.op_type}), has {said}."
                 raise AssetError(what, fix="calibrate this model again, with calibrate(model, samples, calibrator).")
-            else:
-                reach = scales[name] * LARGEST
-            reasons.append(_misfit(name, reach, base))
-        if any(reasons):
-            left.append((node.name, node.op_type, next(filter(None, reasons))))
+            reason = reason or _misfit(name, reach, base)
+        if reason:
+            left.append((node.name, node.op_type, reason))
         elif sides:
-            inputs[node.name] = sides
-    ops = {node.name: node.op_type for node in model.graph.node}
-    products = {name: sides for name, sides in inputs.items() if ops[name] != "Add"}
+            (sums if node.op_type == "Add" else products)[node.name] = sides
     Placement(products, tuple(left)).check("give samples like those in use; base='fp32' reaches further both ways.")
-    return Placement(inputs, tuple(left))
+    return Placement(products | sums, tuple(left))
 
 
 def _misfit(tensor: str, reach: float, base: Base) -> str:
     """Why no scale fits a tensor whose largest magnitude is `reach`, or ""."""
+    if math.isnan(reach):
+        return f"no scale was given for its input '{tensor}'"
     if reach == 0:
         return f"its input '{tensor}' is 0 in every sample and has no range"
-    if reach < (LARGEST * _HALF_LEAST if base == "fp16" else _TINY):
+    if reach < (LARGEST * 2.0**-24 if base == "fp16" else _TINY):
         return f"its input '{tensor}' stays within ±{reach:.3g}, too close to 0 for a scale in {base.upper()}"
-    if base == "fp16" and reach > _HALF_MOST:
-        return f"its input '{tensor}' reaches {reach:,.6g}, beyond the 65,504 of the FP16 base"
-    return ""
+    beyond = base == "fp16" and reach > _LARGEST_HALF
+    return f"its input '{tensor}' reaches {reach:,.6g}, beyond the 65,504 of the FP16 base" if beyond else ""
 
 
 def _fit(scale: np.ndarray | float, base: Base) -> np.ndarray:
