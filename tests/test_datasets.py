@@ -104,31 +104,6 @@ def test_more_views_of_the_labelled_photos_keep_the_whole_ones_first() -> None:
     assert len({image.tobytes() for image in more.images}) == 60
 
 
-def test_calibration_photos_are_the_same_on_every_call_and_others_with_another_seed() -> None:
-    first = datasets.calibration_photos(10)
-    assert first.shape == (10, 3, 224, 224)
-    assert first.dtype == np.float32
-    assert np.array_equal(first, datasets.calibration_photos(10))
-    assert np.array_equal(first[:5], datasets.calibration_photos(5))
-    assert len({image.tobytes() for image in first}) == 10
-    assert not np.array_equal(first, datasets.calibration_photos(10, seed=1))
-
-
-def test_no_photo_is_both_calibrated_with_and_held_out() -> None:
-    def thumbnails(images: list[np.ndarray]) -> np.ndarray:
-        small = np.concatenate(images).reshape(-1, 3, 16, 14, 16, 14).mean(axis=(3, 5))
-        return small.reshape(len(small), -1)
-
-    shown = {name: datasets.imagenet_input(photo) for name, photo in datasets.photos().items()}
-    sources = thumbnails([datasets.imagenet_input(photo) for photo in datasets._calibration_sources()])
-    held_out = [datasets.imagenet_photos().images, *(shown[name] for name in datasets.PHOTO_LABELS)]
-    alike = np.corrcoef(sources, thumbnails(held_out))[:5, 5:]
-    assert alike.shape == (5, 22)
-    assert alike.max() < 0.9
-    mirrored = thumbnails([shown["astronaut"][..., ::-1]])[0].reshape(3, 16, 16)[..., ::-1]
-    assert np.corrcoef(sources, mirrored.reshape(1, -1))[:5, 5].max() > 0.99  # the same photo would have been found
-
-
 def test_labelled_photos_are_read_without_importing_their_package() -> None:
     code = "import sys; from trtlab import datasets; datasets.imagenet_photos(); sys.exit('foolbox' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -138,8 +113,6 @@ def test_a_missing_photo_package_names_the_pip_line(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(AssetError, match="pip install foolbox"):
         datasets.imagenet_photos()
-    with pytest.raises(AssetError, match="pip install scikit-learn"):
-        datasets.calibration_photos(1)
 
 
 def test_an_incomplete_photo_package_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -156,7 +129,5 @@ def test_an_incomplete_photo_package_is_refused(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_no_photos_at_all_are_refused() -> None:
-    with pytest.raises(AssetError, match="1 or more"):
-        datasets.calibration_photos(0)
     with pytest.raises(AssetError, match="1 or more"):
         datasets.imagenet_photos(views=0)

@@ -89,17 +89,6 @@ PHOTO_LABELS: dict[str, tuple[int, ...]] = {"coffee": (967,), "chelsea": (281, 2
 _PHOTOS = ("coffee", "chelsea", "astronaut", "rocket")
 
 
-# None of these five is held out; coffee and chelsea, which have labels, are not among them.
-_TO_CALIBRATE = ("astronaut", "rocket")
-
-
-_TO_CALIBRATE_FILES = (
-    ("sklearn", "scikit-learn", "datasets/images/china.jpg"),
-    ("sklearn", "scikit-learn", "datasets/images/flower.jpg"),
-    ("matplotlib", "matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
-)
-
-
 _HELD_OUT = 20
 
 
@@ -146,20 +135,9 @@ def imagenet_photos(views: int = 1) -> Dataset:
             fix="run 'pip install --force-reinstall --no-deps foolbox', or 'make lab' for its pinned version.",
         )
     labels = np.array([_label(file) for file in files], np.int64)
-    whole = [_read(file) for file in files]
-    inputs = [imagenet_input(photo) for photo in whole] + _cutouts(whole, (views - 1) * len(whole), seed=0)
+    whole = [read_photo(file) for file in files]
+    inputs = [imagenet_input(photo) for photo in whole] + cutouts(whole, (views - 1) * len(whole), seed=0)
     return Dataset(np.concatenate(inputs), np.tile(labels, views))
-
-
-def calibration_photos(count: int = 128, seed: int = 0) -> np.ndarray:
-    """`count` random cut-outs of five photographs, as inputs of EfficientNet-Lite: float32 (count, 3, 224, 224).
-
-    A cut-out is a square of half to the whole shorter side, mirrored half of the time; the photographs take turns, and
-    none of them is among imagenet_photos(). Raises AssetError for a count below one or a missing package.
-    """
-    if count < 1:
-        raise AssetError(f"{count} photos cannot calibrate anything.", fix="give a count of 1 or more.")
-    return np.concatenate(_cutouts(_calibration_sources(), count, seed))
 
 
 @cache
@@ -168,14 +146,11 @@ def imagenet_classes() -> tuple[str, ...]:
     return tuple(data_file("imagenet_classes.txt").read_text(encoding="utf-8").splitlines())
 
 
-def _calibration_sources() -> list[np.ndarray]:
-    shown = photos()
-    files = [package_folder(package, distribution) / path for package, distribution, path in _TO_CALIBRATE_FILES]
-    return [*(shown[name] for name in _TO_CALIBRATE), *map(_read, files)]
+def cutouts(sources: list[np.ndarray], count: int, seed: int) -> list[np.ndarray]:
+    """`count` inputs of EfficientNet-Lite, float32 (1, 3, 224, 224), cut at random out of `sources` in turn.
 
-
-def _cutouts(sources: list[np.ndarray], count: int, seed: int) -> list[np.ndarray]:
-    """`count` inputs made of random squares of `sources` in turn."""
+    A cut-out is a square of half to the whole shorter side, mirrored half of the time.
+    """
     random, found = np.random.default_rng(seed), []
     for index in range(count):
         photo = sources[index % len(sources)]
@@ -187,7 +162,8 @@ def _cutouts(sources: list[np.ndarray], count: int, seed: int) -> list[np.ndarra
     return found
 
 
-def _read(file: Path) -> np.ndarray:
+def read_photo(file: Path) -> np.ndarray:
+    """The pixels of a photograph inside a package, uint8 (H, W, 3); AssetError where it cannot be read."""
     try:
         with Image.open(file) as image:
             return np.asarray(image.convert("RGB"))
