@@ -1,11 +1,12 @@
-"""Run a notebook's cells without Jupyter: in one IPython of a process of its own, going on after a cell that fails.
+"""Run a chapter on a lie, to see that it notices: without Jupyter, in one process, going on after a cell that fails.
 
-A reader's path, kernel and messages included, is what nbval and the browser test walk. Here only each cell's error
-counts, so nothing but Python is between the cell and the test.
+What a reader meets, kernel and messages included, is what nbval and the browser test run. Here only each cell's error
+counts, so nothing but Python is between the cell and the test; and cells that only show something are left out.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -31,7 +32,7 @@ class Cell:
     @property
     def claims(self) -> bool:
         """True when the reader sees it assert something."""
-        return bool(re.search(r"^\s*assert ", self.source, re.MULTILINE))
+        return bool(re.search(r"^\s*assert |assert_precision\(", self.source, re.MULTILINE))
 
 
 def code_cells(path: Path) -> list[Cell]:
@@ -45,14 +46,37 @@ def code_cells(path: Path) -> list[Cell]:
     return found
 
 
-def run(path: Path, spoil: str = "", seconds: float = 300) -> list[Cell]:
-    """The notebook's code cells, each with its error; `spoil`, Python lines, runs before the first.
+def needed(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells that claim something, and those before them that bind or change what they read."""
+    kept: list[Cell] = []
+    read: set[str] = set()
+    for cell in reversed(cells):
+        tree = ast.parse(cell.source)
+        names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+        bound = {node.id for node in names if not isinstance(node.ctx, ast.Load)}
+        bound |= {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+        bound |= {(one.asname or one.name).split(".")[0] for node in ast.walk(tree)
+                  if isinstance(node, (ast.Import, ast.ImportFrom)) for one in node.names}  # fmt: skip
+        changes = [node for node in tree.body[:-1] if isinstance(node, ast.Expr)]  # the last one is what is shown
+        changes += [node for node in ast.walk(tree) if isinstance(node, (ast.Attribute, ast.Subscript))
+                    and not isinstance(node.ctx, ast.Load)]  # fmt: skip
+        bound |= {node.id for change in changes for node in ast.walk(change) if isinstance(node, ast.Name)}
+        if cell.claims or bound & read:
+            kept.insert(0, cell)
+            read |= {node.id for node in names}
+    return kept
 
-    Lines in `spoil` may import the modules beside this one. Raises when they fail, or when the process dies.
+
+def run(path: Path, *lies: str, seconds: float = 300) -> list[Cell]:
+    """The cells of a notebook that are needed for its claims, each with its error.
+
+    `lies` are functions without arguments of modules beside this one, as in "spoiled_engines.nothing_fused"; they are
+    called before the first cell. Raises when one of them fails, or when the process dies.
     """
-    cells = code_cells(path)
+    cells = needed(code_cells(path))
+    spoil = "\n".join(f"import {lie.partition('.')[0]}; {lie}()" for lie in lies)
     errors = run_sources([spoil, *(cell.source for cell in cells)], seconds)
-    assert not errors[0], f"the lines before the notebook failed: {errors[0]}"
+    assert not errors[0], f"{spoil} failed: {errors[0]}"
     return [Cell(cell.section, cell.source, error) for cell, error in zip(cells, errors[1:], strict=True)]
 
 
@@ -68,9 +92,9 @@ def run_sources(sources: Sequence[str], seconds: float = 300) -> list[str]:
     return errors
 
 
-def noticing_sections(cells: Sequence[Cell]) -> set[str]:
-    """The sections in which at least one cell that asserts something failed."""
-    return {cell.section for cell in cells if cell.claims and cell.error}
+def noticing_sections(path: Path, *lies: str) -> set[str]:
+    """The sections in which a cell that asserts something fails when `lies` are told."""
+    return {cell.section for cell in run(path, *lies) if cell.claims and cell.error}
 
 
 def claiming_sections(path: Path) -> set[str]:

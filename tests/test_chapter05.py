@@ -17,15 +17,6 @@ from trtlab.recordings import compare, recording
 from trtlab.toys import toy
 
 NOTEBOOK = NOTEBOOKS / "05_int8_calibration.ipynb"
-SPOIL = """
-import sys
-import spoiled_engines
-import trtlab
-import trtlab.building
-spoiled = spoiled_engines.nothing_below_16_bits(sys.modules["trtlab.building"].build)
-sys.modules["trtlab.building"].build = spoiled  # for what trtlab builds itself
-trtlab.building = spoiled
-"""
 SHOW_AN_ENGINE = {"Q and DQ in the graph", "When INT8 does not pay", "Decide", "What goes wrong here"}
 SHOW_AN_ENGINE |= {"A box to read and run: fewer than eight bits"}
 
@@ -39,7 +30,7 @@ def test_every_section_but_the_exercises_has_a_claim_that_is_checked() -> None:
 
 @pytest.mark.slow
 def test_the_sections_that_show_an_engine_notice_one_without_int8() -> None:
-    cells = run(NOTEBOOK, SPOIL)
+    cells = run(NOTEBOOK, "spoiled_engines.nothing_below_16_bits")
     assert {cell.section for cell in cells if "build(" in cell.source} <= SHOW_AN_ENGINE
     # Errors other than failed assertions only follow from them.
     noticed = {cell.section for cell in cells if cell.error.startswith(("AssertionError", "PrecisionError"))}

@@ -24,14 +24,18 @@ MiB = 2**20
     ("how", "unmoved"),
     [
         # Two engines that lie alike still grow alike and halve alike: the other lie is for these sections.
-        ("nothing_is_reused", {"To read: when it still does not fit", "What grows, and how fast", "Says the article"}),
+        pytest.param(
+            "nothing_is_reused",
+            {"To read: when it still does not fit", "What grows, and how fast", "Says the article"},
+            marks=pytest.mark.deep,
+        ),
         ("memory_does_not_grow", {"To read: when it still does not fit"}),
     ],
 )
 def test_sections_notice_an_engine_that_lies_about_its_memory(how: str, unmoved: set[str]) -> None:
     claiming = claiming_sections(NOTEBOOK)
     assert len(claiming) >= 9
-    cells = run(NOTEBOOK, f"import spoiled_memory\nspoiled_memory.{how}()")
+    cells = run(NOTEBOOK, f"spoiled_memory.{how}")
     calm = claiming - {cell.section for cell in cells if cell.error}
     assert calm <= unmoved, f"sections that believe the engine: {sorted(calm - unmoved)}"
 
