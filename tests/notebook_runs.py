@@ -12,7 +12,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,8 +46,11 @@ def code_cells(path: Path) -> list[Cell]:
     return found
 
 
-def needed(cells: Sequence[Cell]) -> list[Cell]:
-    """The cells that claim something, and those before them that bind or change what they read."""
+def needed(cells: Sequence[Cell], sections: Collection[str] = ()) -> list[Cell]:
+    """The cells that claim something, and those before them that bind or change what they read.
+
+    With `sections` only the claims there count.
+    """
     kept: list[Cell] = []
     read: set[str] = set()
     for cell in reversed(cells):
@@ -61,26 +64,26 @@ def needed(cells: Sequence[Cell]) -> list[Cell]:
         changes += [node for node in ast.walk(tree) if isinstance(node, (ast.Attribute, ast.Subscript))
                     and not isinstance(node.ctx, ast.Load)]  # fmt: skip
         bound |= {node.id for change in changes for node in ast.walk(change) if isinstance(node, ast.Name)}
-        if cell.claims or bound & read:
+        if (cell.claims and cell.section in (sections or [cell.section])) or bound & read:
             kept.insert(0, cell)
             read |= {node.id for node in names}
     return kept
 
 
-def run(path: Path, *lies: str, seconds: float = 300) -> list[Cell]:
-    """The cells of a notebook that are needed for its claims, each with its error.
+def run(path: Path, *lies: str, sections: Collection[str] = (), seconds: float = 900) -> list[Cell]:
+    """The cells of a notebook that are needed for its claims (in `sections`, or in all), each with its error.
 
     `lies` are functions without arguments of modules beside this one, as in "spoiled_engines.nothing_fused"; they are
     called before the first cell. Raises when one of them fails, or when the process dies.
     """
-    cells = needed(code_cells(path))
+    cells = needed(code_cells(path), sections)
     spoil = "\n".join(f"import {lie.partition('.')[0]}; {lie}()" for lie in lies)
     errors = run_sources([spoil, *(cell.source for cell in cells)], seconds)
     assert not errors[0], f"{spoil} failed: {errors[0]}"
     return [Cell(cell.section, cell.source, error) for cell, error in zip(cells, errors[1:], strict=True)]
 
 
-def run_sources(sources: Sequence[str], seconds: float = 300) -> list[str]:
+def run_sources(sources: Sequence[str], seconds: float = 900) -> list[str]:
     """Run cells one after the other in the notebooks' folder; the error of each, "" for none."""
     environment = {**os.environ, "MPLBACKEND": "agg", "TRTLAB_PROGRESS": "0"}
     done = subprocess.run(
@@ -92,9 +95,9 @@ def run_sources(sources: Sequence[str], seconds: float = 300) -> list[str]:
     return errors
 
 
-def noticing_sections(path: Path, *lies: str) -> set[str]:
+def noticing_sections(path: Path, *lies: str, sections: Collection[str] = ()) -> set[str]:
     """The sections in which a cell that asserts something fails when `lies` are told."""
-    return {cell.section for cell in run(path, *lies) if cell.claims and cell.error}
+    return {cell.section for cell in run(path, *lies, sections=sections) if cell.claims and cell.error}
 
 
 def claiming_sections(path: Path) -> set[str]:

@@ -34,16 +34,22 @@ SPOILED = {
 }
 
 
+def test_every_section_that_claims_something_is_spoiled_by_something() -> None:
+    assert claiming_sections(NOTEBOOK) == set().union(*SPOILED.values())
+
+
 @pytest.mark.slow
-def test_every_section_notices_what_is_spoiled() -> None:
-    calm = claiming_sections(NOTEBOOK) - noticing_sections(NOTEBOOK, *(f"spoiled_profiles.{how}" for how in SPOILED))
+def test_the_sections_notice_what_is_spoiled() -> None:
+    claiming, lies = claiming_sections(NOTEBOOK), [f"spoiled_profiles.{how}" for how in SPOILED]
+    quick = claiming - {'Batch, sequence, side: and "use fixed shapes"', "Sizes that nobody knows: NonZero, NMS"}
+    calm = quick - noticing_sections(NOTEBOOK, *lies, sections=quick)
     assert not calm, f"sections that believe it: {calm}"
 
 
 @pytest.mark.deep
 @pytest.mark.parametrize("how", SPOILED)
 def test_its_sections_notice_what_alone_is_spoiled(how: str) -> None:
-    calm = SPOILED[how] - noticing_sections(NOTEBOOK, f"spoiled_profiles.{how}")
+    calm = SPOILED[how] - noticing_sections(NOTEBOOK, f"spoiled_profiles.{how}", sections=SPOILED[how])
     assert not calm, f"sections that believe it: {calm}"
 
 
@@ -158,10 +164,3 @@ def test_profiles_that_do_not_serve_the_traffic_are_told_why(answer: Any, says: 
     verdict = exercises.get("06.3").check(answer, OBSERVED)
     assert not verdict
     assert says in verdict.message, verdict.message
-
-
-def test_hints_do_not_give_the_answer_away() -> None:
-    for exercise in exercises.all_exercises():
-        if exercise.name.startswith("06."):
-            assert len(exercise.hints) >= 2
-            assert exercise.hint().startswith(f"Hint 1 of {len(exercise.hints)}")
