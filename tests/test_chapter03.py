@@ -340,8 +340,8 @@ SPOILED_ALONE = {
 
 @pytest.mark.slow
 def test_the_sections_notice_what_is_spoiled() -> None:
-    noticing, lies = set().union(*SPOILED.values()), [f"spoiled_settings.{how}" for how in SPOILED]
-    calm = noticing - noticing_sections(NOTEBOOK, *lies, sections=noticing)
+    quick = set().union(*SPOILED.values()) - {OLD}  # fourteen builds
+    calm = quick - noticing_sections(NOTEBOOK, *(f"spoiled_settings.{how}" for how in SPOILED), sections=quick)
     assert not calm, f"sections that believe it: {calm}"
 
 

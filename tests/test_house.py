@@ -20,6 +20,8 @@ from trtlab.course import CHAPTERS
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE, NOTEBOOKS, TESTS = ROOT / "trtlab", ROOT / "notebooks", ROOT / "tests"
 MODULES = sorted(PACKAGE.rglob("*.py"))
+INSIDE = [path for path in MODULES if path != PACKAGE / "__init__.py"]  # that is the one lazy door
+TEXTS = [path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".jinja", ".html", ".css", ".js")]
 COMPANIONS = sorted(NOTEBOOKS.glob("chapter*.py"))
 
 FLOORS = {
@@ -139,14 +141,40 @@ def used_at_home(path: Path) -> set[str]:
     return defined & {node.id for node in read}
 
 
+def used_by_one_chapter() -> dict[str, str]:
+    """The names of trtlab that a single chapter uses and no other file of trtlab: "memory.curve" -> "07"."""
+    users = defaultdict(set)
+    for path in [*NOTEBOOKS.glob("[0-9]*.ipynb"), *COMPANIONS]:
+        chapter = path.name[:2] if path.suffix == ".ipynb" else path.stem[-2:]
+        for module, name in uses(path):
+            if name and module != "trtlab":
+                users[f"{module.split('.')[1]}.{name}"].add(chapter)
+    shared = set(users)
+    for path in MODULES:
+        if path.name != "__init__.py":
+            taken_here = [f"{module.split('.')[1]}.{name}" for module, name in uses(path) if module != "trtlab"]
+            for name in [*taken_here, *(f"{unit(path)}.{name}" for name in used_at_home(path))]:
+                users[name].add(path.stem)
+    return {name: min(users[name]) for name in sorted(shared) if len(users[name]) == 1}
+
+
+def climbing(path: Path) -> set[str]:
+    """The modules that a file imports from a floor above its own."""
+    return {unit(goal) for goal in imports(path) if FLOOR.get(unit(goal), 0) > FLOOR.get(unit(path), 9)}
+
+
+def in_a_circle(path: Path) -> set[str]:
+    """The files through which a file imports itself."""
+    return {file.name for file in imports(path) if path in reached(file)}
+
+
 # --------------------------------------------------------------------------------------------------------------- budget
 
 
 def test_trtlab_is_small() -> None:
-    files = [path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".jinja", ".html", ".css", ".js")]
     most = 7500 + 150 * max(0, sum(chapter.ready for chapter in CHAPTERS) - 8)
-    assert lines(*files) <= most, (
-        f"trtlab has {lines(*files):,} lines, {most:,} are allowed: move what one chapter needs into its chapterNN.py,"
+    assert lines(*TEXTS) <= most, (
+        f"trtlab has {lines(*TEXTS):,} lines, {most:,} are allowed: move what one chapter needs into its chapterNN.py,"
         " and delete what a library does"
     )
 
@@ -160,7 +188,7 @@ def test_chapters_modules_and_tests_are_small() -> None:
 
 
 def test_no_line_is_long() -> None:
-    for path in [*MODULES, *COMPANIONS, *PACKAGE.rglob("*.jinja")]:
+    for path in [*TEXTS, *COMPANIONS]:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             assert len(line) <= 120, f"{path.relative_to(ROOT)}, line {number} has {len(line)} characters: break it"
 
@@ -169,19 +197,7 @@ def test_no_line_is_long() -> None:
 
 
 def test_what_notebooks_use_has_a_second_user() -> None:
-    users = defaultdict(set)  # "memory.fits" -> the chapters and the files of trtlab that use it
-    for path in [*NOTEBOOKS.glob("[0-9]*.ipynb"), *COMPANIONS]:
-        chapter = path.name[:2] if path.suffix == ".ipynb" else path.stem[-2:]
-        for module, name in uses(path):
-            if name and module != "trtlab":
-                users[f"{module.split('.')[1]}.{name}"].add(chapter)
-    shared = set(users)
-    for path in MODULES:
-        if path.name != "__init__.py":
-            taken_here = [f"{module.split('.')[1]}.{name}" for module, name in uses(path) if module != "trtlab"]
-            for name in [*taken_here, *(f"{unit(path)}.{name}" for name in used_at_home(path))]:
-                users[name].add(path.stem)
-    alone = {name: min(users[name]) for name in sorted(shared - set(INTERFACES.split())) if len(users[name]) == 1}
+    alone = {name: chapter for name, chapter in used_by_one_chapter().items() if name not in INTERFACES.split()}
     assert not alone, "only one chapter uses these; move each into its chapter's module:\n" + "\n".join(
         f"  trtlab.{name} -> notebooks/chapter{chapter}.py" for name, chapter in alone.items()
     )
@@ -191,22 +207,15 @@ def test_what_notebooks_use_has_a_second_user() -> None:
 
 
 def test_every_module_stands_on_a_floor() -> None:
-    strangers = {unit(path) for path in MODULES} - set(FLOOR) - {"__init__"}
+    strangers = {unit(path) for path in INSIDE} - set(FLOOR)
     assert not strangers, f"put {', '.join(sorted(strangers))} on a floor of FLOORS in tests/test_house.py"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize("path", INSIDE, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_imports_never_go_up_and_never_round(path: Path) -> None:
-    if path == PACKAGE / "__init__.py":
-        return
-    up = {unit(goal) for goal in imports(path) if FLOOR.get(unit(goal), 0) > FLOOR.get(unit(path), 9)}
-    assert not up, (
-        f"{path.name} imports {', '.join(up)} from a floor above: pass in what it needs, or move the function up"
-    )
-    assert path not in reached(path), (
-        f"{path.name} imports itself through {sorted(file.name for file in imports(path) if path in reached(file))}:"
-        " move what both need into a file below"
-    )
+    up, circle = climbing(path), in_a_circle(path)
+    assert not up, f"{path.name} imports {', '.join(up)} from a floor above: pass in what it needs, or move it up"
+    assert not circle, f"{path.name} imports itself through {', '.join(circle)}: move what both need into a third file"
 
 
 def test_building_never_imports_diagnosis() -> None:
