@@ -11,6 +11,7 @@ import json
 import os
 import re
 import subprocess
+import symtable
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -47,27 +48,56 @@ def code_cells(path: Path) -> list[Cell]:
 
 
 def needed(cells: Sequence[Cell], sections: Collection[str] = ()) -> list[Cell]:
-    """The cells that claim something, and those before them that bind or change what they read.
+    """The cells that claim something, and those before them that bind or change what these read.
 
     With `sections` only the claims there count.
     """
+    trees = [ast.parse(cell.source) for cell in cells]
+    imports = [one for tree in trees for one in ast.walk(tree) if isinstance(one, (ast.Import, ast.ImportFrom))]
+    modules = {"print"}.union(*map(bound_by, imports))
     kept: list[Cell] = []
-    read: set[str] = set()
-    for cell in reversed(cells):
-        tree = ast.parse(cell.source)
-        names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
-        bound = {node.id for node in names if not isinstance(node.ctx, ast.Load)}
-        bound |= {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
-        bound |= {(one.asname or one.name).split(".")[0] for node in ast.walk(tree)
-                  if isinstance(node, (ast.Import, ast.ImportFrom)) for one in node.names}  # fmt: skip
-        changes = [node for node in tree.body[:-1] if isinstance(node, ast.Expr)]  # the last one is what is shown
-        changes += [node for node in ast.walk(tree) if isinstance(node, (ast.Attribute, ast.Subscript))
-                    and not isinstance(node.ctx, ast.Load)]  # fmt: skip
-        bound |= {node.id for change in changes for node in ast.walk(change) if isinstance(node, ast.Name)}
-        if (cell.claims and cell.section in (sections or [cell.section])) or bound & read:
+    read: set[str] = set()  # by what is kept so far, and not yet bound: backwards from the last cell
+    for cell, tree in zip(reversed(cells), reversed(trees), strict=True):
+        statements = tree.body
+        claims = cell.claims and cell.section in (sections or [cell.section])
+        shown = statements[-1:] if statements and isinstance(statements[-1], ast.Expr) else []  # changes nothing
+        touched = set().union(*(bound_by(one) | changed_by(one, modules) for one in statements if one not in shown))
+        if claims or touched & read:
             kept.insert(0, cell)
-            read |= {node.id for node in names}
+            for one in reversed(statements):
+                loop = ast.walk(one.target) if isinstance(one, ast.For) else []
+                counted = {node.id for node in loop if isinstance(node, ast.Name)}
+                read = (read - bound_by(one)) | (read_by(one) - counted)
     return kept
+
+
+def bound_by(statement: ast.stmt) -> set[str]:
+    """The names that a statement at the top of a cell gives a new meaning."""
+    symbols = symtable.symtable(ast.unparse(statement), "cell", "exec").get_symbols()
+    return {symbol.get_name() for symbol in symbols if symbol.is_assigned() or symbol.is_imported()}
+
+
+def read_by(statement: ast.stmt) -> set[str]:
+    """The names of the notebook that a statement, or a function in it, reads."""
+    found, tables = set(), [symtable.symtable(ast.unparse(statement), "cell", "exec")]
+    while tables:
+        table = tables.pop()
+        outside = table.get_type() == "module"
+        found |= {one.get_name() for one in table.get_symbols() if one.is_referenced() and (outside or one.is_global())}
+        tables += table.get_children()
+    return found
+
+
+def changed_by(statement: ast.stmt, modules: set[str]) -> set[str]:
+    """The names whose object a statement may change: it sets a part of it, or calls its method and drops the result.
+
+    Functions of `modules` are taken to change nothing.
+    """
+    nodes = list(ast.walk(statement))
+    parts: list[ast.AST] = [node for node in nodes if isinstance(node, (ast.Attribute, ast.Subscript))]
+    changed = [part for part in parts if not isinstance(part.ctx, ast.Load)]  # type: ignore[attr-defined]
+    changed += [node.value.func for node in nodes if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)]
+    return {node.id for one in changed for node in ast.walk(one) if isinstance(node, ast.Name)} - modules
 
 
 def run(path: Path, *lies: str, sections: Collection[str] = (), seconds: float = 900) -> list[Cell]:
@@ -80,6 +110,8 @@ def run(path: Path, *lies: str, sections: Collection[str] = (), seconds: float =
     spoil = "\n".join(f"import {lie.partition('.')[0]}; {lie}()" for lie in lies)
     errors = run_sources([spoil, *(cell.source for cell in cells)], seconds)
     assert not errors[0], f"{spoil} failed: {errors[0]}"
+    lost = [error for error in errors if error.startswith("NameError")]
+    assert not lost or any(errors[: errors.index(lost[0])]), f"a cell that was left out is needed: {lost}"
     return [Cell(cell.section, cell.source, error) for cell, error in zip(cells, errors[1:], strict=True)]
 
 

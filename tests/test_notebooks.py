@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from notebook_runs import run
 
 from trtlab.ask import check_plan
 from trtlab.toys import toy
@@ -50,6 +51,12 @@ def test_the_outputs_hold_no_noise_and_nothing_of_one_machine(path: Path) -> Non
         assert not MACHINE_PATH.search(shown), f"cell {number}"
         assert not NOISE.search(shown), f"cell {number}: {shown[:200]}"
         assert not [output for output in cell.get("outputs", []) if output.get("name") == "stderr"], f"cell {number}"
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_cells_that_a_spoiled_run_leaves_out_are_not_needed(path: Path) -> None:
+    assert [cell.error for cell in run(path) if cell.error] == []
 
 
 @pytest.fixture
