@@ -243,3 +243,13 @@ def test_nothing_in_trtlab_imports_a_chapter() -> None:
 def test_no_module_is_called_like_a_function_of_lab() -> None:
     for name in trtlab._HOME:
         assert not module_file(f"trtlab.{name}"), f"trtlab/{name}.py would hide lab.{name}: name it otherwise"
+
+
+# ---------------------------------------------------------------------------------------------------------------- tests
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.glob("test_*.py")), ids=lambda path: path.name)
+def test_no_test_holds_a_stopwatch(path: Path) -> None:
+    watches = {"perf_counter", "process_time", "cpu_times", "getrusage"}
+    held = {node.attr for node in ast.walk(code(path)) if isinstance(node, ast.Attribute)} & watches
+    assert not held, f"{path.name} measures time: on a busy machine it fails. Count the work, or use tests/benchmarks"
