@@ -14,8 +14,6 @@ from trtlab.errors import Diagnosis
 from trtlab.messages import diagnose_text, plain, sentence
 from trtlab.toys import toy
 
-pytestmark = pytest.mark.usefixtures("cache")
-
 NOISE = (
     "[ERROR] [defaultAllocator.cpp::catchCudaError::30] Error Code 1: Cuda Runtime (In catchCudaError: cudaError 35)"
 )

@@ -16,8 +16,6 @@ import trtlab as lab
 from trtlab.engine import unexplained
 from trtlab.graph import Facts
 
-pytestmark = pytest.mark.usefixtures("cache")
-
 
 def fates(model: onnx.ModelProto, **options: Any) -> pd.DataFrame:
     """The fate table of a real build, by node name."""
@@ -294,10 +292,7 @@ def test_fate_of_a_model_without_nodes_to_speak_of() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("folded", [True, False], ids=["folded", "unfolded"])
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "digit_cnn", "resnet50", "mlp", "transformer_encoder"])
-def test_nothing_is_unexplained_on_the_models_of_the_course(
-    name: str, folded: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("TRTLAB_CACHE")  # where the exported models are already
+def test_nothing_is_unexplained_on_the_models_of_the_course(name: str, folded: bool) -> None:
     model = lab.models.get(name)
     path = model.onnx(fold_batch_norm=folded)
     sizes = {"N": 8, "S": 16}
