@@ -36,7 +36,7 @@ def nothing_refused() -> None:
             return Engine(())
 
     trtlab.building = spoiled
-    profiles.answers = lambda cases: [profiles.Answer("", (0,), True, (), ()) for _ in cases]
+    profiles.try_profiles = lambda cases: [profiles.ProfileResponse("", (0,), True, (), ()) for _ in cases]
 
 
 def nothing_found() -> None:

@@ -21,7 +21,7 @@ from torch import nn
 import trtlab as lab
 from trtlab.errors import ModelError
 from trtlab.export_checks import Checklist, checklist
-from trtlab.profiles import answers
+from trtlab.profiles import try_profiles
 from trtlab.toys import toy
 
 
@@ -312,7 +312,7 @@ def test_axes_that_are_not_folded_are_found_where_tensorrt_refuses_them(made: st
     text = f"t (float[2,3,4] x) => (float[2,1,4] y) {{ {made} y = ReduceMean(x, a) }}"
     model = toy(text, **{name: value for name, value in weights.items() if name in made})
     says(model, "constants", "fix" if refused else "look", "y" if refused else "a")
-    (told,) = answers([(model, None)])
+    (told,) = try_profiles([(model, None)])
     assert told.built is not refused
     assert refused is any("build-time constant" in error for error in told.errors)
 
@@ -322,7 +322,7 @@ def test_a_raw_graph_that_tensorrt_builds_is_only_remarked_upon() -> None:
         "t (float[2,3,4] x) => (float[A,B] y) { s = Reshape(size, all) y = Reshape(x, s) }", size=[6, 4], all=[-1]
     )
     says(model, "constants", "look", "s")
-    assert answers([(model, None)])[0].built
+    assert try_profiles([(model, None)])[0].built
 
 
 @pytest.mark.slow

@@ -142,7 +142,7 @@ def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     own.sparse_initializer.extend(graph.sparse_initializer)
     for tensor in graph.initializer:
         kept = own.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-        if tensor.ByteSize() <= _SMALL_BYTES:
+        if (weight_bytes(tensor) or 0) <= _SMALL_BYTES:  # ByteSize() would serialize it
             kept.CopyFrom(tensor)
     for tensor in tensors(copy):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
@@ -357,8 +357,7 @@ def check_model(model: onnx.ModelProto, source: Source) -> None:
 
     Its external weights are checked first: they must be there, long enough and in the model's folder.
     """
-    _ = source.external
-
+    external_files(model, source.path)
     if not model.graph.output:
         raise ModelError(
             f"{source.subject} has no outputs, so nothing would be computed.", fix="mark at least one tensor as output."
