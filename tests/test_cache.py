@@ -31,9 +31,9 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     started = []
     begin = CompilerProcess.__init__
 
-    def count(process: CompilerProcess) -> None:
+    def count(process: CompilerProcess, tensorrt: str) -> None:
         started.append(process)
-        begin(process)
+        begin(process, tensorrt)
 
     monkeypatch.setattr(CompilerProcess, "__init__", count)
     return lambda: len(started)
@@ -169,15 +169,16 @@ def test_entry_that_is_a_folder_does_no_harm(cache: Path) -> None:
     record.rmdir()
 
 
-def test_half_file_of_a_killed_process_is_swept_by_the_next_build(cache: Path) -> None:
+def test_what_a_killed_process_left_is_swept_once_it_is_old(cache: Path) -> None:
     lab.build(tiny.conv())
     plan = next(cache.rglob("*.plan"))
-    half = plan.with_name(f".{plan.name}.abc123.part")
-    half.write_bytes(b"half an engine")
-    shutil.move(next(cache.rglob("*.json")), cache / "gone.lock")
-    lab.build(tiny.conv())
-    assert not half.exists()
-    assert not leftovers(cache)
+    left = [plan.with_name(name) for name in (f".{plan.name}.abc123.part", "f00.plan", "f00.json", "f00.lock")]
+    for path in left:
+        path.write_bytes(b"half an engine")
+        os.utime(path, (time.time() - 7200,) * 2)
+    lab.build(tiny.mlp())
+    assert not [path for path in left if path.exists()]
+    assert len(engine_cache.entries()) == 2
 
 
 # -------------------------------------------------------------------------- size

@@ -22,35 +22,36 @@ DTYPES = {
 }  # fmt: skip
 _SHORT = {**{name.lower(): short for name, short in DTYPES.items()}, **{name.lower(): name for name in DTYPES.values()}}
 
+# One entry of the log, with the inspector's names for its parts.
 _LAYER = re.compile(
-    r"(?P<name>.*?), LayerType: (?P<type>\w*), Inputs: \[(?P<inputs>.*?)\], Constants: \[(?P<constants>.*?)\], "
-    r"Outputs: \[(?P<outputs>.*?)\], TacticName: (?P<tactic>.*?), StreamId: (?P<stream>-?\d+)"
-    r"(?:, EventId: (?P<event>-?\d+))?, Metadata: (?P<nodes>.*)",
+    r"(?P<Name>.*?), LayerType: (?P<LayerType>\w*), Inputs: \[(?P<Inputs>.*?)\], Constants: \[(?P<Constants>.*?)\], "
+    r"Outputs: \[(?P<Outputs>.*?)\], TacticName: (?P<TacticName>.*?), StreamId: (?P<StreamId>-?\d+)"
+    r"(?:, EventId: (?P<EventId>-?\d+))?, Metadata: (?P<Metadata>.*)",
     re.DOTALL,
 )
 _TENSOR = re.compile(
-    r"\{ Name: (?P<name>.*?), Dimensions: \[(?P<shape>[-\d,]*)\], Strides: \[[^\]]*\], StrideOrder: \[[^\]]*\], "
-    r"Datatype: (?P<dtype>\w+), Format: (?:\((?P<short>.*?)\))?(?P<format>.*?) \}",
+    r"\{ Name: (?P<Name>.*?), Dimensions: \[(?P<Dimensions>[-\d,]*)\], Strides: \[[^\]]*\], StrideOrder: \[[^\]]*\], "
+    r"Datatype: (?P<Datatype>\w+), Format: (?P<Format>.*?) \}",
     re.DOTALL,
 )
 _PORT = re.compile(
-    r"^ Name: (?P<name>.*?), IOMode: (?P<mode>\w+), DataType: (?P<dtype>\w+), Dimensions: \[(?P<shape>[-\d,]*)\]"
-    r"(?P<rest>.*)",
+    r"^ Name: (?P<Name>.*?), IOMode: (?P<IOMode>\w+), DataType: (?P<DataType>\w+), "
+    r"Dimensions: \[(?P<Dimensions>[-\d,]*)\](?P<ProfileInfo>.*)",
     re.MULTILINE,
 )
-_RANGE = re.compile(r"MinShape: \[([-\d,]*)\], OptShape: \[([-\d,]*)\], MaxShape: \[([-\d,]*)\]")
+_RANGE = re.compile(
+    r"MinShape: \[(?P<MinShape>.*?)\], OptShape: \[(?P<OptShape>.*?)\], MaxShape: \[(?P<MaxShape>.*?)\]"
+)
 _NODE = re.compile(r"\[ONNX Layer: (.*?)\](?=[\x1e\x1f]|\[ONNX Layer: |\s*$)", re.DOTALL)
 _PROFILE = re.compile(r" \[profile (\d+)\]")
-_GROUP = re.compile(r"_myl(\d+)_\d+$")
-_FIGURE = re.compile(
-    r"(Total Activation Memory|Total Weights Memory|Max Scratch Memory|Original): (\d+) (?:bytes|layers)"
-)
+_GROUP = re.compile(r"_myl(\d+)_\d+$")  # the compiled subgraph that a layer belongs to: 1 of relu_myl1_3
+_FIGURE = re.compile(r"(Total Activation Memory|Total Weights Memory|Max Scratch Memory|Original): (\d+) ")
 _FIGURES = {
     "Total Activation Memory": "activation_bytes", "Total Weights Memory": "weight_bytes",
     "Max Scratch Memory": "scratch_bytes", "Original": "original_layers",
 }  # fmt: skip
 _TYPE = re.compile(r"\b(FP32|FP16|BF16|FP8|FP4|U?INT8|INT4|INT32|INT64|BOOL|BFLOAT16|FLOAT|HALF)\b", re.IGNORECASE)
-_STUBS = ("", "__myelin_CASK_STUB")
+_STUBS = (None, "", "__myelin_CASK_STUB")
 _DETAILED = "build the engine with ProfilingVerbosity.DETAILED and ask for LayerInformationFormat.JSON."
 
 
@@ -74,7 +75,7 @@ def read_build_log(messages: Iterable[str]) -> Engine:
     for message in messages:
         if message.startswith("Layers:"):
             body, _, rest = message.partition("\nI/O Tensors:\n")
-            layers, ports = _layers(body), tuple(map(_port, _PORT.finditer(rest)))
+            layers, ports = _printed_layers(body), tuple(_port(_parts(match)) for match in _PORT.finditer(rest))
         elif match := _FIGURE.match(message):
             name = _FIGURES[match[1]]
             figures[name] = max(figures.get(name, 0), int(match[2]))
@@ -86,52 +87,24 @@ def onnx_nodes(metadata: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_NODE.findall(metadata)))
 
 
-def _layers(body: str) -> tuple[Layer, ...]:
+def _printed_layers(body: str) -> tuple[Layer, ...]:
     chunks = re.split(r"^Name: (?=.*, LayerType: )", body, flags=re.MULTILINE)[1:]
     matches = [match for chunk in chunks if (match := _LAYER.match(chunk.rstrip("\n")))]
+    groups = [found[1] if (found := _GROUP.search(match["Name"])) else "" for match in matches]
     # All layers of a compiled subgraph serve the same profile, and some of them say which.
-    marked = {_group(match["name"]): int(found[1]) for match in matches if (found := _PROFILE.search(match[0]))}
-    return tuple(_layer(match, marked.get(_group(match["name"]), 0)) for match in matches)
+    said = zip(groups, (_PROFILE.search(match[0]) for match in matches), strict=True)
+    profiles = {group: int(found[1]) for group, found in said if found}
+    layers = (_layer(_parts(match)) for match in matches)
+    return tuple(replace(one, profile=profiles.get(group, 0)) for one, group in zip(layers, groups, strict=True))
 
 
-def _group(layer_name: str) -> str:
-    """The compiled subgraph that a layer belongs to: `1` of `relu_myl1_3`."""
-    match = _GROUP.search(layer_name)
-    return match[1] if match else ""
-
-
-def _layer(match: re.Match[str], profile: int) -> Layer:
-    return Layer(
-        name=_PROFILE.sub("", match["name"]),
-        type=match["type"],
-        onnx_nodes=onnx_nodes(match["nodes"]),
-        inputs=_tensors(match["inputs"]),
-        outputs=_tensors(match["outputs"]),
-        constants=_tensors(match["constants"]),
-        stream=int(match["stream"]),
-        tactic=None if match["tactic"] in _STUBS else match["tactic"],
-        profile=profile,
-        event=None if match["event"] is None else int(match["event"]),
-    )
-
-
-def _dims(text: str) -> tuple[int, ...]:
-    """The shape in "1,3,-1" as a tuple; an empty text is a scalar."""
-    return tuple(int(size) for size in text.split(",") if size)
-
-
-def _tensors(text: str) -> tuple[Tensor, ...]:
-    """The tensors of a layer; the format is the short name in "(NHWC) Channel major format"."""
-    return tuple(
-        Tensor(_PROFILE.sub("", name), _dims(shape), DTYPES.get(dtype, dtype), short or layout)
-        for name, shape, dtype, short, layout in _TENSOR.findall(text)
-    )
-
-
-def _port(match: re.Match[str]) -> Port:
-    ranges = tuple(tuple(map(_dims, found)) for found in _RANGE.findall(match["rest"]))
-    dtype = DTYPES.get(match["dtype"], match["dtype"])
-    return Port(match["name"], match["mode"], dtype, _dims(match["shape"]), ranges)
+def _parts(match: re.Match[str]) -> dict[str, Any]:
+    """An entry of the log as the inspector would write it."""
+    entry: dict[str, Any] = match.groupdict()
+    for name, pattern in (*dict.fromkeys(("Inputs", "Constants", "Outputs"), _TENSOR).items(), ("ProfileInfo", _RANGE)):
+        if name in entry:
+            entry[name] = [found.groupdict() for found in pattern.finditer(entry[name])]
+    return entry
 
 
 def read_inspector(text: str) -> Engine:
@@ -150,7 +123,7 @@ def read_inspector(text: str) -> Engine:
     if any(isinstance(layer, str) for layer in layers):
         raise AssetError("This inspector JSON holds only the names of the layers.", fix=_DETAILED)
     try:
-        return Engine(layers=tuple(map(_inspected_layer, layers)), ports=_inspected_ports(content, layers))
+        return Engine(layers=tuple(map(_layer, layers)), ports=_ports(content, layers))
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise AssetError(
             f"This inspector JSON has a part of another form than TensorRT 8, 10 and 11 write ({error}).",
@@ -158,19 +131,20 @@ def read_inspector(text: str) -> Engine:
         ) from error
 
 
-def _inspected_layer(entry: dict[str, Any]) -> Layer:
+def _layer(entry: dict[str, Any]) -> Layer:
     name, profile = _split_profile(entry)
-    metadata = entry.get("Metadata")
+    metadata, tactic, event = entry.get("Metadata"), entry.get("TacticName"), entry.get("EventId")
     return Layer(
         name=name,
         type=str(entry.get("LayerType", "")),
         onnx_nodes=nodes_in_name(name) if metadata is None else onnx_nodes(str(metadata)),
-        inputs=tuple(map(_inspected_tensor, entry.get("Inputs") or ())),
-        outputs=tuple(map(_inspected_tensor, entry.get("Outputs") or ())),
-        constants=(*map(_inspected_tensor, entry.get("Constants") or ()), *_weights(entry)),
+        inputs=tuple(map(_tensor, entry.get("Inputs") or ())),
+        outputs=tuple(map(_tensor, entry.get("Outputs") or ())),
+        constants=(*map(_tensor, entry.get("Constants") or ()), *_weights(entry)),
         stream=int(entry.get("StreamId", 0)),
-        tactic=entry.get("TacticName") or None,
+        tactic=None if tactic in _STUBS else tactic,
         profile=profile,
+        event=None if event is None else int(event),
     )
 
 
@@ -182,12 +156,19 @@ def nodes_in_name(name: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(node.strip() for part in parts for node in part.split(",")))
 
 
-def _inspected_tensor(entry: dict[str, Any]) -> Tensor:
+def _tensor(entry: dict[str, Any]) -> Tensor:
+    """A tensor; of a format such as "(NHWC) Channel major" only the short name."""
     layout = str(entry.get("Format/Datatype") or entry.get("Format") or "")
     named = str(entry.get("Datatype") or "")
     found = _TYPE.search(named) or _TYPE.search(layout)
-    dtype = DTYPES.get(named) or (_SHORT[found[1].lower()] if found else "")
-    return Tensor(_split_profile(entry)[0], tuple(map(int, entry.get("Dimensions") or ())), dtype, layout)
+    dtype = DTYPES.get(named) or (_SHORT[found[1].lower()] if found else named)
+    short = re.match(r"\((.*?)\)", layout)
+    return Tensor(_split_profile(entry)[0], _shape(entry.get("Dimensions")), dtype, short[1] if short else layout)
+
+
+def _shape(given: Any) -> tuple[int, ...]:
+    """The shape in "1,3,-1" or [1, 3, -1]; nothing is a scalar."""
+    return tuple(map(int, re.findall(r"-?\d+", given) if isinstance(given, str) else given or ()))
 
 
 def _weights(entry: dict[str, Any]) -> Iterable[Tensor]:
@@ -199,21 +180,21 @@ def _weights(entry: dict[str, Any]) -> Iterable[Tensor]:
             yield Tensor(key.lower(), (int(value["Count"]),), DTYPES.get(kind, kind))
 
 
-def _inspected_ports(content: dict[str, Any], layers: list[dict[str, Any]]) -> tuple[Port, ...]:
+def _ports(content: dict[str, Any], layers: list[dict[str, Any]]) -> tuple[Port, ...]:
     if "I/O Tensors" in content:
-        return tuple(map(_inspected_port, content["I/O Tensors"]))
+        return tuple(map(_port, content["I/O Tensors"]))
     read = {tensor.get("Name"): tensor for layer in layers for tensor in layer.get("Inputs") or ()}
     written = {tensor.get("Name"): tensor for layer in layers for tensor in layer.get("Outputs") or ()}
     first = [name for name in content.get("Bindings", ()) if not _PROFILE.search(name)]
-    tensors = [_inspected_tensor(written.get(name) or read.get(name) or {"Name": name}) for name in first]
+    tensors = [_tensor(written.get(name) or read.get(name) or {"Name": name}) for name in first]
     return tuple(Port(one.name, "Output" if one.name in written else "Input", one.dtype, one.shape) for one in tensors)
 
 
-def _inspected_port(entry: dict[str, Any]) -> Port:
+def _port(entry: dict[str, Any]) -> Port:
     named = str(entry.get("DataType") or entry.get("Datatype") or "")
     ranges = [item for item in entry.get("ProfileInfo") or () if isinstance(item, dict) and "MinShape" in item]
-    profiles = tuple(tuple(tuple(item[key]) for key in ("MinShape", "OptShape", "MaxShape")) for item in ranges)
-    mode, shape = str(entry.get("IOMode", "Input")), tuple(map(int, entry.get("Dimensions") or ()))
+    profiles = tuple(tuple(_shape(item[key]) for key in ("MinShape", "OptShape", "MaxShape")) for item in ranges)
+    mode, shape = str(entry.get("IOMode", "Input")), _shape(entry.get("Dimensions"))
     return Port(str(entry.get("Name", "")), mode, DTYPES.get(named, named), shape, profiles)
 
 
