@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -47,19 +46,11 @@ class Trial:
         """True when the other trial made another engine: other layers, memory figures or no engine at all."""
         return self.engine != other.engine
 
-    def _repr_html_(self) -> str:
-        found = "no engine" if self.engine is None else f"{len(self.engine.kernels)} kernels, {self.plan_bytes:,} bytes"
-        return f"<code>{escape(self.setting or 'the default')}</code>: {found}. {escape(self.said)}"
-
 
 def try_setting(
-    model: Model,
-    setting: str = "",
-    shapes: Shapes = None,
-    gpu: str | float | Gpu | None = None,
-    *,
+    model: Model, setting: str = "", shapes: Shapes = None, gpu: str | float | Gpu | None = None, *,
     time_limit: float = 120,
-) -> Trial:
+) -> Trial:  # fmt: skip
     """Build `model` after running `setting`, lines of Python that see trt, config, builder and network.
 
     They run after the target and the profiles are set, in a process that ends with the build, so that neither a crash
@@ -76,10 +67,11 @@ def try_setting(
             told = process.run(order, source.data, Limits(time_limit, math.inf))
         except BuildError as error:
             return Trial(setting, None, None, error.message)
-    complaint = _first(told, "ERROR") or _first(told, "WARNING")
+    complaints = (*told.spoken("ERROR"), *told.spoken("WARNING"))
+    said = next((message for message in complaints if not any(noise in message for noise in _NOISE)), "")
     if told.plan is None:
-        return Trial(setting, None, None, (told.error or {}).get("message") or complaint)
-    return Trial(setting, read_engine(told.messages, told.result), len(told.plan), complaint)
+        return Trial(setting, None, None, (told.error or {}).get("message") or said)
+    return Trial(setting, read_engine(told.messages, told.result), len(told.plan), said)
 
 
 def try_settings(
@@ -88,12 +80,6 @@ def try_settings(
     """`try_setting` for each of `settings`, two at a time, in their order."""
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(lambda setting: try_setting(model, setting, shapes, gpu), settings))
-
-
-def _first(told: Transcript, severity: str) -> str:
-    """The first message of a severity that is no mere consequence; "" when there is none."""
-    spoken = (message for name, message in told.messages if name.endswith(severity))
-    return next((message for message in spoken if not any(noise in message for noise in _NOISE)), "")
 
 
 _COPY = "the file is not as long as it says: copy it again, or build it again."
@@ -124,9 +110,6 @@ class PlanCheck:
     said: str
     fix: str
 
-    def _repr_html_(self) -> str:
-        return f"<b>{escape(self.name)}</b>: {self.state}. {escape(self.fix)}<br><code>{escape(self.said)}</code>"
-
 
 def check_plan(plan: bytes | str | Path, name: str = "", *, time_limit: float = 60) -> PlanCheck:
     """Let TensorRT's Runtime deserialize a plan (a file or its bytes) in a process of its own, and say what it said.
@@ -148,11 +131,12 @@ def check_plan(plan: bytes | str | Path, name: str = "", *, time_limit: float = 
             return PlanCheck(name, len(plan), state, error.message, _READ)
     if told.result.get("loaded"):
         return PlanCheck(name, len(plan), "loads", "", "it was built for this GPU and this version.")
+    said = [message for message in told.spoken("ERROR") if not message.startswith("[checkMacros")]
     for key, state, fix in _MEANING:
-        for message in told.errors:
-            if key in message and not message.startswith("[checkMacros"):
+        for message in said:
+            if key in message:
                 return PlanCheck(name, len(plan), state, message, fix)
-    return PlanCheck(name, len(plan), "refused", (told.errors or [""])[0], _READ)
+    return PlanCheck(name, len(plan), "refused", (said or [""])[0], _READ)
 
 
 OUTCOMES = ("raises", "returns -1", "no engine", "a line in the log", "not a word")  # the last two with an engine
@@ -169,11 +153,6 @@ class ProfileResponse:
     warnings: tuple[str, ...]
 
     @property
-    def silent(self) -> bool:
-        """True when there is an engine, and neither an exception nor a -1 nor a warning about the profile."""
-        return self.outcome == OUTCOMES[4]
-
-    @property
     def refused(self) -> bool:
         """True when a script that looks at exceptions, at -1 and at None has no engine."""
         return self.outcome in OUTCOMES[:3]
@@ -181,24 +160,18 @@ class ProfileResponse:
     @property
     def outcome(self) -> str:
         """One of OUTCOMES."""
-        if self.raised:
-            return OUTCOMES[0]
-        if -1 in self.returned:
-            return OUTCOMES[1]
-        if not self.built:
-            return OUTCOMES[2]
-        return OUTCOMES[3] if self.warnings else OUTCOMES[4]
+        signs = (self.raised, -1 in self.returned, not self.built, self.warnings, True)
+        return next(outcome for outcome, sign in zip(OUTCOMES, signs, strict=True) if sign)
 
     def __str__(self) -> str:
         said = plain(self.errors[0]) if self.errors else "no reason given"
         after = "; the build goes on without this profile" if self.built else ""
-        return {
-            "raises": f"set_shape raises {self.raised}",
-            "returns -1": f"add_optimization_profile returns -1: {said}{after}",
-            "no engine": f"the build returns None: {said}",
-            "a line in the log": f"builds; a warning: {plain(''.join(self.warnings[:1]))}",
-            "not a word": "builds, says nothing",
-        }[self.outcome]
+        words = (
+            f"set_shape raises {self.raised}", f"add_optimization_profile returns -1: {said}{after}",
+            f"the build returns None: {said}", f"builds; a warning: {plain(''.join(self.warnings[:1]))}",
+            "builds, says nothing",
+        )  # fmt: skip
+        return words[OUTCOMES.index(self.outcome)]
 
 
 def try_profiles(cases: Sequence[tuple[onnx.ModelProto, Any]]) -> list[ProfileResponse]:
@@ -226,6 +199,6 @@ def try_profiles(cases: Sequence[tuple[onnx.ModelProto, Any]]) -> list[ProfileRe
 def _response(told: Transcript) -> ProfileResponse:
     raised = told.result.get("raised", "").split(" The following")[0]
     own = [told.error["message"]] if told.error and told.error["message"] else []
-    errors = (*own, *(message for message in told.errors if "catchCudaError" not in message))
-    warnings = tuple(text for name, text in told.messages if name == "WARNING" and text.startswith("Profile k"))
+    errors = (*own, *(message for message in told.spoken("ERROR") if "catchCudaError" not in message))
+    warnings = tuple(message for message in told.spoken("WARNING") if message.startswith("Profile k"))
     return ProfileResponse(raised, tuple(told.result.get("returned", ())), told.plan is not None, errors, warnings)

@@ -177,7 +177,7 @@ def _kept(engine: Engine, key: str, record: dict[str, Any]) -> Engine:
 def _failure(told: Transcript, names: Names, source: Source) -> BuildError:
     """The BuildError for what the compiler process reported, in the model's own names."""
     error = told.error or {}
-    known = diagnose_text(names.restore(error["message"] or "\n".join(told.errors)))
+    known = diagnose_text(names.restore(error["message"] or "\n".join(told.spoken("ERROR"))))
     verb = {"parse": "import", "profile": "accept the profile for"}.get(error["stage"], "compile")
     where = names.restore(_place(told, names))
     message = f"TensorRT cannot {verb} {source.title}{where}: {known.evidence or 'it gives no reason'}."
@@ -188,7 +188,7 @@ def _failure(told: Transcript, names: Names, source: Source) -> BuildError:
 def _place(told: Transcript, names: Names) -> str:
     """The node that TensorRT names, or that its message names, or where the parser stopped."""
     error, log = told.error or {}, [message for _, message in told.messages]
-    said = [error["message"], *(told.errors if error["stage"] == "build" else [])]
+    said = [error["message"], *(told.spoken("ERROR") if error["stage"] == "build" else [])]
     node = error.get("node") or next((word for word in _WORD.findall(" ".join(said)) if word in names.nodes), "")
     if node:
         return place_of_node(log, node, error.get("op", ""))

@@ -46,11 +46,14 @@ def read_frame(pipe: BinaryIO) -> tuple[bytes, bytes] | None:
 
 
 class Failed(Exception):
-    """The job stopped; the error frame says why."""
+    """The job stopped: {stage, message} and what else is known (node, op)."""
+
+    def __init__(self, stage: str, message: str, **facts: str) -> None:
+        super().__init__({"stage": stage, "message": message, **facts})
 
 
 class Job:
-    """One job, TensorRT to do it with, and the way back to the caller.
+    """One job after the other, TensorRT to do them with, and the way back to the caller.
 
     `order` holds `task` (build or deserialize), and for a build: `target`, `profiles`, `file` (the model, when it does
     not come as data), `path` (where external weights are looked for), `setting` (lines of Python that see trt, config,
@@ -60,8 +63,8 @@ class Job:
     def __init__(self, trt: Any, pipe: BinaryIO) -> None:
         self.trt, self.pipe, self.lock = trt, pipe, threading.Lock()
         self.order: dict[str, Any] = {}
-        self.building = False  # thousands of messages come then; until then a crash must find the last one sent
         self.logger = _logger(self)  # one for all jobs: TensorRT keeps the first that it gets
+        self.building = False  # thousands of messages come then; until then a crash must find the last one sent
 
     def send(self, kind: bytes, content: Any, flush: bool = True) -> None:
         """Send a frame; `content` is bytes or becomes JSON."""
@@ -69,18 +72,13 @@ class Job:
         with self.lock:
             write_frame(self.pipe, kind, data, flush)
 
-    def fail(self, stage: str, message: str, **facts: str) -> Failed:
-        """Report why the job stopped."""
-        self.send(ERROR, {"stage": stage, "message": message, **facts})
-        return Failed(message)
-
     def do(self, order: dict[str, Any], data: bytes) -> None:
         """Do a job; whatever happens is sent as frames, and DONE is the last."""
         self.order, self.building = order, False
         try:
-            {"build": build, "deserialize": deserialize}[order["task"]](self, data)
-        except Failed:
-            pass
+            (build if order["task"] == "build" else deserialize)(self, data)
+        except Failed as failed:
+            self.send(ERROR, failed.args[0])
         except Exception as error:  # whatever it is, the caller gets it as a message
             self.send(ERROR, {"stage": "build", "message": f"{type(error).__name__}: {error}"})
         self.send(DONE, b"")
@@ -91,9 +89,10 @@ def build(job: Job, data: bytes) -> None:
     trt = job.trt
     job.send(STAGE, "builder")
     builder = trt.Builder(job.logger)
-    network = builder.create_network(_network_flags(trt))
+    typed = getattr(getattr(trt, "NetworkDefinitionCreationFlag", None), "STRONGLY_TYPED", None)
+    network = builder.create_network(0 if typed is None else 1 << int(typed))  # TensorRT 10 must be asked for it
     job.send(STAGE, "parse")
-    parser = trt.OnnxParser(network, job.logger)
+    parser = trt.OnnxParser(network, job.logger)  # it lives as long as the network
     _parse(job, parser, network, data)
     job.send(STAGE, "profile")
     config = builder.create_builder_config()
@@ -112,7 +111,7 @@ def build(job: Job, data: bytes) -> None:
     plan = builder.build_serialized_network(network, config)
     seconds = time.perf_counter() - start
     if plan is None:
-        raise job.fail("build", "")
+        raise Failed("build", "")
     job.send(RESULT, {"network_layers": network.num_layers, "seconds": seconds})
     if not hasattr(trt, "ComputeCapability"):
         _inspect(job, plan)
@@ -125,12 +124,6 @@ def deserialize(job: Job, data: bytes) -> None:
     job.send(RESULT, {"loaded": job.trt.Runtime(job.logger).deserialize_cuda_engine(data) is not None})
 
 
-def _network_flags(trt: Any) -> int:
-    """TensorRT 11 and RTX know only strongly typed networks; TensorRT 10 must be asked for one."""
-    flag = getattr(getattr(trt, "NetworkDefinitionCreationFlag", None), "STRONGLY_TYPED", None)
-    return 0 if flag is None else 1 << int(flag)
-
-
 def _parse(job: Job, parser: Any, network: Any, model: Any) -> None:
     path = job.order.get("path")
     if job.order.get("file"):
@@ -140,9 +133,9 @@ def _parse(job: Job, parser: Any, network: Any, model: Any) -> None:
     if parser.num_errors or not parsed:
         error = parser.get_error(0) if parser.num_errors else None
         facts = {"node": error.node_name(), "op": error.node_operator()} if error else {}
-        raise job.fail("parse", error.desc() if error else "", **facts)
+        raise Failed("parse", error.desc() if error else "", **facts)
     if network.num_outputs == 0:
-        raise job.fail("parse", "The network has no outputs.")
+        raise Failed("parse", "The network has no outputs.")
 
 
 def _profiles(job: Job, builder: Any, network: Any, config: Any) -> None:
@@ -159,7 +152,7 @@ def _profiles(job: Job, builder: Any, network: Any, config: Any) -> None:
                 raised = raised or f"{type(error).__name__}: {str(error).splitlines()[0]}"
         returned.append(config.add_optimization_profile(profile))
         if (raised or returned[-1] < 0) and not job.order.get("tolerant"):
-            raise job.fail("profile", raised or f"TensorRT refuses profile {number}: {shapes}.")
+            raise Failed("profile", raised or f"TensorRT refuses profile {number}: {shapes}.")
     job.send(RESULT, {"raised": raised, "returned": returned})
 
 
@@ -167,7 +160,7 @@ def _inspect(job: Job, plan: Any) -> None:
     """Full TensorRT does not print its layers; its inspector tells them, on the GPU that built them."""
     engine = job.trt.Runtime(job.logger).deserialize_cuda_engine(plan)
     if engine is None:
-        raise job.fail("build", "The engine was built, but the runtime of this machine cannot read it.")
+        raise Failed("build", "The engine was built, but the runtime of this machine cannot read it.")
     text = engine.create_engine_inspector().get_engine_information(job.trt.LayerInformationFormat.JSON)
     job.send(RESULT, {"inspector": str(text)})
 
@@ -185,21 +178,22 @@ def _logger(job: Job) -> Any:
 
 
 def _progress(job: Job) -> Any:
+    steps: dict[str, int] = {}
+
     class Progress(job.trt.IProgressMonitor):  # type: ignore[name-defined]
         def __init__(self) -> None:
             job.trt.IProgressMonitor.__init__(self)
-            self.steps: dict[str, int] = {}
 
-        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
-            self.steps[phase] = steps
-            job.send(PROGRESS, [phase, 0, steps])
+        def phase_start(self, phase: str, parent: str | None, count: int) -> None:
+            steps[phase] = count
+            job.send(PROGRESS, [phase, 0, count])
 
         def step_complete(self, phase: str, step: int) -> bool:
-            job.send(PROGRESS, [phase, step + 1, self.steps.get(phase, 0)])
+            job.send(PROGRESS, [phase, step + 1, steps.get(phase, 0)])
             return True
 
         def phase_finish(self, phase: str) -> None:
-            job.send(PROGRESS, [phase, self.steps.get(phase, 0), self.steps.get(phase, 0)])
+            job.send(PROGRESS, [phase, steps.get(phase, 0), steps.get(phase, 0)])
 
     return Progress()
 

@@ -95,10 +95,9 @@ class Transcript:
         """Everything TensorRT printed, one message a paragraph."""
         return "\n".join(f"[{severity}] {message}" for severity, message in self.messages)
 
-    @property
-    def errors(self) -> list[str]:
-        """The messages of TensorRT that are errors."""
-        return [message for severity, message in self.messages if severity.endswith("ERROR")]
+    def spoken(self, severity: str) -> list[str]:
+        """The messages of TensorRT of a severity: ERROR (also INTERNAL_ERROR), WARNING, INFO or VERBOSE."""
+        return [message for name, message in self.messages if name.endswith(severity)]
 
     @property
     def last_node(self) -> str:
