@@ -117,9 +117,8 @@ class CompilerProcess:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         pipes = {"stderr": self._errors, "pipesize": 2**20}  # models and plans are large
         self.process = start_python("-m", "trtlab.compiler", tensorrt, **pipes)
-        self._events: queue.SimpleQueue[Any] = (
-            queue.SimpleQueue()
-        )  # progress; True at a job's end, None at the process's
+        # Progress; True at the end of a job, None at that of the process.
+        self._events: queue.SimpleQueue[Any] = queue.SimpleQueue()
         threading.Thread(target=self._receive, args=(self.process.stdout,), daemon=True).start()
 
     def __enter__(self) -> CompilerProcess:

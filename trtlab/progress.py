@@ -12,7 +12,7 @@ from typing import Any
 
 Progress = Callable[[str, int, int], None]
 
-_PATIENCE_SECONDS, _BETWEEN_SECONDS = 1.0, 0.1
+PATIENCE_SECONDS = 1.0
 
 
 @contextlib.contextmanager
@@ -32,7 +32,7 @@ def progress_display(wish: bool | Progress, title: str) -> Iterator[Progress | N
     def report(phase: str, done: int, total: int) -> None:
         nonlocal shown, handle
         now = time.monotonic()
-        if now - start > _PATIENCE_SECONDS and now - shown > _BETWEEN_SECONDS:
+        if now - start >= PATIENCE_SECONDS and now - shown > 0.1:
             shown, handle = now, show(handle, f"compiling {title}: {phase}", done, total)
 
     try:
