@@ -146,6 +146,7 @@ def _engine(record: dict[str, Any], plan: bytes | Path | None) -> Engine:
         engine,
         layers=tuple(_with_own_names(layer, names) for layer in engine.layers),
         ports=tuple(replace(port, name=names.ports.get(port.name, port.name)) for port in engine.ports),
+        seconds=result["seconds"],
         compiler=f"{'TensorRT-RTX' if module == 'tensorrt_rtx' else 'TensorRT'} {version}",
         target=record["order"]["target"],
         log=names.restore(Transcript(messages).log),

@@ -61,7 +61,7 @@ def read_engine(messages: Sequence[Sequence[str]], result: Mapping[str, Any]) ->
     if "inspector" in result:  # full TensorRT does not print its layers
         described = read_inspector(result["inspector"])
         engine = replace(engine, layers=described.layers, ports=described.ports)
-    return replace(engine, network_layers=result["network_layers"], seconds=result["seconds"])
+    return replace(engine, network_layers=result["network_layers"])
 
 
 def read_build_log(messages: Iterable[str]) -> Engine:
