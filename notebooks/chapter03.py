@@ -274,9 +274,9 @@ _ROW, _WIDTH = 0.42, 11.0
 
 
 def trials(found: Mapping[str, Trial], title: str) -> Picture:
-    """Draw trials of `settings.try_setting`, {what was set: trial}, a row each; a refusal shows TensorRT's words."""
+    """Draw trials of `ask.try_setting`, {what was set: trial}, a row each; a refusal shows TensorRT's words."""
     if not found:
-        return message("There are no trials to draw", ["Give {'the default': lab.settings.try_setting(model)}."])
+        return message("There are no trials to draw", ["Give {'the default': try_setting(model)}."])
     rows = {name: _figures(trial) for name, trial in found.items()}
     largest = [max((row[column] for row in rows.values() if row), default=0) or 1 for column in range(4)]
     left = MARGIN + max(width_of(clean(name, 44), 10) for name in rows) + 0.2

@@ -22,7 +22,7 @@ from trtlab.errors import ProfileError, TrtlabError
 from trtlab.exercises import Exercise
 from trtlab.models import transformer_encoder
 from trtlab.onnx_model import Model
-from trtlab.profiles import Finding, Suggestion, answers, check, read_shapes, suggest
+from trtlab.profiles import Finding, Suggestion, check, read_shapes, suggest, try_profiles
 from trtlab.toys import toy
 
 Answer = tuple[bool, str]
@@ -86,7 +86,7 @@ def _built_and_failing(answer: Iterable[str]) -> Answer:
         return False, f"There is no profile {unknown[0]!r}: give the letters of `four`."
     model = upsampler()
     shapes = [{"x": tuple((1, 3, side, side) for side in sides)} for sides in FOUR.values()]
-    told = dict(zip(FOUR, answers([(model, one) for one in shapes]), strict=True))
+    told = dict(zip(FOUR, try_profiles([(model, one) for one in shapes]), strict=True))
     built = {letter for letter, one in told.items() if one.built}
     fails = {side: bool(len(check(model, {"x": (1, 3, side, side)}))) for side in range(16, 66)}
     sides = {letter: [fails[side] for side in range(low, high + 1)] for letter, (low, _, high) in FOUR.items()}

@@ -39,7 +39,7 @@ def nothing_refused() -> None:
             return Engine(())
 
     everywhere(build, spoiled)
-    everywhere(profiles.answers, lambda cases: [profiles.Answer("", (0,), True, (), ()) for _ in cases])
+    everywhere(profiles.try_profiles, lambda cases: [profiles.ProfileResponse("", (0,), True, (), ()) for _ in cases])
 
 
 def nothing_found() -> None:

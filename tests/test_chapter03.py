@@ -15,8 +15,9 @@ from notebook_runs import NOTEBOOKS, noticing_sections
 
 import trtlab as lab
 from trtlab import exercises
-from trtlab.ask import check_plan, try_setting, try_settings
+from trtlab.ask import check_plan, try_profiles, try_setting, try_settings
 from trtlab.errors import AssetError, BuildError
+from trtlab.machine import has_gpu
 from trtlab.messages import sentence
 from trtlab.toys import PATTERNS, toy
 
@@ -58,8 +59,7 @@ def test_a_setting_without_effect_makes_the_same_engine(model: Any) -> None:
         ("config.set_flag(trt.BuilderFlag.REFIT)", "CUDA_SUCCESS"),
         ("config.max_aux_streams = 'many'", "TypeError"),
         ("config.max_aux_streams = ", "SyntaxError"),
-        ("import os; os.abort()", "status -6"),
-        ("import os; os._exit(0)", "status 0"),
+        ("import os; os.abort()", "SIGABRT"),
         ("import time; time.sleep(60)", "within 3 s"),
     ],
 )
@@ -68,7 +68,6 @@ def test_what_goes_wrong_with_a_setting_is_its_answer(model: Any, setting: str, 
     assert trial.engine is None
     assert trial.plan_bytes is None
     assert re.search(says, trial.said), trial.said
-    assert "no engine" in trial._repr_html_()
 
 
 def test_a_model_or_gpu_that_cannot_be_read_raises() -> None:
@@ -82,10 +81,25 @@ def test_what_a_setting_prints_does_not_get_between_the_frames(model: Any) -> No
     assert try_setting(model, "print('x' * 100000)").engine is not None
 
 
+def test_a_profile_that_crashes_tensorrt_does_not_take_the_next_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    relu = toy("t (float[N] x) => (float[N] y) { y = Relu(x) }")
+    with monkeypatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(HERE / "stand_ins" / "misbehaving"))
+        patch.setenv("STAND_IN", "build abort")
+        died = try_profiles([(relu, None), (relu, None)])
+    assert [one.outcome for one in died] == ["no engine"] * 2
+    assert "SIGABRT" in str(died[1])
+    good, bad, none = try_profiles([(relu, {"x": ((1,), (2,), (4,))}), (relu, {"x": ((4,), (2,), (1,))}), (relu, None)])
+    assert good.outcome == "not a word"
+    assert bad.refused
+    assert none.refused
+    assert str(bad).startswith("add_optimization_profile returns -1: ")
+
+
 # -------------------------------------------------------------------- plan files
 
 
-@pytest.mark.parametrize("length", [1, 8, 40, 64, 1000])
+@pytest.mark.parametrize("length", [1, 64, 1000])
 def test_a_cut_plan_is_told(plan: bytes, length: int) -> None:
     check = check_plan(plan[:length])
     assert (check.state, check.nbytes) == ("cut", length)
@@ -109,8 +123,8 @@ def test_an_empty_file_and_a_stranger_are_told(model: Any, tmp_path: Path) -> No
 
 def test_a_good_plan_only_lacks_a_gpu(plan: bytes) -> None:
     check = check_plan(plan, "good")
-    assert check.state == ("loads" if lab.machine.has_gpu() else "needs a GPU")
-    assert "good" in check._repr_html_()
+    assert check.state == ("loads" if has_gpu() else "needs a GPU")
+    assert check.name == "good"
 
 
 def test_the_sentence_of_a_message_is_found() -> None:
@@ -321,6 +335,7 @@ print(allocator.sizes[memory], allocator.deallocate_async(memory, 1), allocator.
 def test_a_foreign_plan_is_recognised_where_full_tensorrt_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRTLAB_TENSORRT", "full")
     monkeypatch.setenv("PYTHONPATH", str(HERE / "stand_ins" / "full"))
+    monkeypatch.syspath_prepend(str(HERE / "stand_ins" / "full"))
     assert check_plan(b"no plan").state == "another version"
 
 

@@ -210,7 +210,7 @@ def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
         getattr(copy.graph, part).extend(getattr(model.graph, part))
     for tensor in model.graph.initializer:
         kept = copy.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-        if tensor.ByteSize() <= _SMALL_BYTES:
+        if (weight_bytes(tensor) or 0) <= _SMALL_BYTES:  # ByteSize() would serialize it
             kept.CopyFrom(tensor)
     for tensor in filter(_is_external, tensors(copy)):
         tensor.ClearField("data_location")
@@ -307,7 +307,7 @@ def check_model(model: onnx.ModelProto, source: Source) -> None:
 
     Its external weights are checked first: they must be there, long enough and in the model's folder.
     """
-    _ = source.external
+    external_files(model, source.path)
     if not model.graph.output:
         raise ModelError(f"{source.subject} has no outputs, so nothing would be computed.", fix="mark one as output.")
     for role, ports in (("Input", model.graph.input), ("Output", model.graph.output)):
