@@ -51,14 +51,8 @@ class Package:
     version: str = ""
     problem: str = ""
 
-    @property
-    def works(self) -> bool:
-        """True when the package can be imported."""
-        return self.state == "works"
-
     def __str__(self) -> str:
-        found = {"works": self.version or "version unknown", "missing": "not installed"}
-        return found.get(self.state, f"broken ({self.version or 'no version'})")
+        return {"works": self.version or "version unknown", "missing": "not installed"}.get(self.state, "broken")
 
 
 @dataclass(frozen=True)
@@ -92,7 +86,7 @@ class Machine:
 
     def can(self, chapter: Chapter) -> dict[str, str]:
         """How this machine does what a chapter uses: compile, numerics, timings; empty text where it cannot."""
-        works = {package.name for package in self.packages if package.works}
+        works = {package.name for package in self.packages if package.state == "works"}
         compiles = self.compiler if "onnx" in works else ""
         computes = {"onnx", "onnxruntime", "torch"} <= works
         timings = [
@@ -108,7 +102,7 @@ class Machine:
         memory = "unknown" if self.memory_gib is None else f"{self.memory_gib:.1f} GiB"
         gpus = ", ".join(self.gpus) or ("an NVIDIA GPU" if self.gpu_works else "none found")
         return {
-            "system": f"{self.system}, {self.architecture}, Python {self.python}",
+            "system": f"{self.system}, Python {self.python}",
             "processor": f"{self.cpu}, {self.cores} core{'s' * (self.cores > 1)}, {memory} of memory",
             "GPU": f"{gpus}, driver {self.driver}" if self.driver else gpus,
             **{package.title: str(package) for package in self.packages},
@@ -141,7 +135,7 @@ def doctor() -> Machine:
     packages, (gpus, driver), gpu_works = probe_packages(), gpus_and_driver(), has_gpu()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     machine = Machine(
-        system_name(), platform.machine(), platform.python_version(), cpu_name(), cores, memory_gib(),
+        platform.platform(), platform.machine(), platform.python_version(), cpu_name(), cores, memory_gib(),
         gpus, driver, gpu_works, packages, _compiler(packages, gpu_works),
     )  # fmt: skip
     return replace(machine, issues=(*_platform(machine), *_packages(machine), *_hardware(machine)))
@@ -149,7 +143,7 @@ def doctor() -> Machine:
 
 def _compiler(packages: Sequence[Package], gpu_works: bool) -> str:
     """The TensorRT that `load_tensorrt` would choose, by name and version; the full one only counts with a GPU."""
-    working = {package.name: package for package in packages if package.works}
+    working = {package.name: package for package in packages if package.state == "works"}
     try:
         usable = [working[name] for name in candidates() if name in working and (gpu_works or name == "tensorrt_rtx")]
     except AssetError:
@@ -173,17 +167,6 @@ def _run(command: list[str], check: bool = False) -> subprocess.CompletedProcess
         command, capture_output=True, encoding="utf-8", errors="replace", stdin=subprocess.DEVNULL,
         timeout=CHILD_SECONDS, check=check, env={**os.environ, "PYTHONIOENCODING": "utf-8"},
     )  # fmt: skip
-
-
-def system_name() -> str:
-    """The operating system as its makers call it, such as "Debian GNU/Linux 12 (bookworm)"."""
-    if version := platform.mac_ver()[0]:
-        return f"macOS {version}"
-    try:
-        name = platform.freedesktop_os_release()["PRETTY_NAME"]
-    except (OSError, KeyError):  # Windows, or a bare container
-        name = f"{platform.system()} {platform.release()}"
-    return f"{name} in WSL" if "microsoft" in platform.release().lower() else name
 
 
 def cpu_name() -> str:
@@ -306,7 +289,7 @@ def _packages(machine: Machine) -> Iterator[Issue]:
         fix = f"run 'python -m pip install {force}{package.distribution}=={pin}'." if pin else f"{INSTALL}."
         if package.state == "broken":
             yield Issue(f"{package.title} cannot be imported: {package.problem}.", fix)
-        elif not package.works and package.name not in unneeded:
+        elif package.state == "missing" and package.name not in unneeded:
             yield Issue(f"{package.title} is not installed.", fix)
     if not pins:
         yield Issue("trtlab itself is not installed in this Python.", f"{INSTALL}.")
@@ -323,7 +306,7 @@ def _packages(machine: Machine) -> Iterator[Issue]:
 
 def _hardware(machine: Machine) -> Iterator[Issue]:
     """A GPU that is missing or cannot be used, and too little memory."""
-    if machine.gpu_works and not machine.package("tensorrt").works:
+    if machine.gpu_works and machine.package("tensorrt").state != "works":
         yield Issue("There is a GPU, but not the full TensorRT that measures on it.", f"{GPU_EXTRA}.")
     elif machine.gpus and not machine.gpu_works:
         what = f"The driver lists {machine.gpus[0]}, but CUDA finds no device."

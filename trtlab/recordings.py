@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import difflib
 import json
 import re
 from collections import Counter, defaultdict
@@ -103,54 +101,46 @@ class Recording:
 
 def recordings() -> pd.DataFrame:
     """The runs that come with the course, one a row: model, precision, GPU, end-to-end and layer-sum ms, source."""
-    columns = ["name", "model", "precision", "gpu", "end to end, ms", "sum of layers, ms", "source"]
     rows = [
         (run.name, run.model, run.precision, run.gpu, run.end_to_end_ms, run.layer_sum_ms, run.source)
         for run in _recorded().values()
     ]
+    columns = ["name", "model", "precision", "gpu", "end to end, ms", "sum of layers, ms", "source"]
     return pd.DataFrame(rows, columns=columns).set_index("name")
 
 
 def recording(name: str) -> Recording:
-    """The recorded run of that name, as `recordings()` lists them; raises AssetError with the closest names."""
+    """The recorded run of that name, as `recordings()` lists them; raises AssetError for another."""
     known = _recorded()
     if name in known:
         return known[name]
-    close = difflib.get_close_matches(str(name), known, n=3, cutoff=0.3) or list(known)
-    raise AssetError(f"There is no recording '{name}'.", fix=f"ask for {' or '.join(close)}.")
+    raise AssetError(f"There is no recording '{name}'.", fix=f"ask for {' or '.join(known)}.")
 
 
 @cache
 def _recorded() -> dict[str, Recording]:
     """Every run of data/recordings/, in the order of the file."""
-    layers = defaultdict(list)
-    for row in _rows("layers.csv"):
-        layers[row["run"]].append(row)
-    return {row["run"]: _run(row, layers[row["run"]]) for row in _rows("runs.csv")}
+    files = (data_file(f"recordings/{name}.csv") for name in ("runs", "layers"))
+    runs, layers = (pd.read_csv(file, keep_default_na=False) for file in files)
+    of_run = layers.groupby("run")
+    return {run["run"]: _run(run, of_run.get_group(run["run"]).to_dict("records")) for run in runs.to_dict("records")}
 
 
-def _rows(file: str) -> list[dict[str, str]]:
-    with data_file(f"recordings/{file}").open(encoding="utf-8", newline="") as lines:
-        return list(csv.DictReader(lines))
-
-
-def _run(row: dict[str, str], layers: list[dict[str, str]]) -> Recording:
+def _run(row: dict[Any, Any], layers: list[dict[Any, Any]]) -> Recording:
     engine = read_inspector(json.dumps({"Layers": [_inspected(layer) for layer in layers]}))
-    timed = tuple(TimedLayer(layer, float(one["ms"])) for layer, one in zip(engine.layers, layers, strict=True))
+    timed = tuple(TimedLayer(layer, one["ms"]) for layer, one in zip(engine.layers, layers, strict=True))
     return Recording(
-        row["run"], timed, float(row["gpu_compute_ms_median"]), row["model"], row["precision"],
+        row["run"], timed, row["gpu_compute_ms_median"], row["model"], row["precision"],
         row["gpu"].removeprefix("NVIDIA "), row["input"], row["source"],
     )  # fmt: skip
 
 
-def _inspected(row: dict[str, str]) -> dict[str, Any]:
+def _inspected(row: dict[Any, Any]) -> dict[str, Any]:
     """A row of layers.csv in the form of the inspector's JSON, which the course can read already."""
     found: dict[str, Any] = {"Name": row["layer"], "LayerType": row["type"]}
     for key in ("inputs", "outputs"):
-        tensors = [text.partition("|") for text in row[key].split(";") if text]  # 32x64x56x56|Row major linear FP32
-        shapes = [list(map(int, shape.split("x"))) for shape, _, _ in tensors]
-        layouts = [layout for _, _, layout in tensors]
-        found[key.title()] = [{"Dimensions": a, "Format/Datatype": b} for a, b in zip(shapes, layouts, strict=True)]
+        tensors = [text.split("|") for text in row[key].split(";") if text]  # 32x64x56x56|Row major linear FP32
+        found[key.title()] = [{"Dimensions": shape.split("x"), "Format/Datatype": layout} for shape, layout in tensors]
     if row["weights_count"]:
         found["Weights"] = {"Type": row["weights_type"], "Count": int(row["weights_count"])}
     return found
@@ -205,7 +195,7 @@ def _ms(value: Any) -> float:
 # PyTorch's old exporter numbers its nodes, and a quantised model has more of them: there Conv_3 is called Conv_22.
 _NUMBERED = re.compile(r"([A-Z][A-Za-z]*)_(\d+)")
 _WORK = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "MaxPool", "AveragePool", "GlobalAveragePool", "Softmax"})
-_COPY = re.compile(r"(?:Reformatting CopyNode for .* to|reshape_(?:before|after)|copied_squeeze_after)[ _](.*)")
+_COPY = re.compile(r"(?:Reformatting CopyNode for .*? to|reshape_(?:before|after)|copied_squeeze_after)[ _](.*)")
 _NO_WORK = re.compile(r".*quantizelinear.*|.*\.(weight|bias)|.*\(Unnamed Layer\*.*", re.IGNORECASE)
 
 
@@ -218,7 +208,10 @@ def compare(a: Recording, b: Recording) -> pd.DataFrame:
     Raises AssetError when the recordings are not of one network.
     """
     sides = {"a": with_nodes(a), "b": with_nodes(b)}
-    _check_same_network(a, b, sides["a"], sides["b"])
+    first, second = ({node for nodes, _ in side for node in nodes} for side in sides.values())
+    if odd := sorted(first ^ second) or ["no node"] * (not first):
+        what = f"'{a.name}' and '{b.name}' are not recordings of one network: {odd[0]} is named by only one of them."
+        raise AssetError(what, fix="compare two runs of the same model.")
     groups: dict[str, frozenset[str]] = {}  # node -> all that share a layer with it in either run, also through others
     for nodes, _ in (*sides["a"], *sides["b"]):
         joined = nodes.union(*(groups.get(node, ()) for node in nodes))
@@ -264,13 +257,3 @@ def _nodes(timed: TimedLayer) -> frozenset[str]:
     names: Iterable[str] = nodes_in_name(copy[1]) if copy else timed.layer.onnx_nodes
     numbered = {name: _NUMBERED.fullmatch(name) for name in names if not _NO_WORK.fullmatch(name)}
     return frozenset(name for name, match in numbered.items() if match is None or match[1] in _WORK)
-
-
-def _check_same_network(a: Recording, b: Recording, *sides: list[tuple[frozenset[str], TimedLayer]]) -> None:
-    first, second = ({node for nodes, _ in side for node in nodes} for side in sides)
-    odd = sorted(first ^ second)
-    if odd or not first:
-        reason = f"{odd[0]} is only in one of them" if odd else "no layer says which nodes it runs"
-        sizes = f"{len(first)} nodes of work against {len(second)}"
-        what = f"'{a.name}' and '{b.name}' are not recordings of one network: {reason} ({sizes})."
-        raise AssetError(what, fix="compare two runs of the same model.")

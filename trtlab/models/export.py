@@ -18,10 +18,9 @@ from torch import nn
 
 Shape = tuple[int | str, ...]
 
-_HIDDEN = {
-    "torch.onnx._internal.exporter._registration": "torchvision is not installed",
-    "onnx_ir.passes.common.initializer_deduplication": "as it is a graph input or output",
-}
+# What concerns no reader: no torchvision, and what _optimize does on purpose.
+_NOISE = ("torchvision is not installed", "as it is a graph input or output")
+_NOISY = ("torch.onnx._internal.exporter._registration", "onnx_ir.passes.common.initializer_deduplication")
 
 
 def export(
@@ -57,21 +56,21 @@ def export(
 
 @contextlib.contextmanager
 def hide_known_noise() -> Iterator[None]:
-    """Hide what concerns no reader: no torchvision, pytree will change, what _optimize does on purpose."""
-
-    def concerns_reader(record: logging.LogRecord) -> bool:
-        return not any(text in record.getMessage() for text in _HIDDEN.values())
-
-    loggers = [logging.getLogger(name) for name in _HIDDEN]
-    for logger in loggers:
-        logger.addFilter(concerns_reader)
+    """Hide the logs and warnings of an export that concern no reader."""
+    loggers = [logging.getLogger(name) for name in _NOISY]
     try:
+        for logger in loggers:
+            logger.addFilter(_concerns_reader)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`", category=FutureWarning)
             yield
     finally:
         for logger in loggers:
-            logger.removeFilter(concerns_reader)
+            logger.removeFilter(_concerns_reader)
+
+
+def _concerns_reader(record: logging.LogRecord) -> bool:
+    return not any(text in record.getMessage() for text in _NOISE)
 
 
 def _optimize(model: ir.Model, fold_batch_norm: bool) -> None:

@@ -37,7 +37,7 @@ class ReferenceModel:
     inputs: dict[str, Shape]
     make: Callable[[], nn.Module] = field(repr=False)
     examples: Callable[[int], dict[str, np.ndarray]] = field(repr=False)
-    fingerprint: Callable[[], str] = field(repr=False)
+    fingerprint: Callable[[], str] = field(default=str, repr=False)
     outputs: tuple[str, ...] = ("logits",)
     labels: tuple[str, ...] | None = None
     weights: str = "random (seed 0), not trained: use it for structure, speed and memory, not for accuracy"
