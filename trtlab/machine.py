@@ -9,7 +9,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,9 +34,10 @@ COURSE_PACKAGES = (
     ("torch", "PyTorch", "torch"),
     ("onnx", "ONNX", "onnx"),
 )
-PYTHONS = ((3, 11), (3, 13))
 NEEDED_GIB = 3.5
 CHILD_SECONDS = 60.0  # for importing a package, and for nvidia-smi; only what hangs takes as long
+_INSTALL = "run 'python -m pip install -e \".[lab]\"' in the project's folder"
+_INSTALL_GPU = _INSTALL.replace("[lab]", "[lab,gpu]")
 _USES = ("compile", "numerics", "timings")
 
 
@@ -68,13 +69,11 @@ class Machine:
     """What the doctor found: memory in GiB (None: unknown), `gpus` by name, `gpu_works` when CUDA sees one."""
 
     system: str
-    architecture: str
     python: str
     cpu: str
     cores: int
     memory_gib: float | None
     gpus: tuple[str, ...]
-    driver: str
     gpu_works: bool
     packages: tuple[Package, ...]
     compiler: str
@@ -88,23 +87,18 @@ class Machine:
         """How this machine does what a chapter uses: compile, numerics, timings; empty text where it cannot."""
         works = {package.name for package in self.packages if package.state == "works"}
         compiles = self.compiler if "onnx" in works else ""
-        computes = {"onnx", "onnxruntime", "torch"} <= works
-        timings = [
-            *["measured here"] * (self.gpu_works and compiles != ""),
-            "recorded",
-            *["predicted"] * bool(compiles),
-        ]
-        how = (compiles, "ONNX Runtime on the CPU" if computes else "", ", ".join(timings))
+        computes = "ONNX Runtime on the CPU" if {"onnx", "onnxruntime", "torch"} <= works else ""
+        timings = "recorded, predicted" if compiles else "recorded"
+        how = (compiles, computes, f"measured here, {timings}" if compiles and self.gpu_works else timings)
         return {use: able for use, able in zip(_USES, how, strict=True) if use in chapter.uses}
 
     def facts(self) -> dict[str, str]:
         """What the computer and its packages are, {name: value}."""
         memory = "unknown" if self.memory_gib is None else f"{self.memory_gib:.1f} GiB"
-        gpus = ", ".join(self.gpus) or ("an NVIDIA GPU" if self.gpu_works else "none found")
         return {
             "system": f"{self.system}, Python {self.python}",
             "processor": f"{self.cpu}, {self.cores} core{'s' * (self.cores > 1)}, {memory} of memory",
-            "GPU": f"{gpus}, driver {self.driver}" if self.driver else gpus,
+            "GPU": "; ".join(self.gpus) or ("an NVIDIA GPU" if self.gpu_works else "none found"),
             **{package.title: str(package) for package in self.packages},
             "compiler": self.compiler or "none",
         }
@@ -118,8 +112,8 @@ class Machine:
 
     def _repr_html_(self) -> str:
         issues = tables.rows(("issue", "fix"), [(issue.what, issue.fix) for issue in self.issues])
-        chapters = tables.rows(("chapter", *_USES), self._chapters(), "" if self.issues else "No issues.")
-        return tables.facts(self.facts()) + chapters + issues * bool(self.issues)
+        chapters = tables.rows(("chapter", *_USES), self._chapters())
+        return tables.facts(self.facts()) + chapters + (issues if self.issues else "<b>No issues.</b>")
 
     def _chapters(self) -> list[tuple[str, ...]]:
         """For each chapter that is ready, how it compiles, computes and times here: "-" for what it does not use."""
@@ -132,16 +126,16 @@ def doctor() -> Machine:
 
     Takes two to four seconds: each package is imported in a child process, which it may crash.
     """
-    packages, (gpus, driver), gpu_works = probe_packages(), gpus_and_driver(), has_gpu()
+    packages, gpu_works = probe_packages(), has_gpu()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     machine = Machine(
-        platform.platform(), platform.machine(), platform.python_version(), cpu_name(), cores, memory_gib(),
-        gpus, driver, gpu_works, packages, _compiler(packages, gpu_works),
+        platform.platform(), platform.python_version(), cpu_name(), cores, memory_gib(),
+        gpu_names(), gpu_works, packages, _compiler(packages, gpu_works),
     )  # fmt: skip
-    return replace(machine, issues=(*_platform(machine), *_packages(machine), *_hardware(machine)))
+    return replace(machine, issues=(*_compiler_issues(machine), *_package_issues(machine), *_hardware_issues(machine)))
 
 
-def _compiler(packages: Sequence[Package], gpu_works: bool) -> str:
+def _compiler(packages: tuple[Package, ...], gpu_works: bool) -> str:
     """The TensorRT that `load_tensorrt` would choose, by name and version; the full one only counts with a GPU."""
     working = {package.name: package for package in packages if package.state == "works"}
     try:
@@ -151,29 +145,27 @@ def _compiler(packages: Sequence[Package], gpu_works: bool) -> str:
     return f"{usable[0].title.removesuffix(' (full)')} {usable[0].version}".strip() if usable else ""
 
 
-def gpus_and_driver() -> tuple[tuple[str, ...], str]:
-    """The names of the NVIDIA GPUs and the driver's version, as nvidia-smi gives them; empty when it is not there."""
-    command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+def gpu_names() -> tuple[str, ...]:
+    """The NVIDIA GPUs and their driver, as nvidia-smi gives them; empty when it is not there."""
     try:
-        done = _run(command, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return (), ""
-    rows = [line.rpartition(",") for line in done.stdout.splitlines() if "," in line]
-    return tuple(name.strip() for name, _, _ in rows), rows[0][2].strip() if rows else ""
+        done = _run("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    rows = [line.rpartition(", ") for line in done.stdout.splitlines() if done.returncode == 0]
+    return tuple(f"{name}, driver {driver.strip()}" for name, comma, driver in rows if comma)
 
 
-def _run(command: list[str], check: bool = False) -> subprocess.CompletedProcess[str]:
+def _run(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command, capture_output=True, encoding="utf-8", errors="replace", stdin=subprocess.DEVNULL,
-        timeout=CHILD_SECONDS, check=check, env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+        timeout=CHILD_SECONDS, env={**os.environ, "PYTHONIOENCODING": "utf-8"},
     )  # fmt: skip
 
 
 def cpu_name() -> str:
     """The processor's name, or "unknown processor"."""
     found = re.search(r"^model name\s*:\s*(.+)$", _text("/proc/cpuinfo"), re.MULTILINE)
-    name = found[1] if found else platform.processor()
-    return " ".join(re.sub(r"\((?:R|TM)\)", "", name, flags=re.IGNORECASE).split()) or "unknown processor"
+    return " ".join((found[1] if found else platform.processor()).split()) or "unknown processor"
 
 
 def memory_gib() -> float | None:
@@ -185,10 +177,7 @@ def memory_gib() -> float | None:
 
 
 def _text(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
+    return Path(path).read_text(encoding="utf-8", errors="replace") if os.access(path, os.R_OK) else ""
 
 
 # The answer is marked, since a package may print; it ends at once, since one may crash at exit and has been imported.
@@ -210,28 +199,23 @@ os._exit(0)
 
 def probe_packages() -> tuple[Package, ...]:
     """Import every package of the course, each in a child process, side by side."""
-    slow_first = sorted(COURSE_PACKAGES, key=lambda entry: entry[0] != "torch")
-    with ThreadPoolExecutor(len(slow_first)) as pool:
-        found = {package.name: package for package in pool.map(lambda entry: _probe(*entry), slow_first)}
-    return tuple(found[name] for name, _, _ in COURSE_PACKAGES)
+    with ThreadPoolExecutor(len(COURSE_PACKAGES)) as pool:
+        return tuple(pool.map(lambda entry: _probe(*entry), COURSE_PACKAGES))
 
 
 def _probe(name: str, title: str, distribution: str) -> Package:
     try:
-        child = _run([sys.executable, "-c", _PROBE, name])
+        child = _run(sys.executable, "-c", _PROBE, name)
         _, marked, answer = child.stdout.rpartition("\n@")
         state, _, text = answer.partition(" ")
         if not marked:
-            state, text = "broken", f"importing it ends Python ({_ending(child.returncode)})"
+            code = child.returncode
+            ending = signal.Signals(-code).name if -code in set(signal.Signals) else f"exit code {code}"
+            state, text = "broken", f"importing it ends Python ({ending})"
     except subprocess.TimeoutExpired:
         state, text = "broken", f"importing it takes more than {CHILD_SECONDS:g} s"
-    if state != "broken":
-        return Package(name, title, distribution, state, text)
-    return Package(name, title, distribution, state, _installed(distribution), without_folders(text)[:160])
-
-
-def _ending(code: int) -> str:
-    return signal.Signals(-code).name if -code in set(signal.Signals) else f"exit code {code}"
+    problem = without_folders(text)[:160] if state == "broken" else ""
+    return Package(name, title, distribution, state, "" if problem else text, problem)
 
 
 def without_folders(text: str) -> str:
@@ -239,11 +223,43 @@ def without_folders(text: str) -> str:
     return re.sub(r"(?<![\w/\\:.])(?:[A-Za-z]:)?[\\/](?:[^\s\\/'\":,;()]+[\\/])+", "", text)
 
 
-def _installed(distribution: str) -> str:
+def _compiler_issues(machine: Machine) -> Iterator[Issue]:
+    if _no_wheel() and not machine.compiler:
+        what = f"TensorRT-RTX has no wheel for {platform.system()} on {platform.machine()}: nothing compiles here."
+        where = "open the course on Binder or Codespaces, or on x86-64 Linux or Windows; the numerics run here."
+        yield Issue(what, where)
     try:
-        return importlib.metadata.version(distribution)
-    except Exception:  # a broken installation may raise anything
-        return ""
+        candidates()
+    except AssetError as error:
+        yield Issue(error.message, error.diagnosis.fix)
+
+
+def _no_wheel() -> bool:
+    return platform.system() == "Darwin" or platform.machine().lower() not in ("x86_64", "amd64")
+
+
+def _package_issues(machine: Machine) -> Iterator[Issue]:
+    """Packages that are broken, missing or of another version than trtlab pins."""
+    pins, probed = _pins(), {package.distribution for package in machine.packages}
+    unneeded = {"tensorrt", "tensorrt_rtx"} if machine.compiler or _no_wheel() else {"tensorrt"}
+    for package in machine.packages:
+        pin = pins.get(package.distribution)
+        force = "--force-reinstall --no-deps " if package.state == "broken" else ""
+        fix = f"run 'python -m pip install {force}{package.distribution}=={pin}'." if pin else f"{_INSTALL}."
+        if package.state == "broken":
+            yield Issue(f"{package.title} cannot be imported: {package.problem}.", fix)
+        elif package.state == "missing" and package.name not in unneeded:
+            yield Issue(f"{package.title} is not installed.", fix)
+    if not pins:
+        yield Issue("trtlab itself is not installed in this Python.", f"{_INSTALL}.")
+    versions = {name: _installed(name) for name in pins}
+    odd = {
+        name: has for name, has in versions.items() if has.split("+")[0] != pins[name] and (has or name not in probed)
+    }
+    if odd:
+        names = ", ".join(f"{name} {has or 'missing'}, not {pins[name]}" for name, has in odd.items())
+        what = f"Other versions than the course was verified with: {names}."
+        yield Issue(what, f"{_INSTALL} if a chapter stops or shows something else than its text.")
 
 
 def _pins() -> dict[str, str]:
@@ -256,64 +272,22 @@ def _pins() -> dict[str, str]:
     return {match[1]: match[2] for match in found if match and "extra" not in (match[3] or "")}
 
 
-INSTALL = "run 'python -m pip install -e \".[lab]\"' in the project's folder"
-GPU_EXTRA = INSTALL.replace("[lab]", "[lab,gpu]")
-
-
-def _platform(machine: Machine) -> Iterator[Issue]:
-    """What no package can mend; the wheels are for x86-64 Linux and Windows, and for some versions of Python."""
-    if _no_wheel(machine) and not machine.compiler:
-        what = f"TensorRT-RTX has no wheel for {machine.system} on {machine.architecture}: nothing compiles here."
-        where = "open the course on Binder or Codespaces, or on x86-64 Linux or Windows; the numerics run here."
-        yield Issue(what, where)
-    if not PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]:
-        what = f"Python {machine.python} is not one the course's packages are made for (3.11, 3.12 and 3.13 are)."
-        yield Issue(what, "install Python 3.12 and run 'make clean lab PYTHON=python3.12'.")
+def _installed(distribution: str) -> str:
     try:
-        candidates()
-    except AssetError as error:
-        yield Issue(error.message, error.diagnosis.fix)
+        return importlib.metadata.version(distribution)
+    except Exception:  # a broken installation may raise anything
+        return ""
 
 
-def _no_wheel(machine: Machine) -> bool:
-    return machine.system.startswith("macOS") or machine.architecture.lower() not in ("x86_64", "amd64")
-
-
-def _packages(machine: Machine) -> Iterator[Issue]:
-    """Packages that are broken, missing or of another version than trtlab pins."""
-    pins = _pins()
-    unneeded = {"tensorrt", *["tensorrt_rtx"] * bool(_no_wheel(machine) or machine.compiler)}
-    for package in machine.packages:
-        pin = pins.get(package.distribution)
-        force = "--force-reinstall --no-deps " * (package.state == "broken")
-        fix = f"run 'python -m pip install {force}{package.distribution}=={pin}'." if pin else f"{INSTALL}."
-        if package.state == "broken":
-            yield Issue(f"{package.title} cannot be imported: {package.problem}.", fix)
-        elif package.state == "missing" and package.name not in unneeded:
-            yield Issue(f"{package.title} is not installed.", fix)
-    if not pins:
-        yield Issue("trtlab itself is not installed in this Python.", f"{INSTALL}.")
-    versions = {name: _installed(name) for name in pins}
-    told = {package.distribution for package in machine.packages}
-    if missing := [name for name, version in versions.items() if not version and name not in told]:
-        yield Issue(f"Not installed: {', '.join(missing)}.", f"{INSTALL}.")
-    other = {name: version for name, version in versions.items() if version.split("+")[0] not in ("", pins[name])}
-    if other:
-        names = ", ".join(f"{name} {version}, not {pins[name]}" for name, version in other.items())
-        what = f"Other versions than the course was verified with: {names}."
-        yield Issue(what, f"{INSTALL} if a chapter shows something else than its text.")
-
-
-def _hardware(machine: Machine) -> Iterator[Issue]:
-    """A GPU that is missing or cannot be used, and too little memory."""
+def _hardware_issues(machine: Machine) -> Iterator[Issue]:
     if machine.gpu_works and machine.package("tensorrt").state != "works":
-        yield Issue("There is a GPU, but not the full TensorRT that measures on it.", f"{GPU_EXTRA}.")
+        yield Issue("There is a GPU, but not the full TensorRT that measures on it.", f"{_INSTALL_GPU}.")
     elif machine.gpus and not machine.gpu_works:
-        what = f"The driver lists {machine.gpus[0]}, but CUDA finds no device."
+        what = f"nvidia-smi lists {machine.gpus[0]}, but CUDA finds no device."
         yield Issue(what, "check CUDA_VISIBLE_DEVICES, then update the NVIDIA driver.")
     elif not machine.gpu_works:
         what = "No NVIDIA GPU: engines are compiled but not run, so no timing is measured here."
-        yield Issue(what, f"none needed for the course; on a machine with a GPU {GPU_EXTRA}.")
+        yield Issue(what, f"none needed for the course; on a machine with a GPU {_INSTALL_GPU}.")
     if machine.memory_gib is not None and machine.memory_gib < NEEDED_GIB:
         what = f"{machine.memory_gib:.1f} GiB of memory: large models may not build (4 GiB are enough)."
         yield Issue(what, "close other notebooks and programs before a chapter, or use a larger machine.")
