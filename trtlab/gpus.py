@@ -83,7 +83,7 @@ def gpu(name: str) -> Gpu:
     if found := _find(name):
         return found
     family = _family(name)
-    known = {_key(entry.name): entry.name for entry in all_gpus() if family in ("", entry.target)}
+    known = {key: entry.name for key, entry in _by_key().items() if family in ("", entry.target)}
     close = difflib.get_close_matches(_key(name), known, n=4, cutoff=0.4) or list(known)[:4]
     names = ", ".join(known[key] for key in close) or "a newer GPU"
     if family:
@@ -91,6 +91,11 @@ def gpu(name: str) -> Gpu:
         raise AssetError(what, fix=f"try {names}; lab.build() takes '{name}' as it is.")
     fix = f'try {names}, or give its compute capability, such as gpu="8.9"; lab.gpus.all_gpus() lists all {len(known)}.'
     raise AssetError(f"No GPU called '{name}' is known.", fix=fix)
+
+
+@cache
+def _by_key() -> dict[str, Gpu]:
+    return {_key(entry.name): entry for entry in all_gpus()}
 
 
 def _key(name: str) -> str:
@@ -101,7 +106,7 @@ def _key(name: str) -> str:
 
 def _find(name: str) -> Gpu | None:
     """The GPU whose name is `name`, or the first with its parts in this order, numbers whole: A10 is not in A100."""
-    known, wanted = {_key(entry.name): entry for entry in all_gpus()}, _key(name)
+    known, wanted = _by_key(), _key(name)
     parts = [rf"(?<!\d){part}(?!\d)" if part.isdigit() else part for part in re.findall(r"[a-z]+|\d+", wanted)]
     telling = len(wanted) > 2 or len(parts) > 1  # "4090" says which, "4" does not
     holding = (entry for key, entry in known.items() if telling and re.search(".*".join(parts), key))
