@@ -312,7 +312,7 @@ def test_nothing_is_unexplained_on_the_models_of_the_course(
     name: str, folded: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("TRTLAB_CACHE")  # where the exported models are already
-    model = lab.models.get(name)
+    model = getattr(lab.models, name)()
     path = model.onnx(fold_batch_norm=folded)
     sizes = {"N": 8, "S": 16}
     shapes = {port: tuple(sizes.get(size, size) for size in shape) for port, shape in model.inputs.items()}
