@@ -67,31 +67,6 @@ def test_keeping_more_nodes_never_costs_and_the_share_falls() -> None:
     assert kept.loc[8, "int8_percent"] == recipes.loc[BEST, "int8_percent"]
 
 
-def test_calibration_photos_are_the_same_on_every_call_and_others_with_another_seed(script: ModuleType) -> None:
-    first = script.calibration_photos(6)
-    assert first.shape == (6, 3, 224, 224)
-    assert first.dtype == np.float32
-    assert np.array_equal(first, script.calibration_photos(6))
-    assert np.array_equal(first[:5], script.calibration_photos(5))
-    assert len({image.tobytes() for image in first}) == 6
-    assert not np.array_equal(first, script.calibration_photos(6, seed=1))
-
-
-def test_no_photo_is_both_calibrated_with_and_held_out(script: ModuleType) -> None:
-    def thumbnails(images: list[np.ndarray]) -> np.ndarray:
-        small = np.concatenate(images).reshape(-1, 3, 16, 14, 16, 14).mean(axis=(3, 5))
-        return small.reshape(len(small), -1)
-
-    shown = {name: datasets.imagenet_input(photo) for name, photo in datasets.photos().items()}
-    sources = thumbnails([datasets.imagenet_input(photo) for photo in script.calibration_sources()])
-    held_out = [datasets.imagenet_photos().images, *(shown[name] for name in datasets.PHOTO_LABELS)]
-    alike = np.corrcoef(sources, thumbnails(held_out))[:5, 5:]
-    assert alike.shape == (5, 22)
-    assert alike.max() < 0.9
-    mirrored = thumbnails([shown["astronaut"][..., ::-1]])[0].reshape(3, 16, 16)[..., ::-1]
-    assert np.corrcoef(sources, mirrored.reshape(1, -1))[:5, 5].max() > 0.99  # the same photo would have been found
-
-
 def test_no_photo_of_the_held_out_package_is_in_the_repository() -> None:
     package = Path(importlib.util.find_spec("foolbox").submodule_search_locations[0])  # type: ignore[union-attr,index]
     theirs = {photo.read_bytes() for photo in (package / "data").glob("imagenet_*.jpg")}
@@ -171,3 +146,28 @@ def test_the_reference_row_is_the_models_own_score() -> None:
     data = datasets.imagenet_photos()
     logits = numerics.run(models.efficientnet_lite0().onnx(), {"x": data.images})["logits"]
     assert int((np.argmax(logits, 1) == data.labels).sum()) == table("recipes", "recipe").loc["FP32", "right"]
+
+
+def test_calibration_photos_are_the_same_on_every_call_and_others_with_another_seed(script: ModuleType) -> None:
+    first = script.calibration_photos(10)
+    assert first.shape == (10, 3, 224, 224)
+    assert np.array_equal(first[:5], script.calibration_photos(5))
+    assert len({image.tobytes() for image in first}) == 10
+    assert not np.array_equal(first, script.calibration_photos(10, seed=1))
+
+
+def test_no_photo_is_both_calibrated_with_and_held_out(script: ModuleType) -> None:
+    def thumbnails(images: list[np.ndarray]) -> np.ndarray:
+        small = np.concatenate(images).reshape(-1, 3, 16, 14, 16, 14).mean(axis=(3, 5))
+        return small.reshape(len(small), -1)
+
+    shown = {name: datasets.imagenet_input(photo) for name, photo in datasets.photos().items()}
+    sources = thumbnails([datasets.imagenet_input(photo) for photo in script.calibration_sources()])
+    views = script.held_out_views(3)
+    assert len({image.tobytes() for image in views.images}) == len(views) == 60
+    held_out = [datasets.imagenet_photos().images, *(shown[name] for name in datasets.PHOTO_LABELS)]
+    alike = np.corrcoef(sources, thumbnails(held_out))[:5, 5:]
+    assert alike.shape == (5, 22)
+    assert alike.max() < 0.9
+    mirrored = thumbnails([shown["astronaut"][..., ::-1]])[0].reshape(3, 16, 16)[..., ::-1]
+    assert np.corrcoef(sources, mirrored.reshape(1, -1))[:5, 5].max() > 0.99  # the same photo would have been found

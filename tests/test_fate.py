@@ -293,7 +293,7 @@ def test_fate_of_a_model_without_nodes_to_speak_of() -> None:
 @pytest.mark.parametrize("folded", [True, False], ids=["folded", "unfolded"])
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "digit_cnn", "resnet50", "mlp", "transformer_encoder"])
 def test_nothing_is_unexplained_on_the_models_of_the_course(name: str, folded: bool) -> None:
-    model = lab.models.get(name)
+    model = getattr(lab.models, name)()
     path = model.onnx(fold_batch_norm=folded)
     sizes = {"N": 8, "S": 16}
     shapes = {port: tuple(sizes.get(size, size) for size in shape) for port, shape in model.inputs.items()}

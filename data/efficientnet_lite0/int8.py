@@ -30,29 +30,6 @@ IMAGES = 128
 WORST = 8  # the most that leaves 80% of the multiply-adds in INT8: see kept.csv
 KEPT = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 36)
 
-# None of these five is held out; coffee and chelsea, which have labels, are not among them.
-TO_CALIBRATE = ("astronaut", "rocket")
-TO_CALIBRATE_FILES = (
-    ("sklearn", "scikit-learn", "datasets/images/china.jpg"),
-    ("sklearn", "scikit-learn", "datasets/images/flower.jpg"),
-    ("matplotlib", "matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
-)
-
-
-def calibration_photos(count: int = IMAGES, seed: int = 0) -> np.ndarray:
-    """`count` random cut-outs of five photographs, as inputs of EfficientNet-Lite: float32 (count, 3, 224, 224).
-
-    None of the photographs is among imagenet_photos(). Raises AssetError for a missing package.
-    """
-    return np.concatenate(datasets.cutouts(calibration_sources(), count, seed))
-
-
-def calibration_sources() -> list[np.ndarray]:
-    """The five photographs, uint8 (H, W, 3)."""
-    shown = datasets.photos()
-    files = [datasets.package_folder(package, wheel) / path for package, wheel, path in TO_CALIBRATE_FILES]
-    return [*(shown[name] for name in TO_CALIBRATE), *map(datasets.read_photo, files)]
-
 
 @dataclass(frozen=True)
 class Recipe:
@@ -91,12 +68,52 @@ RECIPES = (
 )
 
 
+SOURCES = (  # none of them is held out
+    ("sklearn", "scikit-learn", "datasets/images/china.jpg"),
+    ("sklearn", "scikit-learn", "datasets/images/flower.jpg"),
+    ("matplotlib", "matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
+)
+
+
+def calibration_photos(count: int = IMAGES, seed: int = 0) -> np.ndarray:
+    """`count` random cut-outs of five photographs that take turns, float32 (count, 3, 224, 224)."""
+    return np.concatenate(_cutouts(calibration_sources(), count, seed))
+
+
+def calibration_sources() -> list[np.ndarray]:
+    """The photographs to calibrate with, uint8 (H, W, 3)."""
+    shown = datasets.photos()
+    files = [datasets.package_folder(package, distribution) / path for package, distribution, path in SOURCES]
+    return [shown["astronaut"], shown["rocket"], *map(datasets.read_photo, files)]
+
+
+def held_out_views(views: int) -> datasets.Dataset:
+    """The labelled photos whole, and then `views` - 1 times as random cut-outs: more evidence, not more photos."""
+    whole, folder = datasets.imagenet_photos(), datasets.package_folder("foolbox", "foolbox") / "data"
+    photos = [datasets.read_photo(file) for file in sorted(folder.glob("imagenet_*.jpg"))]
+    cutouts = _cutouts(photos, (views - 1) * len(photos), seed=0)
+    return datasets.Dataset(np.concatenate([whole.images, *cutouts]), np.tile(whole.labels, views))
+
+
+def _cutouts(sources: list[np.ndarray], count: int, seed: int) -> list[np.ndarray]:
+    """`count` inputs made of random squares of `sources` in turn: half to all of the shorter side, some mirrored."""
+    random, found = np.random.default_rng(seed), []
+    for index in range(count):
+        photo = sources[index % len(sources)]
+        height, width, _ = photo.shape
+        side = int(min(height, width) * random.uniform(0.5, 1))
+        top, left = random.integers(height - side + 1), random.integers(width - side + 1)
+        square = photo[top : top + side, left : left + side]
+        found.append(datasets.imagenet_input(square[:, ::-1] if random.random() < 0.5 else square))
+    return found
+
+
 class Bench:
     """The network, the pictures, and what several recipes share."""
 
     def __init__(self) -> None:
         self.model = onnx.load(models.efficientnet_lite0().onnx())
-        self.held_out = datasets.imagenet_photos(views=3)
+        self.held_out = held_out_views(3)
         self.seen = calibration_photos(20, seed=1)  # other cut-outs of the photographs calibrated with
         self.scales = cache(self._scales)
 
