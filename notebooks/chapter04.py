@@ -255,13 +255,8 @@ TYPES = {
     "FP8 E4M3": ml_dtypes.float8_e4m3fn, "FP4 E2M1": ml_dtypes.float4_e2m1fn,
 }  # fmt: skip
 
-
 _ROW, _TOP = 0.56, 1.3  # inches: one format, and what is above the first
-
-
 _FROM, _TO = -46, 40  # powers of ten on the line
-
-
 _SUPER = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 

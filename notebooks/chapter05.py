@@ -29,20 +29,10 @@ from trtlab.toys import toy
 from trtlab.widgets import dropdown, explorer
 
 Answer = tuple[bool, str]
-
-
 _PAIR = "q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z)"
-
-
 _BLOCK = "block (float16[8,64,28,28] x) => (float16[8,64,28,28] y) "
-
-
 _SAME_DB = 65.0  # rounding to FP16 leaves more than 70 dB; another scale, or none, less than 60
-
-
 _CLOSE_DB = 30.0  # without Q and DQ it is above 40 dB here, without the ReLU below 10
-
-
 _STEM = 2  # groups that lost most, one tick of the timer apart: asked for, two answers would be right
 
 

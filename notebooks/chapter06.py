@@ -26,8 +26,6 @@ from trtlab.profiles import Finding, Suggestion, check, read_shapes, suggest, tr
 from trtlab.toys import toy
 
 Answer = tuple[bool, str]
-
-
 BATCHES = (1, 2, 5, 8)
 
 
@@ -74,8 +72,6 @@ def upsampler() -> onnx.ModelProto:
 
 
 FOUR = {"a": (16, 32, 64), "b": (16, 33, 64), "c": (16, 32, 65), "d": (32, 32, 32)}  # min, opt, max side
-
-
 _IN_WORDS = {"no engine": "no engine", "a line in the log": "built, with a line in the log", "not a word": "built"}
 
 

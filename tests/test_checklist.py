@@ -13,7 +13,7 @@ import onnxsim
 import pytest
 import tiny_models as tiny
 import torch
-from chapter01 import fixed_encoder, quiet
+from chapter01 import fixed_encoder, without_export_noise
 from onnx import TensorProto
 from torch import nn
 
@@ -25,7 +25,7 @@ from trtlab.toys import toy
 
 
 def export(module: nn.Module, *inputs: torch.Tensor, **options: object) -> onnx.ModelProto:
-    with quiet(), torch.inference_mode():
+    with without_export_noise(), torch.inference_mode():
         program = torch.onnx.export(module, inputs, dynamo=True, verbose=False, **options)  # type: ignore[arg-type]
     assert program is not None
     return program.model_proto

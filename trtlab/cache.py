@@ -18,7 +18,6 @@ from trtlab.files import cache_folder, write_atomically
 
 FORMAT = 5
 DEFAULT_LIMIT = 4 * 2**30
-
 _ELSEWHERE = "set TRTLAB_CACHE to a folder with room that you may write to, or pass cache=False."
 
 

@@ -24,7 +24,6 @@ from trtlab.errors import Diagnosis, ModelError
 from trtlab.messages import diagnose_text, plain
 
 Model: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto | Source"
-
 _EXPORT = "pass the file that torch.onnx.export or onnx.save wrote, whole."
 _AGAIN = "export the model again."
 _SMALL_BYTES = 2**16

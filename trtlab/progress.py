@@ -11,7 +11,6 @@ from html import escape
 from typing import Any
 
 Progress = Callable[[str, int, int], None]
-
 PATIENCE_SECONDS = 1.0
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from trtlab import draw
 from trtlab.building import build
-from trtlab.draw.frame import number, unit_of
+from trtlab.draw.frame import in_unit
 from trtlab.draw.fusion import finding, vanished
 from trtlab.engine import Engine, Layer, Port
 from trtlab.errors import AssetError
@@ -25,9 +25,7 @@ from trtlab.onnx_model import Model, read_model
 from trtlab.shapes import Shapes
 
 _SIDE, _LENGTH = 224, 128  # guesses for a dynamic height or width, and for any other dynamic dimension but the batch
-
-
-_GRAPH_LAYERS = 20
+_DRAWN_WHOLE = 20  # nodes of a model that is also drawn before and after
 
 
 def explain(
@@ -80,13 +78,13 @@ def page(engine: Engine, model: onnx.ModelProto, *, name: str, guessed: dict[str
     """The HTML text of the report on `engine`, which was built from `model`."""
     fate, checks = engine.fate(model), checklist(model)
     pictures = [("Which kernel runs which node", draw.fusion(engine, model))]
-    if len(engine.kernels) <= _GRAPH_LAYERS:
-        pictures.append(("The engine as a graph", draw.graph(engine, model=model)))
+    if len(model.graph.node) <= _DRAWN_WHOLE:
+        pictures.append(("Before and after the compiler", draw.before_after(engine, model)))
     pictures.append(("What each kernel reads and writes", draw.memory(engine)))
     template = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
-    ).get_template("explain.html.jinja")  # fmt: skip
+    ).get_template("report.html.jinja")  # fmt: skip
     return template.render(
         name=_plain(name),
         finding=finding(engine, fate),
@@ -145,17 +143,9 @@ def _warnings(
 
 
 _SHAPES = "Give the sizes you really run: shapes={…}, or --shapes name=1x3x224x224 on the command line."
-
-
 _FIXED = "Build once more with one fixed shape for each input to see them."
-
-
 _LOST = "They may have been merged without a trace in the log; please report the model."
-
-
 _FP64 = "Export in FP32: cast inputs and weights before the export."
-
-
 _LAYOUT = "Mostly layout changes at the borders; see the orange boxes in the first picture."
 
 
@@ -188,10 +178,7 @@ def _port(port: Port) -> tuple[str, ...]:
 
 
 def _bytes(size: int | None) -> str:
-    if size is None:
-        return "not reported"
-    unit, name = unit_of(size)
-    return f"{number(size / unit)} {name}"
+    return "not reported" if size is None else in_unit(size)
 
 
 def _some(names: list[Any]) -> str:

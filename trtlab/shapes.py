@@ -17,27 +17,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Shape = tuple[int, ...]
-
-
 Range = tuple[Shape, Shape, Shape]
-
-
 Profile = dict[str, Range]
-
-
 Shapes = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
-
-
 _EXAMPLE = 'write shapes={"input": ((1,3,224,224), (8,3,224,224), (32,3,224,224))}: min, opt and max.'
-
-
 _ORDER = "order the three shapes so that min <= opt <= max in every dimension."
-
 
 # What TensorRT-RTX 1.7 does with each (tests/test_profiles_check.py shows it to every one of them).
 _TYPE, _RANGE = "set_shape() raises TypeError", "set_shape() raises RuntimeError"
-
-
 _INVALID = "add_optimization_profile() returns -1"
 
 
@@ -268,8 +255,6 @@ def mistakes(profiles: Sequence[Mapping[str, Range]], inputs: Mapping[str, Input
 
 # What TensorRT-RTX 1.7 does, as `Finding.tensorrt` says it; tests/test_profiles_check.py makes it do so.
 NOT_COMPARED = "builds, and ignores it"
-
-
 REFUSES = "build_serialized_network() returns None"
 
 

@@ -9,8 +9,6 @@ from trtlab.draw.palette import KINDS, MUTED, TEXT
 from trtlab.recordings import Recording, compare
 
 _ROW = 0.76  # inches a recording
-
-
 _COPIES = KINDS["quantize"].fill
 
 

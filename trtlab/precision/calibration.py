@@ -25,7 +25,6 @@ Calibrator = Literal["minmax", "entropy", "percentile", "mse"]
 CALIBRATORS = ("minmax", "entropy", "percentile", "mse")
 LARGEST = 127  # symmetric INT8 leaves -128 unused
 BINS = 2048
-
 _FINE = 16  # finer bins are kept inside each of them: one outlier of 1,000 times the rest would leave one bin for it
 _BATCH_BYTES = 2**26
 _FORMAT = "trtlab calibration 1"

@@ -24,7 +24,6 @@ from trtlab.onnx_model import Model, read_whole, tensors, without_weights
 from trtlab.tables import rows
 
 Kind = Literal["fp16", "bf16"]
-
 _HALF = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 
 

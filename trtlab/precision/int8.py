@@ -32,7 +32,6 @@ from trtlab.precision.placement import OPERATORS, PRODUCTS, Placement, activatio
 from trtlab.tables import rows
 
 Base = Literal["fp16", "fp32"]
-
 _LARGEST_HALF = 65504.0
 _TINY = LARGEST * 1.1754943508222875e-38  # a scale below the smallest normal FP32 number is taken for 0
 

@@ -15,7 +15,6 @@ from trtlab.onnx_model import inner_graphs
 OPSET = 19  # from here on a Q/DQ scale may be FP16 (and from 13 on there may be one a channel)
 OPERATORS = ("Conv", "Gemm", "MatMul")  # have INT8 kernels, in 1, 2 and 3 dimensions, grouped and depthwise
 PRODUCTS = (*OPERATORS, "ConvTranspose")  # which TensorRT-RTX 1.7.1 runs in the base, pairs or not
-
 _QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger")
 
 

@@ -35,27 +35,16 @@ from trtlab.shapes import (
 )
 
 _CORNERS = ("min", "opt", "max")
-
-
 _ASKED_FIRST = (1, 2, 0)
-
-
 _AT_OPT = "may refuse ('kOPT values … violate shape constraints'), or take the right size for granted and build"
-
 
 _AT_EDGE = (
     "builds, at most with a warning ('Profile kMAX values are not self-consistent'); fails when such a size comes"
 )
 
-
 _BETWEEN = "builds without a word; fails when such a size comes"
-
-
 _TOO_LARGE = "builds without a word, and reports too little memory"
-
-
 _NO_LAYER = "TensorRT-RTX 1.7 refuses it; full TensorRT builds NonZero and NMS, and only a run tells the output's size"
-
 
 _CURES = {
     "Reshape": "let the exporter compute the size (-1, or from Shape) instead of writing it down",
@@ -262,11 +251,7 @@ def _across(profiles: Sequence[Profile], inputs: Mapping[str, Input]) -> Iterato
 
 
 _VALUES = 2**20  # more numbers than this are not sizes or positions any more
-
-
 _FLOATS = 1024
-
-
 _NO_VALUES = frozenset({"If", "Loop", "Scan", "RandomNormal", "RandomUniform", "Multinomial", "Bernoulli"})
 
 
@@ -470,12 +455,8 @@ _CLEARER = {
     r"Incompatible dimensions for matrix multiplication": "these do not multiply",
 }
 
-
 LIMIT = 2**31 - 1  # elements of one tensor: TensorRT counts them in 32 bits
-
-
 MOST_OF_TOPK = 3840  # "K exceeds the maximum value allowed (3840)", TensorRT-RTX 1.7
-
 
 # Operations whose output has as many rows as the data asks for; TensorRT-RTX 1.7 has none of them.
 DATA_DEPENDENT = {
@@ -508,8 +489,6 @@ class Known:
 
 
 Inputs = Sequence[Known | None]
-
-
 Rule = Callable[[dict[str, Any], Inputs, Sequence[Known]], str]
 
 
@@ -613,19 +592,10 @@ _RULES: dict[str, Rule] = {
     "LSTM": _recurrent, "GRU": _recurrent, "RNN": _recurrent, "SpaceToDepth": _blocks, "Einsum": _einsum, "TopK": _topk,
 }  # fmt: skip
 
-
 _SECONDS = 2.0  # a search that takes longer is given up: no proposal
-
-
 _SIDES = (1, 2, 4, 8, 16, 32, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 1024)
-
-
 Axis = tuple[str, int]
-
-
 Groups = dict[str, list[Axis]]
-
-
 Point = dict[str, int]
 
 

@@ -16,8 +16,6 @@ from trtlab.profiles.checking import Walk, check, read_unhashed
 from trtlab.shapes import Findings, Input, Profile, Shape, inputs_of, words
 
 _MOST = 8  # profiles
-
-
 _CUTS = 400  # places where a cut is considered
 
 
