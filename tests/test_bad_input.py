@@ -87,7 +87,7 @@ def test_file_that_holds_no_model(tmp_path: Path, name: str, content: bytes, wor
         lab.build(content)
 
 
-@pytest.mark.parametrize("cut", range(1, 40))
+@pytest.mark.parametrize("cut", range(3, 40, 6))
 def test_model_cut_anywhere_is_refused(cut: int) -> None:
     whole = tiny.attention().SerializeToString()
     with pytest.raises(BuildError) as caught:
