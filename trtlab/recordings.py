@@ -226,7 +226,7 @@ def compare(a: Recording, b: Recording) -> pd.DataFrame:
                 row["layers"] = " | ".join(timed.layer.name for timed in work or found)
                 row["kind"] = (work or found)[0].kind
             row[f"{side} ms"] = sum(timed.ms for timed in found)
-            row[f"{side} copies"] = row[f"{side} ms"] - sum(timed.ms for timed in work)
+            row[f"{side} copies"] = sum(timed.ms for timed in found if timed.kind in _COPIES)
         rows.append({**row, "difference": row["b ms"] - row["a ms"]})
     return pd.DataFrame(rows)
 
