@@ -22,12 +22,10 @@ from trtlab.errors import ProfileError, TrtlabError
 from trtlab.exercises import Exercise
 from trtlab.models import transformer_encoder
 from trtlab.onnx_model import Model
-from trtlab.profiles import Finding, Suggestion, answers, check, read_shapes, suggest
+from trtlab.profiles import Finding, Suggestion, check, read_shapes, suggest, try_profiles
 from trtlab.toys import toy
 
 Answer = tuple[bool, str]
-
-
 BATCHES = (1, 2, 5, 8)
 
 
@@ -74,8 +72,6 @@ def upsampler() -> onnx.ModelProto:
 
 
 FOUR = {"a": (16, 32, 64), "b": (16, 33, 64), "c": (16, 32, 65), "d": (32, 32, 32)}  # min, opt, max side
-
-
 _IN_WORDS = {"no engine": "no engine", "a line in the log": "built, with a line in the log", "not a word": "built"}
 
 
@@ -86,7 +82,7 @@ def _built_and_failing(answer: Iterable[str]) -> Answer:
         return False, f"There is no profile {unknown[0]!r}: give the letters of `four`."
     model = upsampler()
     shapes = [{"x": tuple((1, 3, side, side) for side in sides)} for sides in FOUR.values()]
-    told = dict(zip(FOUR, answers([(model, one) for one in shapes]), strict=True))
+    told = dict(zip(FOUR, try_profiles([(model, one) for one in shapes]), strict=True))
     built = {letter for letter, one in told.items() if one.built}
     fails = {side: bool(len(check(model, {"x": (1, 3, side, side)}))) for side in range(16, 66)}
     sides = {letter: [fails[side] for side in range(low, high + 1)] for letter, (low, _, high) in FOUR.items()}

@@ -64,10 +64,7 @@ def exercises() -> list[Exercise]:
 
 
 _CONV = "Conv<pads=[1,1,1,1]>"
-
-
 _NEAREST = 'Resize<mode="nearest",coordinate_transformation_mode="asymmetric",nearest_mode="floor">'
-
 
 SKIP_TEXT = f"""
     skip (float[1,64,256,256] x) => (float[1,8,256,256] y) {{
@@ -78,7 +75,6 @@ SKIP_TEXT = f"""
         u = {_NEAREST}(d4, , up)
         s = Conv(a, w8)  v = Conv(u, v8)  y = Add(s, v)
     }}"""
-
 
 SKIP_WEIGHTS = {
     **dict.fromkeys(("w0", "w1", "wd"), (64, 64, 3, 3)),
@@ -172,8 +168,6 @@ def _output(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
 
 
 MEMORY_BATCHES = (1, 2, 4, 8, 16, 32, 64)
-
-
 MEMORY_SIDES = (128, 192, 224, 256, 320, 384, 448, 512)
 
 
@@ -324,7 +318,6 @@ _COLORS_PARTS = {
     "inputs": KINDS["pointwise"].fill,
     "outputs": KINDS["data movement"].fill,
 }
-
 
 _ROW = 0.38  # inches a bar
 

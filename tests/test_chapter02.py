@@ -10,7 +10,7 @@ import chapter02
 import numpy as np
 import onnx
 import pytest
-from notebook_runs import NOTEBOOKS, claiming_sections, noticing_sections, run
+from notebook_runs import NOTEBOOKS, claiming_sections, noticing_sections
 
 import trtlab as lab
 from trtlab import exercises
@@ -25,12 +25,17 @@ NOTEBOOK = NOTEBOOKS / "02_graph_optimization.ipynb"
 
 
 @pytest.mark.slow
+def test_the_sections_with_toys_notice_an_engine_without_fusion() -> None:
+    sections = claiming_sections(NOTEBOOK) - {"ResNet-50: the whole network", "The textbook and the compiler", "Play"}
+    assert len(sections) >= 9
+    calm = sections - noticing_sections(NOTEBOOK, "spoiled_engines.nothing_fused", sections=sections)
+    assert not calm, f"sections that believe the spoiled engine: {calm}"
+
+
+@pytest.mark.deep
 @pytest.mark.parametrize("how", ["nothing_fused", "a_kernel_missing"])
 def test_every_section_notices_a_spoiled_engine(how: str) -> None:
-    spoil = f"import spoiled_engines, trtlab\ntrtlab.build = spoiled_engines.{how}(trtlab.building)"
-    claiming = claiming_sections(NOTEBOOK)
-    assert len(claiming) >= 9
-    calm = claiming - noticing_sections(run(NOTEBOOK, spoil))
+    calm = claiming_sections(NOTEBOOK) - noticing_sections(NOTEBOOK, f"spoiled_engines.{how}")
     assert not calm, f"sections that believe the spoiled engine: {calm}"
 
 

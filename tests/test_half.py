@@ -79,7 +79,7 @@ def test_every_batch_of_samples_is_looked_at() -> None:
     quiet = {"x": np.full((6, 8), 0.1, np.float32)}
     assert to_half(unit_length(), "fp16", quiet).kept.empty
     late = {"x": np.concatenate([quiet["x"], X["x"]])}
-    assert "energy" in to_half(unit_length(), "fp16", late, batch=2).kept["node"].tolist()
+    assert "energy" in to_half(unit_length(), "fp16", [quiet, quiet, late]).kept["node"].tolist()
 
 
 def test_without_samples_it_says_that_no_activation_was_judged() -> None:
@@ -150,8 +150,8 @@ def test_weights_that_are_no_numbers_are_refused_with_their_node(bad: float) -> 
     [
         ({"x": IMAGES[:0]}, "the set is empty"),
         ({"y": IMAGES}, "no input of the model"),
-        ({"x": IMAGES[:, :2]}, "the model takes float32"),
-        ({"x": IMAGES.astype(np.float64)}, "is float64"),
+        ({"x": IMAGES[:, :2]}, "takes float32"),
+        ({"x": IMAGES.astype(np.float64)}, "give float64"),
         ({"x": IMAGES * np.nan}, "NaN"),
     ],
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,7 @@ class Pattern:
     """A group of nodes that compilers look for, as a model whose floating-point type can be chosen."""
 
     text: str
-    weights: Mapping[str, Any] = field(default_factory=dict)
+    weights: Mapping[str, Any]
 
     def model(self, precision: str = "FP32") -> onnx.ModelProto:
         """The pattern as a model whose tensors are all "FP32" or all "FP16"."""

@@ -16,7 +16,7 @@ from trtlab.draw.frame import MARGIN, Card, Picture, in_unit, message, style, wi
 from trtlab.draw.fusion import finding, footer, type_of
 from trtlab.engine import Engine, Layer, fused_bytes
 from trtlab.errors import ModelError
-from trtlab.graph import unfused_bytes, vanishing_reasons
+from trtlab.graph import Facts, unfused_bytes
 from trtlab.onnx_model import Model, read_model
 
 WIDEST, NODES = 12.6, 40  # inches of a card, and nodes that it can hold
@@ -48,7 +48,7 @@ def before_after(engine: Engine, model: Model, *, title: str | None = None) -> P
 def _fate(engine: Engine, proto: Any) -> pd.DataFrame:
     """The fate of each node; one whose value is known at build time is `constant` even where a kernel names it."""
     fate = engine.fate(proto)
-    known = [reason == "constant" for reason in vanishing_reasons(proto)]
+    known = [reason == "constant" for reason in Facts(proto).reasons]
     fate.loc[known, "layer"] = None
     fate.loc[known, "reason"] = "constant"
     return fate

@@ -14,7 +14,7 @@ from trtlab.building import build_each
 from trtlab.engine import Engine
 from trtlab.errors import ProfileError, TrtlabError
 from trtlab.gpus import Gpu
-from trtlab.graph import Sized, sized_tensors
+from trtlab.graph import sized_tensors
 from trtlab.onnx_model import Model, inlined, parse, read_source
 from trtlab.shapes import read_shapes
 
@@ -54,13 +54,17 @@ class Curve:
         return pd.DataFrame(rows, columns=[self.symbol, "MiB", f"MiB / {self.symbol}"]).set_index(self.symbol)
 
     def __repr__(self) -> str:
-        points = ", ".join(
-            f"{size}: {total / 2**20:.1f}" for size, total in zip(self.sizes, self.activation_bytes, strict=True)
-        )
+        known = zip(self.sizes, self.activation_bytes, strict=True)
+        points = ", ".join(f"{size}: {total / 2**20:.1f}" for size, total in known)
         return f"Curve({self.shapes}; MiB at {self.symbol} = {points})"
 
     def _repr_html_(self) -> str:
         return str(self.table().to_html(float_format="{:.2f}".format))
+
+
+# Ranges of shapes near this size make TensorRT-RTX 1.7 allocate the largest tensors at run time, outside of its
+# own figure for the activation memory: such an engine has layers of the type `allocate`.
+LIMIT = 2**31
 
 
 def curve(model: Model, gpu: str | float | Gpu | None, shapes: Mapping[str, Any] | None, sizes: Iterable[int]) -> Curve:
@@ -70,48 +74,34 @@ def curve(model: Model, gpu: str | float | Gpu | None, shapes: Mapping[str, Any]
     letter may stand twice (height and width), and in a (min, opt, max). Two sizes or more. Raises ProfileError for
     sizes that are none and where a tensor would have 2³¹ elements, and what `build` raises.
     """
-    if isinstance(sizes, str) or not isinstance(sizes, Iterable):
-        raise ProfileError(f"sizes= is {sizes!r}, not a list.", fix="give sizes=[1, 2, 4, 8].")
     source = read_source(model)
     proto = inlined(parse(source))
-    template = read_template(shapes, proto)
-    wanted = sorted({read_size(size, template.symbol) for size in sizes})
+    given = open_shapes(shapes, proto)
+    if isinstance(sizes, str) or not isinstance(sizes, Iterable):
+        raise ProfileError(f"sizes= is {sizes!r}, not a list.", fix="give sizes=[1, 2, 4, 8].")
+    wanted = sorted({read_size(size, given.symbol) for size in sizes})
     if len(wanted) < 2:
         raise ProfileError("A curve needs two sizes or more.", fix="give sizes=[1, 2, 4, 8].")
-    check_elements(proto, template, wanted[-1])
-    del proto
-    engines = build_each(source, [template.at(size) for size in wanted], gpu)
-    figures = tuple(_figure(size, engine, template) for size, engine in zip(wanted, engines, strict=True))
-    first = engines[0]
-    assert not isinstance(first, TrtlabError)
-    return Curve(template.symbol, tuple(wanted), figures, first.weight_bytes, str(template), first.compiler)
-
-
-def check_elements(model: onnx.ModelProto, template: Template, size: int) -> None:
-    """Raise ProfileError when a tensor of `model` has 2³¹ elements or more at `size`."""
-    name, elements = largest_tensor(model, template.at(size))
+    name, elements = largest_tensor(proto, given.at(wanted[-1]))
     if elements >= LIMIT:
         raise ProfileError(
-            f"At {template.symbol} = {size} the tensor '{name}' has {elements:,} elements, and from 2³¹ on TensorRT's "
-            "figure for the activation memory cannot be relied on.",
-            fix=f"choose a smaller {template.symbol}, or split the work into several runs.",
+            f"At {given.symbol} = {wanted[-1]} the tensor '{name}' has {elements:,} elements, and from 2³¹ on "
+            "TensorRT's figure for the activation memory cannot be relied on.",
+            fix=f"choose a smaller {given.symbol}, or split the work into several runs.",
         )
-
-
-def _figure(size: int, engine: Engine | TrtlabError, template: Template) -> int:
-    if isinstance(engine, TrtlabError):
-        raise engine
-    if engine.activation_bytes is None or allocates_at_run_time(engine):
-        raise ProfileError(
-            f"At {template.symbol} = {size} TensorRT's figure leaves out tensors that it allocates at run time.",
-            fix=f"choose a smaller {template.symbol}.",
-        )
-    return engine.activation_bytes
-
-
-# Ranges of shapes near this size make TensorRT-RTX 1.7 allocate the largest tensors at run time, outside of its
-# own figure for the activation memory: such an engine has layers of the type `allocate`.
-LIMIT = 2**31
+    engines = build_each(source, [given.at(size) for size in wanted], gpu)
+    figures, weights, compiler = [], None, ""
+    for size, engine in zip(wanted, engines, strict=True):
+        if isinstance(engine, TrtlabError):
+            raise engine
+        if engine.activation_bytes is None or allocates_at_run_time(engine):
+            raise ProfileError(
+                f"At {given.symbol} = {size} TensorRT's figure leaves out tensors that it allocates at run time.",
+                fix=f"choose a smaller {given.symbol}.",
+            )
+        figures.append(engine.activation_bytes)
+        weights, compiler = engine.weight_bytes, engine.compiler
+    return Curve(given.symbol, tuple(wanted), tuple(figures), weights, str(given), compiler)
 
 
 def largest_tensor(model: onnx.ModelProto, shapes: Mapping[str, Any]) -> tuple[str, int]:
@@ -120,21 +110,14 @@ def largest_tensor(model: onnx.ModelProto, shapes: Mapping[str, Any]) -> tuple[s
     By ONNX's shape inference over the nodes before fusion; tensors whose size it cannot tell are left out.
     """
     weights = {tensor.name for tensor in model.graph.initializer}
-    found = {name: tensor.elements for name, tensor in _sized(model, shapes).items() if name not in weights}
-    name = max(found, key=lambda name: found[name], default="")
-    return name, found.get(name, 0)
+    sized = sized_tensors(model, largest_shapes(shapes))
+    return max(((one.elements, name) for name, one in sized.items() if name not in weights), default=(0, ""))[::-1]
 
 
-def output_bytes(model: onnx.ModelProto, shapes: Mapping[str, Any]) -> int:
-    """Bytes of the model's outputs at `shapes` (of a range its maximum), without those of unknown size."""
-    sized = _sized(model, shapes)
-    return sum(sized[value.name].nbytes for value in model.graph.output if value.name in sized)
-
-
-def _sized(model: onnx.ModelProto, shapes: Mapping[str, Any]) -> dict[str, Sized]:
-    """Every tensor whose size follows from `shapes`, of a range from its maximum."""
+def largest_shapes(shapes: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The shape of each input, of a range its maximum."""
     (profile,) = read_shapes(shapes) or [{}]
-    return sized_tensors(model, {name: sizes[2] for name, sizes in profile.items()})
+    return {name: sizes[2] for name, sizes in profile.items()}
 
 
 def allocates_at_run_time(engine: Engine) -> bool:
@@ -146,47 +129,59 @@ _EXAMPLE = "write a letter for the size that varies, as in shapes={'x': ('N', 3,
 
 
 @dataclass(frozen=True)
-class Template:
-    """`shapes` as a user writes them for build(), with `symbol` at every place of the size that varies."""
+class OpenShapes:
+    """`shapes` as a user writes them for build(), with `symbol` at every place of the one size that varies."""
 
     shapes: Mapping[str, Any]
     symbol: str
 
     def at(self, size: int) -> dict[str, Any]:
         """The shapes for one size."""
-        return {name: _filled(shape, self.symbol, size) for name, shape in self.shapes.items()}
+
+        def filled(shape: Any) -> Any:
+            return (
+                tuple(map(filled, shape))
+                if isinstance(shape, tuple | list)
+                else size
+                if shape == self.symbol
+                else shape
+            )
+
+        return {name: filled(shape) for name, shape in self.shapes.items()}
 
     def __str__(self) -> str:
-        return ", ".join(f"{name} {_words(shape)}" for name, shape in self.shapes.items())
+        def words(shape: Any) -> str:
+            if not isinstance(shape, tuple | list):
+                return str(shape)
+            return (" … " if any(isinstance(size, tuple | list) for size in shape) else "×").join(map(words, shape))
+
+        return ", ".join(f"{name} {words(shape)}" for name, shape in self.shapes.items())
 
 
-def read_template(shapes: Mapping[str, Any] | None, model: onnx.ModelProto) -> Template:
-    """`shapes` as a Template; None takes the model's own input shapes.
+def open_shapes(shapes: Mapping[str, Any] | None, model: onnx.ModelProto) -> OpenShapes:
+    """`shapes`, or where they are None the model's own, with the one size that is left open.
 
-    Raises ProfileError where no size is left open, or several with different letters.
+    Raises ProfileError where no size is, or several with different letters, or something that is neither.
     """
     given = _declared(model) if shapes is None else shapes
     if not isinstance(given, Mapping):
         raise ProfileError("shapes= is not a dictionary.", fix=_EXAMPLE)
     symbols = list(dict.fromkeys(symbol for shape in given.values() for symbol in _symbols(shape)))
-    for symbol in symbols if shapes is not None else ():
-        if not symbol.isidentifier():
-            raise ProfileError(f"{symbol!r} in shapes= is neither a number nor a letter for one.", fix=_EXAMPLE)
-    if len(symbols) == 1:
-        return Template(given, symbols[0])
     written = ", ".join(f"{name!r}: {shape!r}" for name, shape in given.items())
-    if symbols:
-        open_sizes = ", ".join(map(repr, symbols))
+    if len(symbols) > 1:
         raise ProfileError(
-            f"{len(symbols)} sizes are open ({open_sizes}) in {{{written}}}, and only one can vary.",
-            fix=f"give shapes= with numbers for all but one of {open_sizes}.",
+            f"{len(symbols)} sizes are open ({', '.join(map(repr, symbols))}) in {{{written}}}, and only one can vary.",
+            fix=f"give shapes= with numbers for all but one of {', '.join(map(repr, symbols))}.",
         )
-    if shapes is None:
+    if not symbols and shapes is None:
         raise ProfileError(
             f"No dimension of the model's inputs is dynamic ({{{written}}}), so there is nothing to vary.",
             fix="export the model with a dynamic batch (chapter 01), or build() it as it is.",
         )
-    raise ProfileError(f"No size is left open in {{{written}}}.", fix=_EXAMPLE)
+    if not symbols or (shapes is not None and not symbols[0].isidentifier()):
+        wrong = f"{symbols[0]!r} is neither a number nor a letter for one" if symbols else "No size is left open"
+        raise ProfileError(f"{wrong}: {{{written}}}.", fix=_EXAMPLE)
+    return OpenShapes(given, symbols[0])
 
 
 def read_size(size: Any, symbol: str) -> int:
@@ -201,16 +196,14 @@ def read_size(size: Any, symbol: str) -> int:
 def _declared(model: onnx.ModelProto) -> dict[str, tuple[int | str, ...]]:
     """The shape of each input as the model declares it; an unnamed dynamic size gets a name of its own."""
     constants = {tensor.name for tensor in model.graph.initializer}
-    found = {}
-    for value in model.graph.input:
-        if value.name not in constants:
-            sizes = value.type.tensor_type.shape.dim
-            found[value.name] = tuple(
-                size.dim_value if size.HasField("dim_value") and size.dim_value >= 0
-                else size.dim_param or f"{value.name}_{axis}"
-                for axis, size in enumerate(sizes)
-            )  # fmt: skip
-    return found
+    return {
+        value.name: tuple(
+            size.dim_value if size.HasField("dim_value") and size.dim_value >= 0
+            else size.dim_param or f"{value.name}_{axis}"
+            for axis, size in enumerate(value.type.tensor_type.shape.dim)
+        )
+        for value in model.graph.input if value.name not in constants
+    }  # fmt: skip
 
 
 def _symbols(shape: Any) -> Iterator[str]:
@@ -219,15 +212,3 @@ def _symbols(shape: Any) -> Iterator[str]:
     elif isinstance(shape, tuple | list):
         for size in shape:
             yield from _symbols(size)
-
-
-def _filled(shape: Any, symbol: str, size: int) -> Any:
-    if isinstance(shape, tuple | list):
-        return tuple(_filled(part, symbol, size) for part in shape)
-    return size if shape == symbol else shape
-
-
-def _words(shape: Any) -> str:
-    if not isinstance(shape, tuple | list):
-        return str(shape)
-    return (" … " if any(isinstance(size, tuple | list) for size in shape) else "×").join(map(_words, shape))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,11 +17,15 @@ from trtlab.engine import Engine
 from trtlab.errors import AssetError, BuildError, TrtlabError
 from trtlab.gpus import Gpu
 from trtlab.gpus import gpu as gpu_called
-from trtlab.memory.curves import LIMIT, Template, allocates_at_run_time, largest_tensor, output_bytes, read_template
+from trtlab.graph import sized_tensors
+from trtlab.memory.curves import LIMIT, OpenShapes, allocates_at_run_time, largest_shapes, largest_tensor, open_shapes
 from trtlab.memory.parts import io_bytes
-from trtlab.onnx_model import Model, Source, inlined, parse, read_source
+from trtlab.onnx_model import Model, inlined, parse, read_source
 
+# An assumption. A CUDA context of PyTorch's took 287,047,680 bytes on a GPU with lazy loading of kernels, and
+# 666,632,192 without (github.com/pytorch/pytorch/pull/86509); TensorRT's own kernels come on top.
 RESERVE_GIB = 0.75
+NOT_COUNTED = "other processes, the desktop, further contexts and engines"
 
 
 @dataclass(frozen=True)
@@ -93,167 +98,104 @@ def fits(
 
     `shapes` has a letter in place of the size, {"x": ("N", 3, 224, 224)}, also within a (min, opt, max); None takes
     the model's own. There is room for the card's memory, or `limit_gib` of it, less `reserve_gib`. Each size tried is
-    built: TensorRT's figure is neither smooth nor monotone, so estimates only choose what to try. No tensor may reach
-    2³¹ elements. After `seconds` the search ends with what it knows. Raises AssetError for an unknown card or a limit
-    that cannot be, else what `build` raises.
+    built, for TensorRT's figure is neither smooth nor monotone: the size doubles until it does not fit, then the gap
+    is narrowed, and past the border a dip is looked for. No tensor may reach 2³¹ elements. After `seconds` the search
+    ends with what it knows. Raises AssetError for an unknown card or a limit that cannot be, else what `build` raises.
     """
     card = gpu if isinstance(gpu, Gpu) else gpu_called(gpu)
-    capacity = capacity_bytes(card, limit_gib)
-    reserve = reserve_bytes(reserve_gib, capacity)
-    source = read_source(model)
-    proto = inlined(parse(source))
-    template = read_template(shapes, proto)
-    search = _Search(source, proto, card, template, capacity - reserve, time.monotonic() + _positive(seconds))
-    search.run(_last_size(proto, template))
-    return Fit(search.best, template.symbol, str(template), card.name, capacity, reserve,
-               tuple(search.tries.values()), search.reason)  # fmt: skip
-
-
-class _Search:
-    """The tries so far; two sizes are built at a time."""
-
-    def __init__(
-        self, source: Source, model: onnx.ModelProto, card: Gpu, template: Template, room: int, deadline: float
-    ) -> None:
-        self.source, self.model, self.card, self.template = source, model, card, template
-        self.room, self.deadline = room, deadline
-        self.tries: dict[int, Try] = {}
-        self.reason = ""
-
-    @property
-    def best(self) -> int:
-        """The largest size that fits, of those tried."""
-        return max((size for size, one in self.tries.items() if one.fits), default=0)
-
-    @property
-    def next_above(self) -> int | None:
-        """The smallest size tried above the best."""
-        return min((size for size in self.tries if size > self.best), default=None)
-
-    def run(self, last: int) -> None:
-        """Grow until something does not fit, close in on the border, and look beyond it for a dip."""
-        self.build(1, min(2, last))
-        while self.best and self.next_above is None and self.best < last and self.in_time():
-            guess = min(last, max(2 * self.best, self.guess()))
-            self.build(guess, min(last, guess + 1))
-        self.close_in()
-        beyond = sorted({min(last, self.best * part // 8) for part in (9, 10, 12, 16)} - set(self.tries))
-        if self.best and self.best < last and self.in_time():
-            self.build(*[size for size in beyond if size > self.best])
-            self.close_in()
-        self.reason = self.why(last)
-
-    def close_in(self) -> None:
-        """Narrow the gap between the best and the next size that does not fit down to one."""
-        while self.best and (above := self.next_above) and above - self.best > 1 and self.in_time():
-            guess = min(max(self.guess(), self.best + 1), above - 1)
-            self.build(guess, min(guess + 1, above - 1))
-
-    def guess(self) -> int:
-        """Where a straight line through the figures around the border meets the room: only what to try next."""
-        known = sorted(self.tries)
-        low = self.best
-        near = self.next_above or max((size for size in known if size < low), default=low)
-        first, second = self.tries[low], self.tries[near]
-        slope = (second.total_bytes - first.total_bytes) / ((near - low) or 1)
-        if slope <= 0 or second.note:
-            return (low + near) // 2 if near > low else 2 * low
-        return low + int((self.room - first.total_bytes) / slope)
-
-    def build(self, *sizes: int) -> None:
-        """Build the sizes not tried yet."""
-        wanted = sorted(set(sizes) - set(self.tries))
-        left = max(1.0, self.deadline - time.monotonic())
-        engines = build_each(self.source, [self.template.at(size) for size in wanted], self.card, time_limit=left)
-        for size, engine in zip(wanted, engines, strict=True):
-            self.tries[size] = self.judge(size, engine)
-
-    def judge(self, size: int, engine: Engine | TrtlabError) -> Try:
-        """Whether the engine fits, by TensorRT's figures."""
-        if isinstance(engine, TrtlabError):
-            if size == 1:
-                raise engine
-            return Try(size, 0, 0, 0, False, f"no engine: {engine.message}")
-        weights, activations = engine.weight_bytes or 0, engine.activation_bytes or 0
-        outputs = io_bytes(engine, "Output")
-        if outputs is None:
-            outputs = output_bytes(self.model, self.template.at(size))
-        ports = (io_bytes(engine, "Input") or 0) + outputs
-        if allocates_at_run_time(engine):
-            note = "TensorRT's figure leaves out tensors that it allocates at run time"
-            return Try(size, weights, activations, ports, False, note)
-        return Try(size, weights, activations, ports, weights + activations + ports <= self.room)
-
-    def in_time(self) -> bool:
-        """False once the time is over."""
-        return time.monotonic() < self.deadline
-
-    def why(self, last: int) -> str:
-        """The sentence that explains the answer."""
-        symbol, best, above = self.template.symbol, self.best, self.next_above
-        if not best:
-            return f"not even {symbol} = 1 fits."
-        if best == last:
-            return f"memory is not the limit: at {symbol} = {last + 1} a tensor would have 2³¹ elements."
-        if above == best + 1:
-            note = self.tries[above].note
-            return f"at {symbol} = {above} " + (f"{note}." if note else "it is more than there is room for.")
-        border = f"{symbol} = {above} does not" if above else "no larger size was tried"
-        return f"the time was over before the border was found; {border}."
-
-
-def _last_size(model: onnx.ModelProto, template: Template) -> int:
-    """The largest size at which no tensor of the model has 2³¹ elements; 1 at least."""
-    low, high = 1, 2
-    while high < 2**24 and largest_tensor(model, template.at(high))[1] < LIMIT:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        if largest_tensor(model, template.at(middle))[1] < LIMIT:
-            low = middle
-        else:
-            high = middle
-    return low
-
-
-def _positive(seconds: float) -> float:
+    capacity, reserve = _room(card, limit_gib, reserve_gib)
     if not isinstance(seconds, int | float) or not seconds > 0:
         raise BuildError(f"seconds is {seconds!r}.", stage="time", fix="give a number of seconds above zero.")
-    return seconds
+    source = read_source(model)
+    proto = inlined(parse(source))
+    given = open_shapes(shapes, proto)
+    last = _last_size(proto, given)
+    tries: dict[int, Try] = {}
+    deadline = time.monotonic() + seconds
+    low, high = 0, last + 1  # fits; does not, or cannot be
+    beyond = False
+    while not (beyond and high - low == 1) and low < last and time.monotonic() < deadline:
+        if high > last:
+            wanted = {max(1, 2 * low), max(2, 4 * low)}
+        elif high - low > 1:
+            guess = _guess(tries, low, high, capacity - reserve)
+            wanted = {guess, min(guess + 1, high - 1)}
+        else:  # the border; past it the figure may dip
+            wanted, beyond = {low * part // 8 for part in (9, 10, 12, 16)}, True
+        sizes = sorted({min(size, last) for size in wanted} - {0, low} - set(tries))
+        engines = build_each(
+            source, [given.at(size) for size in sizes], card, time_limit=max(1.0, deadline - time.monotonic())
+        )
+        for size, engine in zip(sizes, engines, strict=True):
+            tries[size] = _judge(size, engine, proto, given, capacity - reserve)
+        low = max((size for size, one in tries.items() if one.fits), default=0)
+        high = min((size for size in tries if size > low), default=last + 1)
+    reason = _reason(given.symbol, low, high, last, tries)
+    return Fit(low, given.symbol, str(given), card.name, capacity, reserve, tuple(tries.values()), reason)
 
 
-# An assumption. A CUDA context of PyTorch's took 287,047,680 bytes on a GPU with lazy loading of kernels, and
-# 666,632,192 without (github.com/pytorch/pytorch/pull/86509); TensorRT's own kernels come on top.
+def _guess(tries: Mapping[int, Try], low: int, high: int, room: int) -> int:
+    """Where a straight line meets the room; in the middle every other time, for steps, and where there is no figure."""
+    below, above = tries[low].total_bytes, tries[high].total_bytes
+    if tries[high].note or above <= below or len(tries) % 4 > 1:
+        return (low + high) // 2
+    return min(max(low + 1, low + (room - below) * (high - low) // (above - below)), high - 1)
 
 
-NOT_COUNTED = "other processes, the desktop, further contexts and engines"
+def _judge(size: int, engine: Engine | TrtlabError, model: onnx.ModelProto, given: OpenShapes, room: int) -> Try:
+    """Whether the engine fits, by TensorRT's figures."""
+    if isinstance(engine, TrtlabError):
+        if size == 1:
+            raise engine
+        return Try(size, 0, 0, 0, False, f"no engine: {engine.message}")
+    outputs = io_bytes(engine, "Output")
+    if outputs is None:
+        sized = sized_tensors(model, largest_shapes(given.at(size)))
+        outputs = sum(sized[value.name].nbytes for value in model.graph.output if value.name in sized)
+    parts = engine.weight_bytes or 0, engine.activation_bytes or 0, (io_bytes(engine, "Input") or 0) + outputs
+    late = "TensorRT's figure leaves out tensors that it allocates at run time" if allocates_at_run_time(engine) else ""
+    return Try(size, *parts, not late and sum(parts) <= room, late)
 
 
-def capacity_bytes(card: Gpu, limit_gib: float | None) -> int:
-    """The memory of the card, or the part of it that `limit_gib` allows; raises AssetError for a limit that cannot be.
+def _reason(symbol: str, low: int, high: int, last: int, tries: Mapping[int, Try]) -> str:
+    """The sentence that explains the answer."""
+    if 1 in tries and not low:
+        return f"not even {symbol} = 1 fits."
+    if low == last:
+        return f"memory is not the limit: at {symbol} = {last + 1} a tensor would have 2³¹ elements."
+    if high - low == 1:
+        return f"at {symbol} = {high} {tries[high].note or 'it is more than there is room for'}."
+    border = f"{symbol} = {high} does not" if high in tries else "no larger size was tried"
+    return f"the time was over before the border was found; {border}."
+
+
+def _last_size(model: onnx.ModelProto, given: OpenShapes) -> int:
+    """The largest size at which no tensor of the model has 2³¹ elements; 1 at least, 2²⁴ at most."""
+    return max(1, bisect.bisect_left(range(1, 2**24), LIMIT, key=lambda size: largest_tensor(model, given.at(size))[1]))
+
+
+def _room(card: Gpu, limit_gib: float | None, reserve_gib: float) -> tuple[int, int]:
+    """The bytes of the card, or the part of them that `limit_gib` allows, and what stays free of that.
 
     A card's GB are read as 10⁹ bytes: drivers show some more, and with error correction on about that.
     """
     whole = int(card.memory_gb * 1e9)
-    if limit_gib is None:
-        return whole
-    if not isinstance(limit_gib, int | float) or isinstance(limit_gib, bool) or not limit_gib > 0:
-        raise AssetError(f"A memory limit of {limit_gib!r} GiB holds nothing.", fix="give a number above zero.")
-    if limit_gib * 2**30 > whole:
+    capacity = whole if limit_gib is None else _bytes(limit_gib, "limit_gib")
+    if capacity > whole:
         raise AssetError(
             f"limit_gib is {limit_gib:g}, and {card.name} has {card.memory_gb:g} GB ({whole / 2**30:.2f} GiB).",
             fix="give less than the card has, or leave limit_gib out.",
         )
-    return int(limit_gib * 2**30)
-
-
-def reserve_bytes(reserve_gib: float, capacity: int) -> int:
-    """What stays free of `capacity` bytes; raises AssetError when it is no number from 0 on, or leaves nothing."""
-    if not isinstance(reserve_gib, int | float) or isinstance(reserve_gib, bool) or not reserve_gib >= 0:
-        raise AssetError(f"A reserve of {reserve_gib!r} GiB cannot be kept.", fix="give a number, 0 or more.")
-    if reserve_gib * 2**30 >= capacity:
+    reserve = _bytes(reserve_gib, "reserve_gib", least=0)
+    if not reserve < capacity:
         raise AssetError(
-            f"The reserve of {reserve_gib:g} GiB is all of the {capacity / 2**30:.2f} GiB there are.",
+            f"reserve_gib is {reserve_gib:g}: with {capacity / 2**30:.2f} GiB in all there is room for nothing.",
             fix="keep less in reserve, or allow more memory.",
         )
-    return int(reserve_gib * 2**30)
+    return capacity, reserve
+
+
+def _bytes(gib: float, name: str, least: int = 1) -> int:
+    if isinstance(gib, bool) or not isinstance(gib, int | float) or not least <= gib * 2**30 < 2**62:
+        raise AssetError(f"{name} is {gib!r}.", fix=f"give a number of GiB, {'above zero' if least else '0 or more'}.")
+    return int(gib * 2**30)

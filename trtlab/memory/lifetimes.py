@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
+from trtlab import tables
 from trtlab.building import build
 from trtlab.engine import Engine, Layer
 from trtlab.errors import AssetError, ProfileError
@@ -89,10 +90,7 @@ class Liveness:
         return "Liveness(" + ", ".join(f"{what}: {size}" for what, size in self.summary().items()) + ")"
 
     def _repr_html_(self) -> str:
-        cells = (
-            f"<tr><th style='text-align:left'>{what}</th><td>{size}</td></tr>" for what, size in self.summary().items()
-        )
-        return f"<table>{''.join(cells)}</table>"
+        return tables.facts(self.summary())
 
 
 def liveness(
@@ -103,7 +101,7 @@ def liveness(
     Sizes are logical, without padding. Raises ProfileError for an engine of several profiles or of a range, whose sizes
     are known only at run time, and what `build` raises.
     """
-    engine = given if isinstance(given, Engine) else _built(given, shapes, gpu)
+    engine = given if isinstance(given, Engine) else build(given, gpu, shapes)
     if not engine.kernels:
         raise AssetError(
             "This engine lists no layers, so nothing can be said about its tensors.",
@@ -115,64 +113,36 @@ def liveness(
             "This engine serves several profiles, each with tensors of its own.",
             fix="ask for one shape: lab.memory.liveness(model, shapes={…}).",
         )
-    users, sizes = _users(engine, layers)
+    users = _users(engine)
     number = {place: index for index, place in enumerate(place for place, one in enumerate(layers) if one.is_kernel)}
     tensors = tuple(
-        Lifetime(name, sizes[name], number[min(writers)], number[max(writers + readers)])
-        for name, (writers, readers) in users.items()
+        Lifetime(name, nbytes, number[min(writers)], number[max(writers | readers)])
+        for name, (writers, readers, nbytes) in users.items()
     )
-    present = _present(Schedule(layers), [writers + readers for writers, readers in users.values()], tensors)
+    present = _present(layers, [writers | readers for writers, readers, _ in users.values()], tensors)
     in_order = tuple(present.get(place, ()) for place in number)
     return Liveness(engine.kernels, tensors, in_order, engine.activation_bytes, engine.compiler)
 
 
-def _built(model: Model, shapes: Mapping[str, Any] | None, gpu: str | float | Gpu | None) -> Engine:
-    return build(model, gpu, shapes)
-
-
-def _present(schedule: Schedule, users: list[list[int]], tensors: tuple[Lifetime, ...]) -> dict[int, tuple[int, ...]]:
-    """The numbers of the tensors alive while the layer at each place runs, at the moment when they take most."""
-    found: dict[int, tuple[int, tuple[int, ...]]] = {}
-    streams = schedule.streams
-    for running, ended in schedule.moments():
-
-        def has_ended(place: int, ended: dict[int, int] = ended) -> bool:
-            return ended.get(streams[place], -1) >= place
-
-        alive = tuple(
-            number
-            for number, places in enumerate(users)
-            if any(place in running or has_ended(place) for place in places)
-            and not all(has_ended(place) for place in places)
-        )
-        size = sum(tensors[number].nbytes for number in alive)
-        for place in running:
-            if place not in found or size > found[place][0]:
-                found[place] = size, alive
-    return {place: alive for place, (_, alive) in found.items()}
-
-
-def _users(engine: Engine, layers: tuple[Layer, ...]) -> tuple[dict[str, tuple[list[int], list[int]]], dict[str, int]]:
-    """The places of the writers and the readers of each intermediate tensor, and its bytes.
+def _users(engine: Engine) -> dict[str, tuple[set[int], set[int], int]]:
+    """For each intermediate tensor the places of its writers and of its readers, and its bytes.
 
     A tensor that one kernel writes as 1024×768 and others read in pieces or under another shape is one tensor: the
     largest view counts.
     """
     ports = {port.name for port in engine.ports}
-    users: dict[str, tuple[list[int], list[int]]] = {}
-    sizes: dict[str, int] = {}
-    for place, layer in enumerate(layers):
-        if not layer.is_kernel:
-            continue
-        for side, tensors in enumerate((layer.outputs, layer.inputs)):
+    users: dict[str, tuple[set[int], set[int], int]] = {}
+    for place, layer in enumerate(engine.layers):
+        for side, tensors in enumerate((layer.outputs, layer.inputs)) if layer.is_kernel else ():
             for tensor in tensors:
                 if tensor.name in ports:
                     continue
                 if tensor.nbytes is None:
                     raise _unknown(engine, layer, tensor.name)
-                users.setdefault(tensor.name, ([], []))[side].append(place)
-                sizes[tensor.name] = max(sizes.get(tensor.name, 0), tensor.nbytes)
-    return {name: found for name, found in users.items() if found[0]}, sizes
+                found = users.get(tensor.name, (set(), set(), 0))
+                found[side].add(place)  # type: ignore[union-attr]
+                users[tensor.name] = (found[0], found[1], max(found[2], tensor.nbytes))
+    return {name: found for name, found in users.items() if found[0]}
 
 
 def _unknown(engine: Engine, layer: Layer, tensor: str) -> ProfileError:
@@ -188,80 +158,63 @@ def _unknown(engine: Engine, layer: Layer, tensor: str) -> ProfileError:
     )
 
 
-_MOST_MOMENTS = 5000  # with many independent streams there are too many to look at all
+def _present(
+    layers: Sequence[Layer], users: list[set[int]], tensors: tuple[Lifetime, ...]
+) -> dict[int, tuple[int, ...]]:
+    """The numbers of the tensors alive while the layer at each place runs, at the moment when they take most."""
+    found: dict[int, tuple[int, tuple[int, ...]]] = {}
+    for running, ended in _moments(layers):
+        alive = tuple(
+            number
+            for number, places in enumerate(users)
+            if (places & running or places & ended) and not places <= ended
+        )
+        size = sum(tensors[number].nbytes for number in alive)
+        for place in running:
+            if place not in found or size > found[place][0]:
+                found[place] = size, alive
+    return {place: alive for place, (_, alive) in found.items()}
 
 
-class Schedule:
-    """The order in which a GPU must run layers: one after the other in a stream, and a `wait` after its `signal`.
+def _needs(layers: Sequence[Layer]) -> list[set[int]]:
+    """For each layer the places that must have ended: those before it in its stream, and a `signal` that it waits for.
 
-    `clocks[place]` says for each stream which of its layers have surely begun when the layer at `place` does, as the
-    vector clocks of Fidge 1988 do.
+    The order that vector clocks give (Fidge 1988).
     """
+    needs: list[set[int]] = []
+    latest: dict[int, set[int]] = {}  # by stream: its last layer and all that this one needed
+    signals: dict[int | None, set[int]] = {}
+    for place, layer in enumerate(layers):
+        mine = latest.get(layer.stream, set()) | (signals.get(layer.event, set()) if layer.type == "wait" else set())
+        needs.append(mine)
+        latest[layer.stream] = mine | {place}
+        if layer.type == "signal":
+            signals[layer.event] = latest[layer.stream]
+    return needs
 
-    def __init__(self, layers: Sequence[Layer]) -> None:
-        self.streams = [layer.stream for layer in layers]
-        self.clocks: list[dict[int, int]] = []
-        self.lanes: dict[int, list[int]] = {}
-        latest: dict[int, dict[int, int]] = {}
-        signals: dict[int | None, dict[int, int]] = {}
-        for place, layer in enumerate(layers):
-            clock = dict(latest.get(layer.stream, {}))
-            for stream, other in signals.get(layer.event, {}).items() if layer.type == "wait" else ():
-                clock[stream] = max(other, clock.get(stream, -1))
-            clock[layer.stream] = place
-            latest[layer.stream] = clock
-            if layer.type == "signal":
-                signals[layer.event] = clock
-            self.clocks.append(clock)
-            self.lanes.setdefault(layer.stream, []).append(place)
 
-    def before(self, first: int, second: int) -> bool:
-        """True when the layer at place `first` has surely ended before the one at `second` begins."""
-        return first != second and self.clocks[second].get(self.streams[first], -1) >= first
+def _moments(layers: Sequence[Layer]) -> Iterable[tuple[set[int], set[int]]]:
+    """Every moment that a GPU may come to: the places running, and those that have ended.
 
-    def moments(self) -> Iterator[tuple[set[int], dict[int, int]]]:
-        """Every moment that a GPU may come to: the places running, and per stream the last place that has ended.
+    With too many moments to go through (_MOST_MOMENTS), and with one stream, the layers run one by one in their order.
+    """
+    one_by_one = (({place}, set(range(place))) for place in range(len(layers)))
+    if len({layer.stream for layer in layers}) < 2:
+        return one_by_one
+    needs, found = _needs(layers), []
+    states = [frozenset[int]()]  # what has begun
+    seen = set(states)
+    for begun in states:
+        if len(seen) > _MOST_MOMENTS:
+            return one_by_one
+        ended = set().union(*(needs[place] for place in begun))
+        found.append((set(begun) - ended, ended))
+        for place in range(len(layers)):
+            following = begun | {place}
+            if place not in begun and needs[place] <= begun and following not in seen:
+                seen.add(following)
+                states.append(following)
+    return found
 
-        With too many moments to go through, those of running the layers one by one in their order.
-        """
-        found = self._all_moments() if len(self.lanes) > 1 else []
-        if found:
-            yield from found
-            return
-        ended: dict[int, int] = {}
-        for place, stream in enumerate(self.streams):
-            yield {place}, dict(ended)
-            ended[stream] = place
 
-    def _all_moments(self) -> list[tuple[set[int], dict[int, int]]]:
-        """Breadth first over what has begun (a state: how many layers of each stream); none when they are too many."""
-        found, streams = [], sorted(self.lanes)
-        states = [(0,) * len(streams)]
-        seen = set(states)
-        while states:
-            if len(seen) > _MOST_MOMENTS:
-                return []
-            state = states.pop(0)
-            begun = {
-                stream: self.lanes[stream][count - 1] for stream, count in zip(streams, state, strict=True) if count
-            }
-            found.append(self._moment(begun))
-            for index, stream in enumerate(streams):
-                following = (*state[:index], state[index] + 1, *state[index + 1 :])
-                if state[index] < len(self.lanes[stream]) and following not in seen:
-                    needs = self.clocks[self.lanes[stream][state[index]]]
-                    if all(begun.get(other, -1) >= place for other, place in needs.items() if other != stream):
-                        seen.add(following)
-                        states.append(following)
-        return found
-
-    def _moment(self, begun: dict[int, int]) -> tuple[set[int], dict[int, int]]:
-        """The last layer begun in each stream runs, unless another one that runs had to wait for its end."""
-        running = {place for place in begun.values() if not any(self.before(place, other) for other in begun.values())}
-        ended = {}
-        for stream, place in begun.items():
-            lane = self.lanes[stream]
-            done = lane.index(place) - (place in running)
-            if done >= 0:
-                ended[stream] = lane[done]
-        return running, ended
+_MOST_MOMENTS = 5000

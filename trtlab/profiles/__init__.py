@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trtlab.ask import OUTCOMES, Answer, answers
+from trtlab.ask import OUTCOMES, ProfileResponse, try_profiles
 from trtlab.building import sweep
 from trtlab.profiles.checking import check
 from trtlab.profiles.suggesting import Suggestion, suggest

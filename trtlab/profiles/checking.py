@@ -93,7 +93,7 @@ def read_unhashed(model: Model) -> onnx.ModelProto:
     path = Path(model) if isinstance(model, str | Path) else None
     content = path.read_bytes() if path and path.is_file() else model
     if isinstance(content, bytes) and content:
-        return inlined(parse(Source(content, b"not asked for", path)))
+        return inlined(parse(Source(content, path)))
     return read_model(model)
 
 
