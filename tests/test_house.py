@@ -27,8 +27,8 @@ COMPANIONS = sorted(NOTEBOOKS.glob("chapter*.py"))
 FLOORS = {
     "facts": "errors files course machine gpus onnx_model graph shapes node_names engine buildlog messages models"
     " datasets toys export_checks recordings tables tensorrt_choice",
-    "actions": "compiler process progress cache building ask precision numerics profiles memory prediction measuring diagnosis"
-    " repairing",
+    "actions": "compiler process progress cache building ask precision numerics profiles memory prediction measuring"
+    " diagnosis repairing",
     "faces": "draw exercises widgets report __main__",
 }
 FLOOR = {module: height for height, names in enumerate(FLOORS.values()) for module in names.split()}
@@ -206,7 +206,8 @@ def test_no_line_is_long() -> None:
 
 
 def test_what_notebooks_use_has_a_second_user() -> None:
-    alone = {name: chapter for name, chapter in used_by_one_chapter().items() if name not in (INTERFACES + PLACED).split()}
+    known = (INTERFACES + PLACED).split()
+    alone = {name: chapter for name, chapter in used_by_one_chapter().items() if name not in known}
     assert not alone, "only one chapter uses these; move each into its chapter's module:\n" + "\n".join(
         f"  trtlab.{name} -> notebooks/chapter{chapter}.py" for name, chapter in alone.items()
     )
