@@ -12,8 +12,9 @@ import pandas as pd
 
 from trtlab.errors import ProfileError
 from trtlab.onnx_model import Model
-from trtlab.profiles.checking import Walk, check, read_unhashed
-from trtlab.shapes import Findings, Input, Profile, Shape, inputs_of, words
+from trtlab.profiles.checking import check, read_unhashed
+from trtlab.profiles.running import Trials
+from trtlab.shapes import Findings, Input, Profile, Shape, inputs_of, shape_text
 
 _MOST = 8  # profiles
 
@@ -283,7 +284,7 @@ def _table(name: str, shapes: list[Any], port: Input) -> np.ndarray:
         raise ProfileError(f"The observed shapes of '{name}' are not a list of shapes of whole numbers.", fix=_EXAMPLE)
     if table.shape[1] != port.length:
         raise ProfileError(
-            f"Input '{name}' has {port.length} dimensions ({words(port.dims)}), the observed shapes have "
+            f"Input '{name}' has {port.length} dimensions ({shape_text(port.dims)}), the observed shapes have "
             f"{table.shape[1]}.",
             fix=_EXAMPLE,
         )
