@@ -31,8 +31,7 @@ from trtlab.exercises import Exercise
 from trtlab.export_checks import checklist
 from trtlab.models.export import hide_known_noise
 from trtlab.onnx_model import Model, read_model, read_whole
-from trtlab.report import proposed_shapes
-from trtlab.shapes import Shapes
+from trtlab.shapes import Shapes, proposed_shapes
 from trtlab.widgets import dropdown, explorer
 
 Answer = tuple[bool, str]

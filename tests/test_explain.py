@@ -13,7 +13,7 @@ import tiny_models as tiny
 
 import trtlab as lab
 from trtlab import __main__ as command_line
-from trtlab.report import proposed_shapes
+from trtlab.shapes import proposed_shapes
 
 EVIL = "<script>alert('$1')</script>"
 

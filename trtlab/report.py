@@ -24,9 +24,8 @@ from trtlab.export_checks import checklist
 from trtlab.files import write_atomically
 from trtlab.gpus import Gpu
 from trtlab.onnx_model import Model, read_model
-from trtlab.shapes import Shapes
+from trtlab.shapes import Shapes, proposed_shapes
 
-_SIDE, _LENGTH = 224, 128  # guesses for a dynamic height or width, and for any other dynamic dimension but the batch
 _DRAWN_WHOLE = 20  # nodes of a model that is also drawn before and after
 
 
@@ -53,27 +52,6 @@ def explain(
     name = Path(model).name if isinstance(model, str | os.PathLike) else proto.graph.name or "model"
     write_atomically(path, page(engine, proto, name=name, guessed=guessed))
     return path
-
-
-def proposed_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """A shape for each dynamic input: batch 1, 224 for a dynamic height or width, 128 for other dimensions.
-
-    Dimensions that carry the same symbol get the same size.
-    """
-    constants = {tensor.name for tensor in model.graph.initializer}
-    sizes: dict[str, int] = {}
-    found = {}
-    for port in model.graph.input:
-        dims = port.type.tensor_type.shape.dim
-        if port.name in constants or all(dim.HasField("dim_value") and dim.dim_value >= 0 for dim in dims):
-            continue
-        shape = []
-        for axis, dim in enumerate(dims):
-            guess = 1 if axis == 0 else _SIDE if len(dims) == 4 and axis > 1 else _LENGTH
-            known = dim.HasField("dim_value") and dim.dim_value >= 0
-            shape.append(dim.dim_value if known else sizes.setdefault(dim.dim_param or f"{port.name} {axis}", guess))
-        found[port.name] = tuple(shape)
-    return found
 
 
 def page(engine: Engine, model: onnx.ModelProto, *, name: str, guessed: dict[str, tuple[int, ...]]) -> str:

@@ -11,9 +11,11 @@ import numpy as np
 import pandas as pd
 
 from trtlab.errors import ProfileError
+from trtlab.graph import sized_tensors
 from trtlab.onnx_model import Model
-from trtlab.profiles.checking import Walk, check, read_unhashed
-from trtlab.shapes import Findings, Input, Profile, Shape, inputs_of, words
+from trtlab.profiles.checking import check, read_unhashed
+from trtlab.profiles.running import Trials
+from trtlab.shapes import Findings, Input, Profile, Shape, inputs_of, shape_text
 
 _MOST = 8  # profiles
 _CUTS = 400  # places where a cut is considered
@@ -104,12 +106,12 @@ def suggest(
     proto = read_unhashed(model)
     inputs = inputs_of(proto)
     seen = read_observed(observed, inputs)
-    walk = Walk(proto, inputs)
+    trials = Trials(proto, inputs)
     options = []
     for edges in _best_cuts(seen, multiple):
         profiles = tuple(_profile(seen, low, high, inputs, multiple) for low, high in itertools.pairwise(edges))
         padding = _padding(seen, edges, multiple)
-        memory = sum(alive_bytes(walk, {name: sizes[2] for name, sizes in one.items()}) for one in profiles)
+        memory = sum(alive_bytes(trials, {name: sizes[2] for name, sizes in one.items()}) for one in profiles)
         cost = padding + profile_cost * (len(profiles) - 1) + gib_cost * memory / 2**30
         options.append(Option(profiles, padding, memory, cost))
     wanted = [one for one in options if count in (None, len(one.profiles))] or options[-1:]
@@ -182,12 +184,13 @@ def _profile(seen: Observed, low: int, high: int, inputs: Mapping[str, Input], m
     return {name: (shapes[0][name], shapes[1][name], shapes[2][name]) for name in shapes[0]}
 
 
-def alive_bytes(walk: Walk, sizes: Mapping[str, Shape]) -> int:
+def alive_bytes(trials: Trials, sizes: Mapping[str, Shape]) -> int:
     """The bytes alive at most at once when the ONNX graph runs node by node at these sizes, weights left out."""
-    known = {name: one for name, one in walk.tensors(sizes).items() if name not in walk.constants}
-    last = {value: at for at, (_, node) in enumerate(walk.nodes) for value in node.input}
-    alive = most = sum(one.nbytes for name, one in known.items() if name in walk.inputs)
-    for at, (_, node) in enumerate(walk.nodes):
+    nodes, weights = trials.model.graph.node, {tensor.name for tensor in trials.model.graph.initializer}
+    known = {name: one for name, one in sized_tensors(trials.fixed(sizes), {}).items() if name not in weights}
+    last = {value: at for at, node in enumerate(nodes) for value in node.input}
+    alive = most = sum(one.nbytes for name, one in known.items() if name in trials.inputs)
+    for at, node in enumerate(nodes):
         alive += sum(known[value].nbytes for value in node.output if value in known)
         most = max(most, alive)
         alive -= sum(known[value].nbytes for value in {*node.input} if value in known and last.get(value) == at)
@@ -281,7 +284,7 @@ def _table(name: str, shapes: list[Any], port: Input) -> np.ndarray:
         raise ProfileError(f"The observed shapes of '{name}' are not a list of shapes of whole numbers.", fix=_EXAMPLE)
     if table.shape[1] != port.length:
         raise ProfileError(
-            f"Input '{name}' has {port.length} dimensions ({words(port.dims)}), the observed shapes have "
+            f"Input '{name}' has {port.length} dimensions ({shape_text(port.dims)}), the observed shapes have "
             f"{table.shape[1]}.",
             fix=_EXAMPLE,
         )
