@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,11 +53,7 @@ def runner(model: onnx.ModelProto, outputs: Sequence[str], *, true_half: bool = 
     graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
     given = [*weights, *(value.name for value in graph.input)]
-    known = dict.fromkeys([*given, *(name for node in graph.node for name in node.output if name)])
-    for name in outputs:
-        if name not in known:
-            close = difflib.get_close_matches(str(name), known, n=3, cutoff=0.4) or list(known)[-3:]
-            raise AssetError(f"The model has no tensor '{name}'.", fix=f"ask for {' or '.join(close)}.")
+    check_known("tensor", outputs, [*given, *(name for node in graph.node for name in node.output if name)])
     computed = [name for name in dict.fromkeys(outputs) if name not in given]
     open_engine = _reference if true_half else _runtime
     engine = "ONNX's reference evaluator" if true_half else "ONNX Runtime"
@@ -75,6 +71,15 @@ def runner(model: onnx.ModelProto, outputs: Sequence[str], *, true_half: bool = 
         return {name: (feed | fixed | found)[name] for name in outputs}
 
     return compute
+
+
+def check_known(kind: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Raise AssetError, with the closest of `known`, when one of `names`, of nodes or tensors, is not among them."""
+    there = dict.fromkeys(known)
+    for name in names:
+        if name not in there:
+            close = difflib.get_close_matches(str(name), there, n=3, cutoff=0.4) or list(there)[-3:]
+            raise AssetError(f"The model has no {kind} '{name}'.", fix=f"name {' or '.join(map(repr, close))}.")
 
 
 def _cannot(engine: str, error: Exception) -> ModelError:

@@ -112,11 +112,6 @@ def precision_share(engine: Engine, model: Model, precision: str) -> float:
     return float(table.loc[table["precision"] == _known(precision), "multiply_adds"].sum() / total)
 
 
-def int8_share(engine: Engine, model: Model) -> float:
-    """The share of multiply-adds whose kernel reads INT8 activations and INT8 weights; see `precision_share`."""
-    return precision_share(engine, model, "int8")
-
-
 def _known(precision: str) -> str:
     if precision.upper() not in BITS:
         raise AssetError(f"There is no precision '{precision}'.", fix=f"ask for one of {', '.join(BITS).lower()}.")

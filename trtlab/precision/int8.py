@@ -216,7 +216,7 @@ def _insert_pairs(
     """`model` with INT8 Q/DQ at the given inputs of nodes, one pair a tensor; weights are stored as INT8, with a DQ."""
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
-    graph, nodes, done = changed.graph, [], set()
+    graph, nodes, done = changed.graph, list[onnx.NodeProto](), set[str]()
     weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
 
     def store(name: str, array: np.ndarray) -> str:
@@ -224,12 +224,11 @@ def _insert_pairs(
         return name
 
     def pair(name: str) -> Iterator[onnx.NodeProto]:
-        axis, scale = weight_scales.get(name) or (None, np.float32(scales[name]))
+        axis, scale = weight_scales.get(name) or (None, np.asarray(scales[name], np.float32))
         form = [store(f"{name}_scale", scale), store(f"{name}_zero_point", np.zeros(scale.shape, np.int8))]
         if name in weights:
             exact = weights[name].astype(np.float32)
-            rank = exact.ndim
-            steps = exact / (scale if axis is None else np.expand_dims(scale, [i for i in range(rank) if i != axis]))
+            steps = exact / scale.reshape([-1 if i == axis else 1 for i in range(exact.ndim)])
             source = store(f"{name}_quantized", steps.round().clip(-LARGEST, LARGEST).astype(np.int8))
         else:
             source, step = f"{name}_QuantizeLinear_Output", "QuantizeLinear"
