@@ -112,12 +112,8 @@ def _runtime(model: onnx.ModelProto, names: list[str]) -> Callable[[Arrays], lis
 def _reference(model: onnx.ModelProto, names: list[str]) -> Callable[[Arrays], list[np.ndarray]]:
     """ONNX's reference evaluator: one operation after the other, each result in its own type."""
     evaluator = ReferenceEvaluator(model, new_ops=SUMS_IN_FP32)
-
-    def step(feed: Arrays) -> list[np.ndarray]:
-        with np.errstate(all="ignore"):  # overflow is what one wants to see, in the numbers
-            return [np.asarray(result) for result in evaluator.run(names, feed)]
-
-    return step
+    # Without NumPy's warnings: overflow is what one wants to see, in the numbers.
+    return np.errstate(all="ignore")(lambda feed: [np.asarray(result) for result in evaluator.run(names, feed)])
 
 
 def _sums_in_fp32(base: type) -> type:

@@ -1,10 +1,8 @@
 """INT8 with Q/DQ nodes: calibrate, place the pairs, and put the rest of the model in half precision.
 
-The order is settled by what the compiler takes (TensorRT-RTX 1.7.1). The pairs come first, into the FP32 model, with
-scales that are FP16 numbers already; then AutoCast converts the rest, keeps the pairs, and makes the scales FP16.
-On SM80 and newer every convolution and GEMM then reads INT8 data and weights, and no FP32 one is left; SM75 builds too,
-but convolves in FP16. FP16 first and pairs afterwards fails: ONNX Runtime writes FP32 scales for tensors whose ranges
-are not FP16, and TensorRT wants one type at a convolution.
+TensorRT-RTX 1.7.1 wants one type at a convolution. So the pairs come first, into the FP32 model, with scales that are
+FP16 numbers already; then AutoCast converts the rest, keeps the pairs, and makes the scales FP16. On SM80 and newer
+every convolution and GEMM then reads INT8 data and weights; SM75 builds too, but convolves in FP16.
 """
 
 from __future__ import annotations
@@ -97,9 +95,9 @@ def quantize(
         half = to_half(quantized, "fp16", few)
         quantized = half.model
         left += half.kept.itertuples(index=False, name=None)
-    done = [(node, len(placed.inputs[node.name])) for node in proto.graph.node if node.name in placed.inputs]
-    inside = tuple(node.name for node, sides in done if node.op_type != "Add" and sides == 2)
-    sums = tuple(node.name for node, _ in done if node.op_type == "Add")
+    done = [node for node in proto.graph.node if node.name in placed.inputs]
+    inside = tuple(node.name for node in done if node.op_type != "Add" and len(placed.inputs[node.name]) == 2)
+    sums = tuple(node.name for node in done if node.op_type == "Add")
     table = pd.DataFrame(left, columns=["node", "op", "reason"])
     return Quantized(quantized, own, inside, sums, table, calibrator, base)
 
@@ -127,12 +125,10 @@ def _usable(placement: Placement, model: onnx.ModelProto, scales: Mapping[str, f
     Raises AssetError for a scale that is missing or no number, and ModelError when no node remains.
     """
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
-    sums: dict[str, tuple[int, ...]] = {}
-    products: dict[str, tuple[int, ...]] = {}
+    sums, products = dict[str, tuple[int, ...]](), dict[str, tuple[int, ...]]()
     left = list(placement.left)
     for node in model.graph.node:
-        sides = placement.inputs.get(node.name, ())
-        reason = ""
+        sides, reason = placement.inputs.get(node.name, ()), ""
         for name in (node.input[index] for index in sides):
             if name in weights:
                 reach = float(np.abs(onnx.numpy_helper.to_array(weights[name])).max(initial=0)) or 1.0  # 0 is exact
