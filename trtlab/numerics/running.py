@@ -116,7 +116,7 @@ def _reference(model: onnx.ModelProto, names: list[str]) -> Callable[[Arrays], l
     return np.errstate(all="ignore")(lambda feed: [np.asarray(result) for result in evaluator.run(names, feed)])
 
 
-def _sums_in_fp32(base: type) -> type:
+def _sums_in_fp32(base: Any) -> type:
     """An operator of the reference evaluator that adds up its 16-bit operands in FP32 and rounds once.
 
     That is what Tensor Cores do with FP16 and BF16, and what NumPy does with float16, only that NumPy takes thirty
@@ -126,9 +126,9 @@ def _sums_in_fp32(base: type) -> type:
     def _run(self: Any, *arrays: Any, **attributes: Any) -> tuple[np.ndarray, ...]:
         kind = arrays[0].dtype
         if kind.itemsize != 2:
-            return tuple(base._run(self, *arrays, **attributes))  # type: ignore[attr-defined]
+            return tuple(base._run(self, *arrays, **attributes))
         wide = [array.astype(np.float32) if getattr(array, "dtype", None) == kind else array for array in arrays]
-        return tuple(result.astype(kind) for result in base._run(self, *wide, **attributes))  # type: ignore[attr-defined]
+        return tuple(result.astype(kind) for result in base._run(self, *wide, **attributes))
 
     return type(base.__name__.partition("_")[0], (base,), {"op_domain": "", "_run": _run})
 
