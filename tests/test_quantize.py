@@ -20,7 +20,7 @@ from trtlab.precision import (
     Quantized,
     calibrate,
     histograms,
-    int8_share,
+    precision_share,
     quantize,
     threshold,
     to_half,
@@ -176,7 +176,7 @@ def test_a_transformers_matrix_products_are_int8_in_the_engine() -> None:
     quantized = quantize(network.onnx(), network.sample(8))
     assert len(quantized.quantized) == 16
     engine = built(quantized, shapes={"input_ids": (4, 16)})
-    assert int8_share(engine, quantized.model) > 0.9
+    assert precision_share(engine, quantized.model, "int8") > 0.9
     assert compare(network.onnx(), quantized.model, network.sample(8))["hidden_states"].sqnr_db > 25
 
 
@@ -382,8 +382,8 @@ def test_an_operator_without_int8_is_refused_by_name() -> None:
 
 
 def test_names_that_do_not_exist_are_answered_with_the_closest() -> None:
-    refused("no node 'conv_2'.*'conv2'", *tiny(), nodes=["conv_2"])
-    refused("no node 'haed'.*'head'", *tiny(), exclude=["haed"])
+    refused("no node 'conv_2'.*'conv2'", *tiny(), nodes=["conv_2"], error=lab.AssetError)
+    refused("no node 'haed'.*'head'", *tiny(), exclude=["haed"], error=lab.AssetError)
     refused("no calibrator 'entrpy'.*'entropy'", *tiny(), calibrator="entrpy", error=lab.AssetError)
     refused("no base 'bf16'", *tiny(), base="bf16", error=lab.AssetError)
 

@@ -200,7 +200,7 @@ def measure(bench: Bench, recipe: Recipe, ranking: list[str]) -> dict[str, Any]:
         "calibrator": recipe.calibrator,
         "cut_outs": recipe.images,
         "int8_nodes": len(quantized.quantized),
-        "int8_percent": round(100 * precision.int8_share(engine, quantized.model), 2),
+        "int8_percent": round(100 * precision.precision_share(engine, quantized.model, "int8"), 2),
         "kernels": len(engine.kernels),
         "weights_mb": round((engine.weight_bytes or 0) / 1e6, 2),
         **scores(bench, quantized.model),
@@ -284,7 +284,8 @@ def keep_worst(
     sums, scales = bool(quantized.sums), quantized.scales
     some = precision.quantize(model, samples, base=quantized.base, nodes=nodes, residual=sums, scales=scales)
     shapes = {"x": (1, *dataset.images.shape[1:])}
-    share = precision.int8_share(lab.build(some.model, gpu=gpu, shapes=shapes, progress=False), some.model)
+    engine = lab.build(some.model, gpu=gpu, shapes=shapes, progress=False)
+    share = precision.precision_share(engine, some.model, "int8")
     before, after = (numerics.run(one, samples)["logits"] for one in (model, some.model))
     return {
         "kept": len(worst),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,11 +53,7 @@ def runner(model: onnx.ModelProto, outputs: Sequence[str], *, true_half: bool = 
     graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
     given = [*weights, *(value.name for value in graph.input)]
-    known = dict.fromkeys([*given, *(name for node in graph.node for name in node.output if name)])
-    for name in outputs:
-        if name not in known:
-            close = difflib.get_close_matches(str(name), known, n=3, cutoff=0.4) or list(known)[-3:]
-            raise AssetError(f"The model has no tensor '{name}'.", fix=f"ask for {' or '.join(close)}.")
+    check_known("tensor", outputs, [*given, *(name for node in graph.node for name in node.output if name)])
     computed = [name for name in dict.fromkeys(outputs) if name not in given]
     open_engine = _reference if true_half else _runtime
     engine = "ONNX's reference evaluator" if true_half else "ONNX Runtime"
@@ -75,6 +71,15 @@ def runner(model: onnx.ModelProto, outputs: Sequence[str], *, true_half: bool = 
         return {name: (feed | fixed | found)[name] for name in outputs}
 
     return compute
+
+
+def check_known(kind: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Raise AssetError, with the closest of `known`, when one of `names`, of nodes or tensors, is not among them."""
+    there = dict.fromkeys(known)
+    for name in names:
+        if name not in there:
+            close = difflib.get_close_matches(str(name), there, n=3, cutoff=0.4) or list(there)[-3:]
+            raise AssetError(f"The model has no {kind} '{name}'.", fix=f"name {' or '.join(map(repr, close))}.")
 
 
 def _cannot(engine: str, error: Exception) -> ModelError:
@@ -107,15 +112,11 @@ def _runtime(model: onnx.ModelProto, names: list[str]) -> Callable[[Arrays], lis
 def _reference(model: onnx.ModelProto, names: list[str]) -> Callable[[Arrays], list[np.ndarray]]:
     """ONNX's reference evaluator: one operation after the other, each result in its own type."""
     evaluator = ReferenceEvaluator(model, new_ops=SUMS_IN_FP32)
-
-    def step(feed: Arrays) -> list[np.ndarray]:
-        with np.errstate(all="ignore"):  # overflow is what one wants to see, in the numbers
-            return [np.asarray(result) for result in evaluator.run(names, feed)]
-
-    return step
+    # Without NumPy's warnings: overflow is what one wants to see, in the numbers.
+    return np.errstate(all="ignore")(lambda feed: [np.asarray(result) for result in evaluator.run(names, feed)])
 
 
-def _sums_in_fp32(base: type) -> type:
+def _sums_in_fp32(base: Any) -> type:
     """An operator of the reference evaluator that adds up its 16-bit operands in FP32 and rounds once.
 
     That is what Tensor Cores do with FP16 and BF16, and what NumPy does with float16, only that NumPy takes thirty
@@ -125,9 +126,9 @@ def _sums_in_fp32(base: type) -> type:
     def _run(self: Any, *arrays: Any, **attributes: Any) -> tuple[np.ndarray, ...]:
         kind = arrays[0].dtype
         if kind.itemsize != 2:
-            return tuple(base._run(self, *arrays, **attributes))  # type: ignore[attr-defined]
+            return tuple(base._run(self, *arrays, **attributes))
         wide = [array.astype(np.float32) if getattr(array, "dtype", None) == kind else array for array in arrays]
-        return tuple(result.astype(kind) for result in base._run(self, *wide, **attributes))  # type: ignore[attr-defined]
+        return tuple(result.astype(kind) for result in base._run(self, *wide, **attributes))
 
     return type(base.__name__.partition("_")[0], (base,), {"op_domain": "", "_run": _run})
 

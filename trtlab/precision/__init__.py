@@ -15,7 +15,6 @@ from trtlab.precision.calibration import (
 from trtlab.precision.half import HalfModel, to_half
 from trtlab.precision.in_engine import (
     assert_precision,
-    int8_share,
     multiply_adds,
     precision_of,
     precision_share,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import logging
 import re
 import tempfile
@@ -18,9 +17,11 @@ import onnx
 import pandas as pd
 
 from trtlab.errors import AssetError, ModelError
+from trtlab.graph import inferred
 from trtlab.node_names import node_names
+from trtlab.numerics.running import check_known
 from trtlab.numerics.samples import Samples, batches
-from trtlab.onnx_model import Model, read_whole, tensors, without_weights
+from trtlab.onnx_model import Model, read_whole, tensors
 from trtlab.tables import rows
 
 Kind = Literal["fp16", "bf16"]
@@ -92,20 +93,16 @@ def _named_copy(model: onnx.ModelProto) -> onnx.ModelProto:
     for name, node in zip(node_names(model.graph), copy.graph.node, strict=True):
         node.name = name
     if not all(value.type.tensor_type.HasField("shape") for value in copy.graph.output):
-        with contextlib.suppress(onnx.shape_inference.InferenceError):
-            inferred = onnx.shape_inference.infer_shapes(without_weights(copy), data_prop=True).graph.output
-            for value, known in zip(copy.graph.output, inferred, strict=True):
-                value.CopyFrom(known)
+        known = list(inferred(copy).graph.output)
+        del copy.graph.output[:]
+        copy.graph.output.extend(known)
     return copy
 
 
 def _check(model: onnx.ModelProto, keep: Sequence[str]) -> None:
     """Raise for what AutoCast would convert to something wrong, or fail on without saying why."""
     nodes = {node.name: node for node in model.graph.node}
-    for name in keep:
-        if name not in nodes:
-            close = difflib.get_close_matches(name, nodes, n=3, cutoff=0.4) or list(nodes)[:3]
-            raise AssetError(f"The model has no node '{name}' to keep.", fix=f"name {' or '.join(close)}.")
+    check_known("node", keep, nodes)
     quantized = any(node.op_type == "DequantizeLinear" for node in nodes.values())  # scales may be in half precision
     for tensor in () if quantized else tensors(model):
         if tensor.data_type in _HALF:
@@ -114,11 +111,9 @@ def _check(model: onnx.ModelProto, keep: Sequence[str]) -> None:
     check_finite(model)
     for node in nodes.values():
         if node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type):
-            what = (
-                f"Node '{node.name}' is a {node.domain or 'ai.onnx'}::{node.op_type}, which is not an operator of ONNX"
-            )
+            op = f"{node.domain or 'ai.onnx'}::{node.op_type}, which is not an operator of ONNX"
             fix = "replace it with ONNX operators, or convert the parts before and after it."
-            raise ModelError(f"{what}: AutoCast cannot tell the types it takes.", fix=fix)
+            raise ModelError(f"Node '{node.name}' is a {op}: AutoCast cannot tell the types it takes.", fix=fix)
     for value in model.graph.output:
         if not value.type.tensor_type.HasField("shape"):
             what = f"Output '{value.name}' has no shape, none can be inferred, and AutoCast needs one."
@@ -173,10 +168,8 @@ def _kept_nodes(model: onnx.ModelProto, log: Sequence[str], data_max: float) -> 
     """The nodes that AutoCast left in FP32, in the model's order, with its reason in plain words."""
     found = []
     for node in model.graph.node:
-        skipped, no_form = (
-            f"Skipping node {node.name}: ",
-            f"Node {node.name} (op type: {node.op_type}) is not supported in",
-        )
+        skipped = f"Skipping node {node.name}: "
+        no_form = f"Node {node.name} (op type: {node.op_type}) is not supported in"
         reasons = [_reason(text.removeprefix(skipped), data_max) for text in log if text.startswith(skipped)]
         reasons += [f"ONNX has no {node.op_type} in that type" for text in log if text.startswith(no_form)]
         found += [(node.name, node.op_type, reason) for reason in reasons[:1]]

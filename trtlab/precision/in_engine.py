@@ -54,12 +54,10 @@ def precisions(engine: Engine) -> pd.DataFrame:
     `with_weights` counts those that hold a matrix of weights in that very type: convolutions and matrix products.
     """
     found = [(precision_of(layer), operand_types(layer)[1]) for layer in engine.kernels]
-    table = pd.DataFrame([(kind or "none", 1, kind == weights != "") for kind, weights in found], columns=_COLUMNS)
-    table = table.groupby("precision", as_index=False)[_COLUMNS[1:]].sum()
+    columns = ["precision", "kernels", "with_weights"]
+    table = pd.DataFrame([(kind or "none", 1, kind == weights != "") for kind, weights in found], columns=columns)
+    table = table.groupby("precision", as_index=False)[columns[1:]].sum()
     return table.sort_values(["kernels", "precision"], ascending=[False, True], ignore_index=True)
-
-
-_COLUMNS = ["precision", "kernels", "with_weights"]
 
 
 def assert_precision(engine: Engine, precision: str, at_least: int = 8) -> None:
@@ -110,11 +108,6 @@ def precision_share(engine: Engine, model: Model, precision: str) -> float:
     if not total:
         raise ModelError("The model has no convolution and no matrix product.", fix="there is no share to speak of.")
     return float(table.loc[table["precision"] == _known(precision), "multiply_adds"].sum() / total)
-
-
-def int8_share(engine: Engine, model: Model) -> float:
-    """The share of multiply-adds whose kernel reads INT8 activations and INT8 weights; see `precision_share`."""
-    return precision_share(engine, model, "int8")
 
 
 def _known(precision: str) -> str:

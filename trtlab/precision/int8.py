@@ -1,26 +1,21 @@
 """INT8 with Q/DQ nodes: calibrate, place the pairs, and put the rest of the model in half precision.
 
-The order is settled by what the compiler takes (TensorRT-RTX 1.7.1). The pairs come first, into the FP32 model, with
-scales that are FP16 numbers already; then AutoCast converts the rest, keeps the pairs, and makes the scales FP16.
-On SM80 and newer every convolution and GEMM then reads INT8 data and weights, and no FP32 one is left; SM75 builds too,
-but convolves in FP16. FP16 first and pairs afterwards fails: ONNX Runtime writes FP32 scales for tensors whose ranges
-are not FP16, and TensorRT wants one type at a convolution.
+TensorRT-RTX 1.7.1 wants one type at a convolution. So the pairs come first, into the FP32 model, with scales that are
+FP16 numbers already; then AutoCast converts the rest, keeps the pairs, and makes the scales FP16. On SM80 and newer
+every convolution and GEMM then reads INT8 data and weights; SM75 builds too, but convolves in FP16.
 """
 
 from __future__ import annotations
 
 import math
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import onnx
 import pandas as pd
-from onnxruntime.quantization import CalibrationMethod, QuantType, quantize_static
-from onnxruntime.quantization.calibrate import TensorsData, save_tensors_data
 
 from trtlab.errors import AssetError
 from trtlab.graph import reads
@@ -28,7 +23,7 @@ from trtlab.numerics.samples import Samples, batches, digest
 from trtlab.onnx_model import Model, digest_of, read_whole
 from trtlab.precision.calibration import LARGEST, Calibrator, cached_scales, calibrate, check_calibrator
 from trtlab.precision.half import check_finite, to_half
-from trtlab.precision.placement import OPERATORS, PRODUCTS, Placement, activation_names, place, prepare
+from trtlab.precision.placement import PRODUCTS, Placement, activation_names, place, prepare
 from trtlab.tables import rows
 
 Base = Literal["fp16", "fp32"]
@@ -100,9 +95,9 @@ def quantize(
         half = to_half(quantized, "fp16", few)
         quantized = half.model
         left += half.kept.itertuples(index=False, name=None)
-    done = [(node, len(placed.inputs[node.name])) for node in proto.graph.node if node.name in placed.inputs]
-    inside = tuple(node.name for node, sides in done if node.op_type != "Add" and sides == 2)
-    sums = tuple(node.name for node, _ in done if node.op_type == "Add")
+    done = [node for node in proto.graph.node if node.name in placed.inputs]
+    inside = tuple(node.name for node in done if node.op_type != "Add" and len(placed.inputs[node.name]) == 2)
+    sums = tuple(node.name for node in done if node.op_type == "Add")
     table = pd.DataFrame(left, columns=["node", "op", "reason"])
     return Quantized(quantized, own, inside, sums, table, calibrator, base)
 
@@ -130,12 +125,10 @@ def _usable(placement: Placement, model: onnx.ModelProto, scales: Mapping[str, f
     Raises AssetError for a scale that is missing or no number, and ModelError when no node remains.
     """
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
-    sums: dict[str, tuple[int, ...]] = {}
-    products: dict[str, tuple[int, ...]] = {}
+    sums, products = dict[str, tuple[int, ...]](), dict[str, tuple[int, ...]]()
     left = list(placement.left)
     for node in model.graph.node:
-        sides = placement.inputs.get(node.name, ())
-        reason = ""
+        sides, reason = placement.inputs.get(node.name, ()), ""
         for name in (node.input[index] for index in sides):
             if name in weights:
                 reach = float(np.abs(onnx.numpy_helper.to_array(weights[name])).max(initial=0)) or 1.0  # 0 is exact
@@ -216,65 +209,40 @@ def _insert_pairs(
     model: onnx.ModelProto, inputs: Mapping[str, tuple[int, ...]], scales: Mapping[str, float],
     weight_scales: Mapping[str, tuple[int | None, np.ndarray]],
 ) -> onnx.ModelProto:  # fmt: skip
-    """`model` with INT8 Q/DQ at the given inputs of nodes; weights are stored as INT8, with a DQ only.
+    """`model` with INT8 Q/DQ at the given inputs of nodes, one pair a tensor; weights are stored as INT8, with a DQ."""
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    graph, nodes, done = changed.graph, list[onnx.NodeProto](), set[str]()
+    weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
 
-    ONNX Runtime's quantize_static inserts them without its calibration: our scales override the ranges it is given. It
-    replaces a tensor for all readers and renames quantised outputs: inputs that were not asked for get their own
-    tensor back, and what nothing reads afterwards is removed.
-    """
-    own = {node.name: list(node.input) for node in model.graph.node}
-    touched = {name for node in inputs for name in own[node][:2]} - {weight.name for weight in model.graph.initializer}
+    def store(name: str, array: np.ndarray) -> str:
+        graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+        return name
 
-    def entry(scale: float, **axis: int) -> dict[str, Any]:
-        fixed = {"scale": np.array(scale, np.float32), "zero_point": np.array(0, np.int8)}
-        return {"quant_type": QuantType.QInt8, **fixed, **axis}
+    def pair(name: str) -> Iterator[onnx.NodeProto]:
+        axis, scale = weight_scales.get(name) or (None, np.asarray(scales[name], np.float32))
+        form = [store(f"{name}_scale", scale), store(f"{name}_zero_point", np.zeros(scale.shape, np.int8))]
+        if name in weights:
+            exact = weights[name].astype(np.float32)
+            steps = exact / scale.reshape([-1 if i == axis else 1 for i in range(exact.ndim)])
+            source = store(f"{name}_quantized", steps.round().clip(-LARGEST, LARGEST).astype(np.int8))
+        else:
+            source, step = f"{name}_QuantizeLinear_Output", "QuantizeLinear"
+            yield onnx.helper.make_node(step, [name, *form], [source], name=f"{name}_{step}")
+        step = "DequantizeLinear"
+        yield onnx.helper.make_node(step, [source, *form], [f"{name}_{step}_Output"], name=f"{name}_{step}", axis=axis)
 
-    overrides = {name: [entry(scales.get(name, 1.0))] for name in sorted(touched)}
-    for name, (axis, values) in weight_scales.items():
-        overrides[name] = [entry(v, **({} if axis is None else {"axis": axis})) for v in values.reshape(-1)]
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    onnx.helper.set_model_props(copy, {"onnx.quant.pre_process": "onnxruntime.quant"})  # else it advises to
-    hidden = [value for value in model.graph.output if any(value.name in own[node] for node in inputs)]
-    copy.graph.value_info.extend(hidden)
-    for value in hidden:
-        copy.graph.output.remove(value)
-    with tempfile.TemporaryDirectory(prefix="trtlab-int8-") as folder:
-        unused = dict.fromkeys(sorted(touched), (-np.float32(1), np.float32(1)))
-        ranges, path = Path(folder, "ranges.json"), Path(folder, "quantized.onnx")
-        save_tensors_data(TensorsData(CalibrationMethod.MinMax, unused), ranges)
-        quantize_static(
-            copy, path, activation_type=QuantType.QInt8, weight_type=QuantType.QInt8,
-            per_channel=any(axis is not None for axis, _ in weight_scales.values()),
-            op_types_to_quantize=[*OPERATORS, "Add"], nodes_to_quantize=list(inputs), calibration_cache_path=ranges,
-            extra_options={  # TensorRT takes no zero points and no INT32 bias
-                "ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False,
-                "AddQDQPairToWeight": False, "TensorQuantOverrides": overrides,
-                "OpTypesToExcludeOutputQuantization": [*OPERATORS, "Add"],
-            },
-        )  # fmt: skip
-        quantized = onnx.load(path)
-    for node in quantized.graph.node:
-        for index, name in enumerate(own.get(node.name, ())):
-            if index not in inputs.get(node.name, ()):
-                node.input[index] = name
-    _clean_up(quantized, model)
-    return quantized
-
-
-def _clean_up(quantized: onnx.ModelProto, model: onnx.ModelProto) -> None:
-    """Give `quantized` the outputs and metadata of `model`, and only the Q/DQ nodes and weights that are read."""
-    graph = quantized.graph
-    del quantized.metadata_props[:], graph.output[:]
-    quantized.metadata_props.extend(model.metadata_props)
-    graph.output.extend(model.graph.output)
-    alive, kept = {value.name for value in graph.output}, []
-    for node in reversed(graph.node):  # readers come after writers
-        if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or alive.intersection(node.output):
-            alive.update(reads(node))
-            kept.append(node)
-    weights = {tensor.name: tensor for tensor in (*model.graph.initializer, *graph.initializer)}
-    stored = [tensor for name, tensor in weights.items() if name in alive]
-    del graph.node[:], graph.initializer[:]
-    graph.node.extend(reversed(kept))
-    graph.initializer.extend(stored)
+    for node in graph.node:
+        for index in inputs.get(node.name, ()):
+            name = node.input[index]
+            nodes += [] if name in done else pair(name)
+            done.add(name)
+            node.input[index] = f"{name}_DequantizeLinear_Output"
+        nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    read = {value.name for value in graph.output}.union(*map(reads, nodes))
+    for part in (graph.initializer, graph.input):  # old models list their weights among the inputs too
+        for one in [one for one in part if one.name in done & weights.keys() - read]:
+            part.remove(one)
+    return changed

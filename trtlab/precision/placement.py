@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
 
 from trtlab.errors import ModelError
+from trtlab.graph import inferred
 from trtlab.node_names import node_names
+from trtlab.numerics.running import check_known
 from trtlab.onnx_model import inner_graphs
 
 OPSET = 19  # from here on a Q/DQ scale may be FP16 (and from 13 on there may be one a channel)
@@ -41,14 +42,11 @@ def place(
     """Choose what to quantise: data and weights of every convolution and matrix product, or of `nodes` less `exclude`.
 
     Every node of `model` has a name of its own. With `residual` also the other side of a sum that such a node writes
-    into: then TensorRT can add, and write INT8, in the kernel of the convolution. Raises ModelError for a model that is
-    quantised already or holds nothing to quantise, for unknown names, and for nodes that have no INT8 form.
+    into: then TensorRT can add, and write INT8, in the kernel of the convolution. Raises AssetError for unknown names,
+    and ModelError for a model that is quantised already or holds nothing to quantise, and for nodes without INT8 form.
     """
     graph = _Graph(model)
-    for name in (*(nodes or ()), *exclude):
-        if name not in graph.nodes:
-            close = difflib.get_close_matches(str(name), graph.nodes, n=3, cutoff=0.4) or list(graph.nodes)[:3]
-            raise ModelError(f"The model has no node '{name}'.", fix=f"name {' or '.join(map(repr, close))}.")
+    check_known("node", (*(nodes or ()), *exclude), graph.nodes)
     inputs: dict[str, tuple[int, ...]] = {}
     left: list[tuple[str, str, str]] = []
     for name, node in graph.nodes.items():
@@ -69,14 +67,12 @@ def place(
             inputs[name] = sides
         if reason or len(sides) < 2:
             one = f"only its {'data is' if activations else 'weights are'} quantised, and INT8 needs both"
-            left.append((name, node.op_type, reason or (one if sides else _NEITHER)))
-    Placement(inputs, tuple(left)).check(_ONLY_FP32)
+            none = "neither its data nor its weights shall be quantised"
+            left.append((name, node.op_type, reason or (one if sides else none)))
+    fix = "INT8 is for convolutions and matrix products in FP32; to_half(model, 'fp16') takes any FP32 model."
+    Placement(inputs, tuple(left)).check(fix)
     sums = _residual_inputs(graph, inputs) if residual and activations else {}
     return Placement(inputs | sums, tuple(left))
-
-
-_NEITHER = "neither its data nor its weights shall be quantised"
-_ONLY_FP32 = "INT8 is for convolutions and matrix products in FP32; to_half(model, 'fp16') takes any FP32 model."
 
 
 def activation_names(model: onnx.ModelProto, inputs: Mapping[str, tuple[int, ...]]) -> list[str]:
@@ -125,13 +121,13 @@ class _Graph:
     """Who makes each tensor, and of which type it is; raises ModelError for a model that is quantised already."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        inferred = onnx.shape_inference.infer_shapes(model).graph
+        known = inferred(model).graph
         self.nodes = {node.name: node for node in model.graph.node}
         self.weights = {tensor.name: tensor for tensor in model.graph.initializer}
         self.order = {name: index for index, node in enumerate(model.graph.node) for name in node.output}
         self.maker = {name: node for node in model.graph.node for name in node.output}
         self.computed = {*self.maker, *(value.name for value in model.graph.input)} - self.weights.keys()
-        values = (*inferred.input, *inferred.value_info, *inferred.output)
+        values = (*known.input, *known.value_info, *known.output)
         self.types = {value.name: value.type.tensor_type.elem_type for value in values}
         self.types |= {name: tensor.data_type for name, tensor in self.weights.items()}
         for node in model.graph.node:
