@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -38,11 +38,10 @@ class Check:
         return f"{self.mark} {self.name}: {self.found}" + (f" → {self.advice}" if self.advice else "")
 
 
-@dataclass(frozen=True)
-class Checklist:
+class Checklist(tuple[Check, ...]):
     """Every check of one model, in a fixed order; iterate over them, or ask for one: `found["unused inputs"]`."""
 
-    checks: tuple[Check, ...]
+    __slots__ = ()
 
     @property
     def ok(self) -> bool:
@@ -52,27 +51,21 @@ class Checklist:
     @property
     def problems(self) -> tuple[Check, ...]:
         """The checks that say "fix"."""
-        return tuple(check for check in self.checks if check.verdict == "fix")
+        return tuple(check for check in self if check.verdict == "fix")
 
     @property
     def remarks(self) -> tuple[Check, ...]:
         """The checks that say "look": nothing is broken, but it may not be what you meant."""
-        return tuple(check for check in self.checks if check.verdict == "look")
+        return tuple(check for check in self if check.verdict == "look")
 
-    def __iter__(self) -> Iterator[Check]:
-        return iter(self.checks)
-
-    def __len__(self) -> int:
-        return len(self.checks)
-
-    def __getitem__(self, name: str) -> Check:
+    def __getitem__(self, name: str) -> Check:  # type: ignore[override]
         checks = {check.name: check for check in self}
         if name not in checks:
             raise KeyError(f"{name!r}; the checks are {', '.join(checks)}")
         return checks[name]
 
     def __str__(self) -> str:
-        return "\n".join(map(str, self.checks))
+        return "\n".join(map(str, self))
 
     def __repr__(self) -> str:
         return f"<Checklist: {len(self)} checks, {len(self.problems)} to fix, {len(self.remarks)} to look at>"
@@ -89,10 +82,11 @@ def checklist(model: Model) -> Checklist:
     """
     facts = Facts(read_model(model))
     told = [(name, *rule(facts), advice) for name, rule, advice in RULES]
-    return Checklist(tuple(Check(name, what, found, advice * (what != "ok")) for name, what, found, advice in told))
+    return Checklist(Check(name, what, found, advice * (what != "ok")) for name, what, found, advice in told)
 
 
-Rule: TypeAlias = Callable[[Facts], tuple[str, str]]
+Finding: TypeAlias = tuple[str, str]  # the verdict, and what was found
+Rule: TypeAlias = Callable[[Facts], Finding]
 _CONTROL_FLOW = {"If", "Loop", "Scan"}
 _DATA_DEPENDENT = {"NonZero", "NonMaxSuppression", "Unique", "Compress"}
 _ARITHMETIC = {"Add", "Sub", "Mul", "Div", "Pow", "Neg", "Abs", "MatMul", "Relu", "Clip", "ReduceSum", "ReduceMean"}
@@ -110,7 +104,7 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")
 
 
-def _told(found: Sequence[str], verdict: str, words: str, fine: str) -> tuple[str, str]:
+def _told(found: Sequence[str], verdict: str, words: str, fine: str) -> Finding:
     """The verdict with what was found, "ok" with the words `fine` when that is nothing."""
     return (verdict, f"{words} {_some(found)}".strip()) if found else ("ok", fine)
 
@@ -124,7 +118,7 @@ def _for_reason(facts: Facts, wanted: str) -> list[onnx.NodeProto]:
     return [node for node, reason in zip(facts.graph.node, facts.reasons, strict=True) if reason == wanted]
 
 
-def _training(facts: Facts) -> tuple[str, str]:
+def _training(facts: Facts) -> Finding:
     found, unsure = [], [_label(node) for node in facts.nodes if node.op_type in RANDOM]
     for node in facts.nodes:
         updates = any(item.name == "training_mode" and item.i for item in node.attribute) or any(node.output[1:])
@@ -139,19 +133,19 @@ def _training(facts: Facts) -> tuple[str, str]:
     return _told(unsure, "look", "random numbers:", "no dropout or batch norm in training mode")
 
 
-def _unused_inputs(facts: Facts) -> tuple[str, str]:
+def _unused_inputs(facts: Facts) -> Finding:
     pairs = zip(facts.graph.node, facts.reasons, strict=True)
     used = facts.outputs.union(*(reads(node) for node, reason in pairs if reason != "unreachable"))
     unused = [value.name for value in facts.inputs if value.name not in used]
     return _told(unused, "fix", "no output depends on", f"{len(facts.inputs)} used, none left over")
 
 
-def _float64(facts: Facts) -> tuple[str, str]:
+def _float64(facts: Facts) -> Finding:
     double = [name for name, kind in facts.types.items() if kind == onnx.TensorProto.DOUBLE]
     return _told(double, "fix", "FP64:", "no FP64 tensor")
 
 
-def _names(facts: Facts) -> tuple[str, str]:
+def _names(facts: Facts) -> Finding:
     own = Counter(node.name for node in facts.nodes if node.name)
     written = [Counter(name for node in graph.node for name in node.output if name) for graph in graphs(facts.graph)]
     weights = Counter(tensor.name for tensor in facts.graph.initializer)
@@ -165,7 +159,7 @@ def _names(facts: Facts) -> tuple[str, str]:
     return ("look", "; ".join(parts)) if parts else ("ok", f"{len(own)} nodes, each with a name of its own")
 
 
-def _overridable(facts: Facts) -> tuple[str, str]:
+def _overridable(facts: Facts) -> Finding:
     both = [value.name for value in facts.graph.input if value.name in facts.weights]
     fine = f"{len(facts.constants)} constants, none of them an input"
     return _told(both, "fix", f"{len(both)} constants are inputs as well:", fine)
@@ -174,7 +168,7 @@ def _overridable(facts: Facts) -> tuple[str, str]:
 def _from_inputs(constant: Mapping[str, tuple[int, ...]], what: str, fine: str) -> Rule:
     """Where the values of a graph input decide what should be `constant` at a node: "input → node"."""
 
-    def rule(facts: Facts) -> tuple[str, str]:
+    def rule(facts: Facts) -> Finding:
         sources, found = {value.name: {value.name} for value in facts.inputs}, []
         for node in facts.graph.node:
             at = [node.input[index] for index in constant.get(node.op_type, ()) if index < len(node.input)]
@@ -188,14 +182,14 @@ def _from_inputs(constant: Mapping[str, tuple[int, ...]], what: str, fine: str) 
     return rule
 
 
-def _batch(facts: Facts) -> tuple[str, str]:
+def _batch(facts: Facts) -> Finding:
     first = {value.name: facts.shapes[value.name][0] for value in facts.inputs if facts.shapes.get(value.name)}
     fixed = [f"{name} = {size}" for name, size in first.items() if isinstance(size, int)]
     free = _some(str(size or "?") for size in first.values()) or "no input has one"
     return _told(fixed, "look", "first dimension fixed:", f"first dimension: {free}")
 
 
-def _reshapes(facts: Facts) -> tuple[str, str]:
+def _reshapes(facts: Facts) -> Finding:
     first = [facts.shapes[value.name][0] for value in facts.inputs if facts.shapes.get(value.name)]
     wrong, unsure = [], []
     for node in facts.graph.node:
@@ -212,24 +206,24 @@ def _reshapes(facts: Facts) -> tuple[str, str]:
     return _told(unsure, "look", "batch of 1?", "no batch size is written into a Reshape")
 
 
-def _opset(facts: Facts) -> tuple[str, str]:
+def _opset(facts: Facts) -> Finding:
     version = next((item.version for item in facts.model.opset_import if item.domain in ("", "ai.onnx")), 0)
     return ("look" if 0 < version < _OLDEST_OPSET else "ok"), f"opset {version or 'not given'}"
 
 
-def _integers(facts: Facts) -> tuple[str, str]:
+def _integers(facts: Facts) -> Finding:
     counts = [node for node in _for_reason(facts, "") if node.op_type in _ARITHMETIC]
     integer = {onnx.TensorProto.INT32, onnx.TensorProto.INT64}
     found = [_label(node) for node in counts if facts.types.get(node.output[0]) in integer]
     return _told(found, "look", "arithmetic on integers:", "no arithmetic on integer data")
 
 
-def _dead(facts: Facts) -> tuple[str, str]:
+def _dead(facts: Facts) -> Finding:
     dead = [_label(node) for node in _for_reason(facts, "unreachable")]
     return _told(dead, "look", "no output depends on", "every node leads to an output")
 
 
-def _computed(facts: Facts) -> tuple[str, str]:
+def _computed(facts: Facts) -> Finding:
     computed = [node for node in _for_reason(facts, "constant") if node.op_type != "Constant"]
     made = {name: node for node in computed for name in node.output}
     reductions = [node for node in facts.graph.node if node.op_type.startswith("Reduce") and len(node.input) > 1]
@@ -248,14 +242,14 @@ def _of_type(kinds: set[str], none: str) -> Rule:
     return lambda facts: _told([_label(node) for node in facts.nodes if node.op_type in kinds], "look", "", none)
 
 
-def _batch_norm(facts: Facts) -> tuple[str, str]:
+def _batch_norm(facts: Facts) -> Finding:
     convolutions = {node.output[0] for node in facts.graph.node if node.op_type in ("Conv", "ConvTranspose", "Gemm")}
     norms = [node for node in facts.graph.node if node.op_type == "BatchNormalization"]
     found = [_label(one) for one in norms if one.input[0] in convolutions and len(facts.readers[one.input[0]]) == 1]
     return _told(found, "look", "right after a convolution:", "none that could be folded")
 
 
-def _domains(facts: Facts) -> tuple[str, str]:
+def _domains(facts: Facts) -> Finding:
     foreign = [node for node in facts.nodes if node.domain not in ("", "ai.onnx")]
     found = [f"{node.name or '(unnamed)'} ({node.domain}::{node.op_type})" for node in foreign]
     return _told(found, "fix", "not ONNX's own:", "only ONNX's own operators")
