@@ -92,10 +92,10 @@ class CompilerProcess:
             with contextlib.suppress(OSError):
                 pipe.close()
 
-    def run(self, order: dict[str, Any], data: bytes, limits: Limits, progress: Progress | None = None) -> Transcript:
+    def run(self, order: dict[str, Any], data: bytes, limits: Limits) -> Transcript:
         """Do a job; raises BuildError at a crash, a limit or Ctrl-C, with the transcript's log."""
         self.begin(order, data)
-        return self.finish(limits, progress)
+        return self.finish(limits)
 
     def begin(self, order: dict[str, Any], data: bytes) -> None:
         """Hand a job over (see compiler.Job) and return while it is done."""
