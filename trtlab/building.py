@@ -183,8 +183,7 @@ def _place(told: Transcript, names: Names) -> str:
     """The node that TensorRT names, or that its message names, or where the parser stopped."""
     error, log = told.error or {}, [message for _, message in told.messages]
     said = [error["message"], *(told.spoken("ERROR") if error["stage"] == "build" else [])]
-    node = error.get("node") or next((word for word in _WORD.findall(" ".join(said)) if word in names.nodes), "")
-    if node:
+    if node := error.get("node") or next((word for word in _WORD.findall(" ".join(said)) if word in names.nodes), ""):
         return place_of_node(log, node, error.get("op", ""))
     return place_of_parser(log) if error["stage"] == "parse" else ""
 

@@ -104,9 +104,11 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")
 
 
-def _told(found: Sequence[str], verdict: str, words: str, fine: str) -> Finding:
-    """The verdict with what was found, "ok" with the words `fine` when that is nothing."""
-    return (verdict, f"{words} {_some(found)}".strip()) if found else ("ok", fine)
+def _told(found: Sequence[str], verdict: str, words: str, fine: str | Finding) -> Finding:
+    """The verdict with what was found; when that is nothing, `fine`: the words of "ok", or another finding."""
+    if found:
+        return verdict, f"{words} {_some(found)}".strip()
+    return ("ok", fine) if isinstance(fine, str) else fine
 
 
 def _label(node: onnx.NodeProto) -> str:
@@ -122,15 +124,13 @@ def _training(facts: Facts) -> Finding:
     found, unsure = [], [_label(node) for node in facts.nodes if node.op_type in RANDOM]
     for node in facts.nodes:
         updates = any(item.name == "training_mode" and item.i for item in node.attribute) or any(node.output[1:])
-        if node.op_type == "BatchNormalization" and updates:
+        mode = facts.value(node.input[2]) if node.op_type == "Dropout" and any(node.input[2:]) else False
+        if mode or (node.op_type == "BatchNormalization" and updates):
             found.append(_label(node))
-        if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]:
-            mode = facts.value(node.input[2])
-            if mode is None or mode:
-                (unsure if mode is None else found).append(_label(node))
-    if found:
-        return "fix", f"in training mode: {_some(found)}"
-    return _told(unsure, "look", "random numbers:", "no dropout or batch norm in training mode")
+        elif mode is None:
+            unsure.append(_label(node))
+    fine = _told(unsure, "look", "random numbers:", "no dropout or batch norm in training mode")
+    return _told(found, "fix", "in training mode:", fine)
 
 
 def _unused_inputs(facts: Facts) -> Finding:
@@ -150,13 +150,12 @@ def _names(facts: Facts) -> Finding:
     written = [Counter(name for node in graph.node for name in node.output if name) for graph in graphs(facts.graph)]
     weights = Counter(tensor.name for tensor in facts.graph.initializer)
     twice = [name for table in (own, *written, weights) for name, count in table.items() if count > 1]
-    if twice:
-        return "fix", f"given more than once: {_some(twice)}"
     unnamed = sum(not node.name for node in facts.nodes)
     odd = [repr(name) for name in own if not _READABLE.fullmatch(name)]
     parts = [f"{unnamed} of {len(facts.nodes)} nodes have no name"] * bool(unnamed)
     parts += [f"hard to find in a log: {_some(odd)}"] * bool(odd)
-    return ("look", "; ".join(parts)) if parts else ("ok", f"{len(own)} nodes, each with a name of its own")
+    fine = ("look", "; ".join(parts)) if parts else ("ok", f"{len(own)} nodes, each with a name of its own")
+    return _told(twice, "fix", "given more than once:", fine)
 
 
 def _overridable(facts: Facts) -> Finding:
@@ -191,19 +190,18 @@ def _batch(facts: Facts) -> Finding:
 
 def _reshapes(facts: Facts) -> Finding:
     first = [facts.shapes[value.name][0] for value in facts.inputs if facts.shapes.get(value.name)]
-    wrong, unsure = [], []
+    wrong: list[str] = []
+    unsure: list[str] = []
     for node in facts.graph.node:
         target = facts.value(node.input[1]) if node.op_type == "Reshape" and len(node.input) > 1 else None
         before = facts.shapes.get(node.input[0], ())[:1] if node.input else ()
         if target is None or target.size == 0 or not before or isinstance(before[0], int) or before[0] not in first:
             continue
-        if target[0] > 1 or (target > 0).all():
-            wrong.append(f"{_label(node)} to {target.tolist()}")
-        elif target[0] == 1:
-            unsure.append(f"{_label(node)} to {target.tolist()}")
-    if wrong:
-        return "fix", f"batch written into {_some(wrong)}"
-    return _told(unsure, "look", "batch of 1?", "no batch size is written into a Reshape")
+        if target[0] > 0:
+            certain = target[0] > 1 or (target > 0).all()
+            (wrong if certain else unsure).append(f"{_label(node)} to {target.tolist()}")
+    fine = _told(unsure, "look", "batch of 1?", "no batch size is written into a Reshape")
+    return _told(wrong, "fix", "batch written into", fine)
 
 
 def _opset(facts: Facts) -> Finding:
@@ -226,16 +224,14 @@ def _dead(facts: Facts) -> Finding:
 def _computed(facts: Facts) -> Finding:
     computed = [node for node in _for_reason(facts, "constant") if node.op_type != "Constant"]
     made = {name: node for node in computed for name in node.output}
-    reductions = [node for node in facts.graph.node if node.op_type.startswith("Reduce") and len(node.input) > 1]
     refused = []
-    for node in reductions:
+    for node in (node for node in facts.graph.node if node.op_type.startswith("Reduce") and len(node.input) > 1):
         axes = node.input[1]
         while axes in made and made[axes].op_type in _SEEN_THROUGH:
             axes = made[axes].input[0]
         refused += [f"{_label(node)} reads '{node.input[1]}'"] * (axes in made)
-    if refused:
-        return "fix", f"axes that are computed although known, which TensorRT refuses: {_some(refused)}"
-    return _told(list(map(_label, computed)), "look", "computed although known:", "all folded")
+    fine = _told(list(map(_label, computed)), "look", "computed although known:", "all folded")
+    return _told(refused, "fix", "axes that are computed although known, which TensorRT refuses:", fine)
 
 
 def _of_type(kinds: set[str], none: str) -> Rule:
