@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
-import ipywidgets
 import numpy as np
 import onnx
 import onnxruntime
@@ -15,15 +14,17 @@ import pandas as pd
 from ipywidgets import VBox
 from matplotlib.axes import Axes
 
-from trtlab import draw, memory, models
-from trtlab.building import build
+from trtlab import memory, models
+from trtlab.building import build, build_each
 from trtlab.draw.frame import MARGIN, Picture, clean, key, label, message, number, plot, style, unit_of, width_of
 from trtlab.draw.palette import BAR, KINDS, MUTED, TEXT, readable_name
-from trtlab.errors import BuildError, TrtlabError
+from trtlab.errors import BuildError, ProfileError, TrtlabError
 from trtlab.exercises import Exercise
+from trtlab.gpus import Gpu
 from trtlab.memory import Curve, Liveness, breakdown
 from trtlab.onnx_model import Model
 from trtlab.toys import toy
+from trtlab.widgets import explorer, slider
 
 Answer = tuple[bool, str]
 
@@ -36,7 +37,7 @@ def exercises() -> list[Exercise]:
             (
                 "A tensor is alive from the kernel that writes it to the last one that reads it. Who reads c1 last?",
                 "While c4 is computed three tensors are alive: its input, its output, and one that waits.",
-                "`from trtlab.exercises.chapter07 import shortcut_network` has the network, and "
+                "`from chapter07 import shortcut_network` has the network, and "
                 "lab.memory.liveness(lab.build(shortcut_network(), gpu=GPU)).peak_bytes tells, in bytes.",
             ),
             _shortcut,
@@ -177,41 +178,23 @@ def memory_picture(model: Model, batch: int, side: int, gpu: str = "RTX 4090") -
     Raises what `build` raises.
     """
     sizes = dict.fromkeys([(1, 224), (batch, side)])
-    tables = {
-        f"batch {many}, {one} × {one}": breakdown(
-            build(model, gpu=gpu, shapes={"x": (many, 3, one, one)}, progress=False)
-        )
-        for many, one in sizes
-    }
+    tables = {}
+    for many, one in sizes:
+        engine = build(model, gpu=gpu, shapes={"x": (many, 3, one, one)}, progress=False)
+        tables[f"batch {many}, {one} × {one}"] = breakdown(engine)
     chosen = list(tables.values())[-1]
     total = sum(size for size in chosen["bytes"] if size is not None) / 2**20
     share = 100 * chosen["bytes"]["weights"] / 2**20 / total
-    return draw.parts(
-        tables, f"Batch {batch}, {side} × {side} pixels: {total:.0f} MiB, of which {share:.0f}% are weights"
-    )
+    return parts(tables, f"Batch {batch}, {side} × {side} pixels: {total:.0f} MiB, of which {share:.0f}% are weights")
 
 
 def memory_explorer(model: Model, gpu: str = "RTX 4090") -> VBox:
     """Sliders for batch and image side; each move runs the real compiler and draws what takes the memory."""
-    from IPython.display import display
-
-    controls = {
-        "batch": ipywidgets.SelectionSlider(
-            options=MEMORY_BATCHES, value=8, description="Batch", continuous_update=False
-        ),
-        "side": ipywidgets.SelectionSlider(
-            options=MEMORY_SIDES, value=224, description="Side", continuous_update=False
-        ),
-    }
-
-    def show(batch: int, side: int) -> None:
-        try:
-            display(memory_picture(model, batch, side, gpu))
-        except TrtlabError as error:
-            display(error.diagnosis)
-
-    picture = ipywidgets.interactive_output(show, controls)
-    return ipywidgets.VBox([ipywidgets.HBox(list(controls.values())), picture])
+    return explorer(
+        lambda batch, side: memory_picture(model, batch, side, gpu),
+        batch=slider("Batch", MEMORY_BATCHES, 8),
+        side=slider("Side", MEMORY_SIDES, 224),
+    )
 
 
 _COLORS = ("convolution", "pointwise", "normalisation, reduction", "matrix multiplication")
@@ -396,4 +379,35 @@ def detector(batch: int | str = "N", side: int | str = "S", width: int = 32) -> 
     ports = [f"float[{batch},255,{name}1,{name}2] {name}" for name in ("large", "medium", "small")]
     return toy(
         f"detector (float[{batch},3,{side},{side}] x) => ({', '.join(ports)}) {{ {' '.join(nodes)} }}", **weights
+    )
+
+
+def sweep(model: Model, shapes: Sequence[Mapping[str, Any]], gpu: str | float | Gpu | None = None) -> pd.DataFrame:
+    """Build `model` for each of `shapes`, maps as `build` takes them, and tell the figures: one row a shape.
+
+    Columns: shapes, activation_bytes, weight_bytes, scratch_bytes, kernels, error. A shape that fails keeps its
+    error in its row, without figures. Raises ModelError when there is no model, ProfileError when `shapes` is no list.
+    """
+    if isinstance(shapes, Mapping | str) or not isinstance(shapes, Iterable):
+        fix = "write [{'x': (batch, 3, 224, 224)} for batch in (1, 2, 4, 8)]."
+        raise ProfileError("sweep() takes a list of shapes, a map for each build.", fix=fix)
+    wanted = list(shapes)
+    numbers = ("activation_bytes", "weight_bytes", "scratch_bytes", "kernels")
+    rows: list[tuple[Any, ...]] = []
+    for one, found in zip(wanted, build_each(model, wanted, gpu), strict=True):
+        if isinstance(found, TrtlabError):
+            rows.append((_in_words(one), *[None] * 4, found.message))
+        else:
+            rows.append((_in_words(one), *(getattr(found, name) for name in numbers[:3]), len(found.kernels), ""))
+    return pd.DataFrame(rows, columns=["shapes", *numbers, "error"]).astype(dict.fromkeys(numbers, "Int64"))
+
+
+def _in_words(shapes: Any) -> str:
+    """The shapes as a user would say them: "x 8×3×224×224"."""
+    if isinstance(shapes, Mapping):
+        return ", ".join(f"{name} {_in_words(shape)}" for name, shape in shapes.items())
+    if not isinstance(shapes, tuple | list):
+        return str(shapes)
+    return (" … " if any(isinstance(one, tuple | list | Mapping) for one in shapes) else "×").join(
+        map(_in_words, shapes)
     )

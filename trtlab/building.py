@@ -6,18 +6,18 @@ import math
 import re
 import threading
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, astuple, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
 
 from trtlab import cache as engine_cache
 from trtlab.buildlog import read_engine
 from trtlab.engine import Engine, Layer, Tensor
-from trtlab.errors import AssetError, BuildError, Diagnosis, ModelError, ProfileError, TrtlabError
+from trtlab.errors import AssetError, BuildError, Diagnosis, ModelError, TrtlabError
 from trtlab.gpus import Gpu, check_target
 from trtlab.machine import load_tensorrt, memory_gib
 from trtlab.messages import diagnose_text, place_of_node, place_of_parser
@@ -26,9 +26,6 @@ from trtlab.onnx_model import Model, Source, check_model, digest_of, external_fi
 from trtlab.process import CompilerProcess, Limits, Transcript, cancelled
 from trtlab.progress import Progress, progress_display
 from trtlab.shapes import Shapes, check_profiles, read_shapes
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _ASK = "look at the last lines of the error's .log; 'polygraphy debug reduce' finds the smallest part that fails."
 _WORD = re.compile(r"[\w./\-]+")
@@ -227,34 +224,3 @@ def build_each(
     if found and all(isinstance(result, ModelError) for result in found):
         raise found[0]  # type: ignore[misc]
     return found
-
-
-def sweep(model: Model, shapes: Sequence[Mapping[str, Any]], gpu: str | float | Gpu | None = None) -> pd.DataFrame:
-    """Build `model` for each of `shapes`, maps as `build` takes them, and tell the figures: one row a shape.
-
-    Columns: shapes, activation_bytes, weight_bytes, scratch_bytes, kernels, error. A shape that fails keeps its
-    error in its row, without figures. Raises ModelError when there is no model, ProfileError when `shapes` is no list.
-    """
-    import pandas as pd
-
-    if isinstance(shapes, Mapping | str) or not isinstance(shapes, Iterable):
-        fix = "write [{'x': (batch, 3, 224, 224)} for batch in (1, 2, 4, 8)]."
-        raise ProfileError("sweep() takes a list of shapes, a map for each build.", fix=fix)
-    wanted = list(shapes)
-    numbers = ("activation_bytes", "weight_bytes", "scratch_bytes", "kernels")
-    rows: list[tuple[Any, ...]] = []
-    for one, found in zip(wanted, build_each(model, wanted, gpu), strict=True):
-        if isinstance(found, TrtlabError):
-            rows.append((_words(one), *[None] * 4, found.message))
-        else:
-            rows.append((_words(one), *(getattr(found, name) for name in numbers[:3]), len(found.kernels), ""))
-    return pd.DataFrame(rows, columns=["shapes", *numbers, "error"]).astype(dict.fromkeys(numbers, "Int64"))
-
-
-def _words(shapes: Any) -> str:
-    """The shapes as a user would say them: "x 8×3×224×224"."""
-    if isinstance(shapes, Mapping):
-        return ", ".join(f"{name} {_words(shape)}" for name, shape in shapes.items())
-    if not isinstance(shapes, tuple | list):
-        return str(shapes)
-    return (" … " if any(isinstance(one, tuple | list | Mapping) for one in shapes) else "×").join(map(_words, shapes))
