@@ -201,12 +201,6 @@ def _mib(size: int | None) -> str:
 _OWNERS = ("correlation", "gemm", "runtime_fusion", "mha")
 
 
-def unexplained(engine: Engine, model: Model) -> list[str]:
-    """The names of the nodes that are in no layer and have no reason for it, which should be none."""
-    table = engine.fate(model)
-    return table.loc[table["reason"] == "unexplained", "node"].tolist()
-
-
 def owners(engine: Engine) -> dict[str, Layer]:
     """The one layer that does the work of each node, for the first profile."""
 
