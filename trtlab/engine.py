@@ -90,9 +90,9 @@ class Port:
     profiles: tuple[tuple[tuple[int, ...], ...], ...] = ()
 
     def __str__(self) -> str:
-        shape = "×".join("?" if size < 0 else str(size) for size in self.shape)
         ranges = "; ".join(" … ".join("×".join(map(str, dims)) for dims in profile) for profile in self.profiles)
-        return f"{self.name}: {self.dtype} {shape}" + (f" ({ranges})" if ranges and "?" in shape else "")
+        tensor = f"{self.name}: {Tensor(self.name, self.shape, self.dtype)}"
+        return f"{tensor} ({ranges})" if ranges and -1 in self.shape else tensor
 
 
 @dataclass(frozen=True, repr=False)

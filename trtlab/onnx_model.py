@@ -86,7 +86,7 @@ class Source:
 
 
 def read_source(model: Model) -> Source:
-    """`model` as a Source; raises ModelError for a missing, empty or unreadable file. A Source is itself."""
+    """`model` as a Source; raises ModelError for a missing or unreadable file. A Source is itself."""
     if isinstance(model, Source):
         return model
     if hasattr(model, "SerializeToString"):
@@ -97,16 +97,12 @@ def read_source(model: Model) -> Source:
             fix = "save it with onnx.save(model, path, save_as_external_data=True) and pass the path."
             raise ModelError(text, fix=fix) from error
     if isinstance(model, bytes | bytearray | memoryview):
-        source, empty = Source(bytes(model)), not model
-    elif isinstance(model, str | os.PathLike):
-        with _reading(Path(model)), open(model, "rb") as file:
-            source, empty = Source(None, Path(model).absolute()), not file.read(1)
-    else:
-        fix = "export it first, for example with torch.onnx.export(..., dynamo=True)."
-        raise ModelError(f"A model is a path, bytes or an onnx.ModelProto, not {type(model).__name__}.", fix=fix)
-    if empty:
-        raise ModelError(f"{source.subject} is empty (0 bytes).", fix="export or download it again.")
-    return source
+        return Source(bytes(model))
+    if isinstance(model, str | os.PathLike):
+        with _reading(Path(model)), open(model, "rb"):
+            return Source(None, Path(model).absolute())
+    fix = "export it first, for example with torch.onnx.export(..., dynamo=True)."
+    raise ModelError(f"A model is a path, bytes or an onnx.ModelProto, not {type(model).__name__}.", fix=fix)
 
 
 @contextmanager
@@ -155,6 +151,8 @@ def _texts(message: Any) -> list[str | bytes]:
 
 
 def _looks_like(data: bytes) -> str:
+    if not data:
+        return "it is empty (0 bytes)"
     text = data[:512].isascii() and (data[:512].decode().isprintable() or b"\n" in data[:512])
     damaged = "it is text" if text else f"its {len(data):,} bytes are cut short or damaged"
     return next((what for start, what in _STARTS.items() if data.startswith(start)), damaged)
