@@ -206,9 +206,8 @@ def test_no_line_is_long() -> None:
 
 
 def test_what_notebooks_use_has_a_second_user() -> None:
-    alone = {
-        name: chapter for name, chapter in used_by_one_chapter().items() if name not in (INTERFACES + PLACED).split()
-    }
+    known = (INTERFACES + PLACED).split()
+    alone = {name: chapter for name, chapter in used_by_one_chapter().items() if name not in known}
     assert not alone, "only one chapter uses these; move each into its chapter's module:\n" + "\n".join(
         f"  trtlab.{name} -> notebooks/chapter{chapter}.py" for name, chapter in alone.items()
     )
