@@ -13,7 +13,7 @@ import onnx
 
 from trtlab.errors import ModelError
 from trtlab.node_names import node_names
-from trtlab.onnx_model import Model, graphs, has_values, read_model, without_weights
+from trtlab.onnx_model import Model, graphs, has_values, inner_graphs, read_model, without_weights
 
 Shape: TypeAlias = tuple[int | str | None, ...]
 
@@ -106,7 +106,7 @@ def reads(node: onnx.NodeProto) -> list[str]:
 
 
 def _inner_reads(node: onnx.NodeProto) -> list[str]:
-    inner = list(graphs(node))
+    inner = list(inner_graphs(node))
     inputs = [name for graph in inner for child in graph.node for name in child.input]
     return inputs + [value.name for graph in inner for value in graph.output]
 

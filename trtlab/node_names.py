@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from trtlab.onnx_model import graphs
+from trtlab.onnx_model import graphs, inner_graphs
 
 _SAFE = re.compile(r"[A-Za-z0-9_./:\-]{1,200}")
 
@@ -67,7 +67,7 @@ def rename_for_build(model: onnx.ModelProto) -> Names:
     ids = _ids({*tensors, *(node.name for graph in everything for node in graph.node)})
     names = Names({}, {}, {})
     for node, name in zip(model.graph.node, node_names(model.graph), strict=True):
-        inner = list(graphs(node))
+        inner = list(inner_graphs(node))
         for child, own in [(node, name), *((child, child.name or name) for graph in inner for child in graph.node)]:
             if not _SAFE.fullmatch(child.name) or child.name in names.nodes:
                 child.name = next(ids)

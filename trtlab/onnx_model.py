@@ -231,14 +231,18 @@ def tensors(message: Any) -> Iterator[onnx.TensorProto]:
     return (part for part in _messages(message) if part.DESCRIPTOR.name == "TensorProto")
 
 
-def graphs(part: onnx.GraphProto | onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """Every graph in a graph (itself first) or node: branches of If, bodies of Loop and Scan, and those inside."""
-    if isinstance(part, onnx.GraphProto):
-        yield part
-    for node in part.node if isinstance(part, onnx.GraphProto) else (part,):
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
-                yield from graphs(inner)
+def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """`graph` and every graph inside its nodes."""
+    yield graph
+    for node in graph.node:
+        yield from inner_graphs(node)
+
+
+def inner_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """Every graph inside a node: the branches of If, the bodies of Loop and Scan, and the graphs inside those."""
+    for attribute in node.attribute:
+        for inner in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
+            yield from graphs(inner)
 
 
 def _is_external(tensor: onnx.TensorProto) -> bool:

@@ -10,7 +10,7 @@ import onnx
 
 from trtlab.errors import ModelError
 from trtlab.node_names import node_names
-from trtlab.onnx_model import graphs
+from trtlab.onnx_model import inner_graphs
 
 OPSET = 19  # from here on a Q/DQ scale may be FP16 (and from 13 on there may be one a channel)
 OPERATORS = ("Conv", "Gemm", "MatMul")  # have INT8 kernels, in 1, 2 and 3 dimensions, grouped and depthwise
@@ -56,7 +56,7 @@ def place(
         if reason and name in (nodes or ()):
             what = f"Node '{name}' ({node.op_type}) cannot be quantised: {reason}."
             raise ModelError(what, fix=f"name nodes of the types {', '.join(OPERATORS)}.")
-        inside = [child for inner in graphs(node) for child in inner.node if child.op_type in PRODUCTS]
+        inside = [child for inner in inner_graphs(node) for child in inner.node if child.op_type in PRODUCTS]
         where = f"it is inside of {node.op_type} '{name}'"
         left += [(child.name or child.output[0], child.op_type, where) for child in inside]
         if node.op_type not in PRODUCTS:

@@ -17,7 +17,7 @@ import onnx
 import onnx.reference
 
 from trtlab.node_names import node_names
-from trtlab.onnx_model import Model, Source, graphs, inlined, parse, read_model
+from trtlab.onnx_model import Model, Source, inlined, inner_graphs, parse, read_model
 from trtlab.shapes import (
     REFUSES,
     Finding,
@@ -327,7 +327,7 @@ class Walk:
         schema = _schema(node.op_type, self.version.get(node.domain, 0), node.domain)
         if schema is None:
             return {}, ""
-        nested = any(True for _ in graphs(node))
+        nested = any(True for _ in inner_graphs(node))
         read = known if nested else {value: known[value] for value in node.input if value}
         values = {value: one.value for value, one in read.items() if one.value is not None and value in node.input}
         try:
