@@ -14,6 +14,7 @@ from trtlab.building import build
 from trtlab.engine import Engine, Layer
 from trtlab.errors import BuildError
 from trtlab.exercises import Exercise
+from trtlab.onnx_model import Model
 from trtlab.toys import PATTERNS, TYPES, toy
 from trtlab.widgets import GPUS, dropdown, explorer
 
@@ -151,3 +152,9 @@ def pattern_explorer(gpus: Sequence[str] = GPUS) -> VBox:
     pattern.value = "Attention"
     precision = ipywidgets.ToggleButtons(options=list(TYPES), description="Precision")
     return explorer(pattern_picture, pattern=pattern, precision=precision, gpu=dropdown("GPU", gpus))
+
+
+def unexplained(engine: Engine, model: Model) -> list[str]:
+    """The names of the nodes that are in no layer and have no reason for it, which should be none."""
+    table = engine.fate(model)
+    return table.loc[table["reason"] == "unexplained", "node"].tolist()

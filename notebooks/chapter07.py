@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -15,11 +15,12 @@ from ipywidgets import VBox
 from matplotlib.axes import Axes
 
 from trtlab import memory, models
-from trtlab.building import build
+from trtlab.building import build, build_each
 from trtlab.draw.frame import MARGIN, Picture, clean, key, label, message, number, plot, style, unit_of, width_of
 from trtlab.draw.palette import BAR, KINDS, MUTED, TEXT, readable_name
-from trtlab.errors import BuildError
+from trtlab.errors import BuildError, ProfileError, TrtlabError
 from trtlab.exercises import Exercise
+from trtlab.gpus import Gpu
 from trtlab.memory import Curve, Liveness, breakdown
 from trtlab.onnx_model import Model
 from trtlab.toys import toy
@@ -378,4 +379,35 @@ def detector(batch: int | str = "N", side: int | str = "S", width: int = 32) -> 
     ports = [f"float[{batch},255,{name}1,{name}2] {name}" for name in ("large", "medium", "small")]
     return toy(
         f"detector (float[{batch},3,{side},{side}] x) => ({', '.join(ports)}) {{ {' '.join(nodes)} }}", **weights
+    )
+
+
+def sweep(model: Model, shapes: Sequence[Mapping[str, Any]], gpu: str | float | Gpu | None = None) -> pd.DataFrame:
+    """Build `model` for each of `shapes`, maps as `build` takes them, and tell the figures: one row a shape.
+
+    Columns: shapes, activation_bytes, weight_bytes, scratch_bytes, kernels, error. A shape that fails keeps its
+    error in its row, without figures. Raises ModelError when there is no model, ProfileError when `shapes` is no list.
+    """
+    if isinstance(shapes, Mapping | str) or not isinstance(shapes, Iterable):
+        fix = "write [{'x': (batch, 3, 224, 224)} for batch in (1, 2, 4, 8)]."
+        raise ProfileError("sweep() takes a list of shapes, a map for each build.", fix=fix)
+    wanted = list(shapes)
+    numbers = ("activation_bytes", "weight_bytes", "scratch_bytes", "kernels")
+    rows: list[tuple[Any, ...]] = []
+    for one, found in zip(wanted, build_each(model, wanted, gpu), strict=True):
+        if isinstance(found, TrtlabError):
+            rows.append((_in_words(one), *[None] * 4, found.message))
+        else:
+            rows.append((_in_words(one), *(getattr(found, name) for name in numbers[:3]), len(found.kernels), ""))
+    return pd.DataFrame(rows, columns=["shapes", *numbers, "error"]).astype(dict.fromkeys(numbers, "Int64"))
+
+
+def _in_words(shapes: Any) -> str:
+    """The shapes as a user would say them: "x 8×3×224×224"."""
+    if isinstance(shapes, Mapping):
+        return ", ".join(f"{name} {_in_words(shape)}" for name, shape in shapes.items())
+    if not isinstance(shapes, tuple | list):
+        return str(shapes)
+    return (" … " if any(isinstance(one, tuple | list | Mapping) for one in shapes) else "×").join(
+        map(_in_words, shapes)
     )

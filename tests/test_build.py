@@ -23,7 +23,6 @@ from conftest import compilers, leftovers
 
 import trtlab as lab
 from trtlab.errors import BuildError
-from trtlab.process import run_python
 
 STAND_INS = Path(__file__).resolve().parent / "stand_ins"
 HEAVY = {"x": ((1, 32, 64), (8, 32, 64), (64, 32, 64))}
@@ -415,13 +414,6 @@ def test_full_tensorrt_whose_engine_cannot_be_read_back() -> None:
 def test_functions_stay_functions_whatever_is_imported_first() -> None:
     code = "import trtlab.building, trtlab.diagnosis, trtlab.report\nprint(callable(lab.build), callable(lab.diagnose))"
     assert in_a_process(code).communicate()[0] == "True True\n"
-
-
-def test_python_is_run_to_its_end() -> None:
-    done = run_python("-c", "import sys; print(sys.stdin.read()[::-1]); sys.exit(3)", stdin=b"abc", seconds=60)
-    assert (done.returncode, done.stdout, done.stderr) == (3, b"cba\n", b"")
-    with pytest.raises(subprocess.TimeoutExpired):
-        run_python("-c", "import time; time.sleep(600)", seconds=0.2)
 
 
 def test_nothing_of_these_tests_is_left_running() -> None:

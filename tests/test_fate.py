@@ -10,10 +10,10 @@ import onnx
 import pandas as pd
 import pytest
 import tiny_models as tiny
+from chapter02 import unexplained
 from onnx import TensorProto, helper
 
 import trtlab as lab
-from trtlab.engine import unexplained
 from trtlab.graph import Facts
 
 

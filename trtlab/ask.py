@@ -59,9 +59,8 @@ def try_setting(
     """
     source, trt = read_source(model), load_tensorrt()
     parse(source)
-    path = str(source.path) if source.external else None
-    target, profiles = check_target(gpu, trt), read_shapes(shapes)
-    order = {"task": "build", "target": target, "profiles": profiles, "path": path, "setting": setting}
+    order = {"task": "build", "target": check_target(gpu, trt), "profiles": read_shapes(shapes),
+             "path": str(source.path) if source.external else None, "setting": setting}  # fmt: skip
     with CompilerProcess(trt.__name__) as process:
         try:
             told = process.run(order, source.data, Limits(time_limit, math.inf))
@@ -132,11 +131,8 @@ def check_plan(plan: bytes | str | Path, name: str = "", *, time_limit: float = 
     if told.result.get("loaded"):
         return PlanCheck(name, len(plan), "loads", "", "it was built for this GPU and this version.")
     said = [message for message in told.spoken("ERROR") if not message.startswith("[checkMacros")]
-    for key, state, fix in _MEANING:
-        for message in said:
-            if key in message:
-                return PlanCheck(name, len(plan), state, message, fix)
-    return PlanCheck(name, len(plan), "refused", (said or [""])[0], _READ)
+    known = ((state, message, fix) for key, state, fix in _MEANING for message in said if key in message)
+    return PlanCheck(name, len(plan), *next(known, ("refused", "".join(said[:1]), _READ)))
 
 
 OUTCOMES = ("raises", "returns -1", "no engine", "a line in the log", "not a word")  # the last two with an engine

@@ -6,18 +6,18 @@ import math
 import re
 import threading
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, astuple, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
 
 from trtlab import cache as engine_cache
 from trtlab.buildlog import read_engine
 from trtlab.engine import Engine, Layer, Tensor
-from trtlab.errors import AssetError, BuildError, Diagnosis, ModelError, ProfileError, TrtlabError
+from trtlab.errors import AssetError, BuildError, Diagnosis, ModelError, TrtlabError
 from trtlab.gpus import Gpu, check_target
 from trtlab.machine import load_tensorrt, memory_gib
 from trtlab.messages import diagnose_text, place_of_node, place_of_parser
@@ -26,9 +26,6 @@ from trtlab.onnx_model import Model, Source, check_model, digest_of, external_fi
 from trtlab.process import CompilerProcess, Limits, Transcript, cancelled
 from trtlab.progress import Progress, progress_display
 from trtlab.shapes import Shapes, check_profiles, read_shapes
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _ASK = "look at the last lines of the error's .log; 'polygraphy debug reduce' finds the smallest part that fails."
 _WORD = re.compile(r"[\w./\-]+")
@@ -56,7 +53,11 @@ def build(
     Raises BuildError (its subclasses ModelError and ProfileError for the model and the shapes) with a diagnosis; the
     caller's process survives an abort, a crash and Ctrl-C. Engines are cached by content.
     """
-    limits = read_limits(time_limit, memory_limit)
+    memory = 0.8 * _free_gib() if memory_limit is None else memory_limit
+    for stage, value, unit in (("time", time_limit, "seconds"), ("memory", memory, "GiB")):
+        if not value > 0:
+            raise BuildError(f"{stage}_limit is {value}.", stage=stage, fix=f"give a number of {unit} above zero.")
+    limits = Limits(time_limit, memory * 2**30)
     profiles, source, trt = read_shapes(shapes), read_source(model), load_tensorrt()
     try:
         target = check_target(gpu, trt)
@@ -69,15 +70,6 @@ def build(
         raise cancelled(f"{source.title} was being checked") from interrupt
 
 
-def read_limits(seconds: float, gibibytes: float | None = None) -> Limits:
-    """The limits in `seconds` and GiB (default: four fifths of what is free); raises BuildError for no such number."""
-    gibibytes = 0.8 * _free_gib() if gibibytes is None else gibibytes
-    for stage, value, unit in (("time", seconds, "seconds"), ("memory", gibibytes, "GiB")):
-        if not value > 0:
-            raise BuildError(f"{stage}_limit is {value}.", stage=stage, fix=f"give a number of {unit} above zero.")
-    return Limits(seconds, gibibytes * 2**30)
-
-
 def _free_gib() -> float:
     return min(psutil.virtual_memory().available / 2**30, memory_gib() or math.inf)
 
@@ -88,12 +80,12 @@ def _from_cache(source: Source, order: dict[str, Any], limits: Limits, progress:
     Whether weights are in other files follows from the content: an engine kept under the key without them needs none.
     """
     key = engine_cache.key_of(order, source.digest)
-    found = _cached(key)
-    if found is None and source.external:
-        key = engine_cache.key_of(order, source.digest, *map(digest_of, source.external))
-        found = _cached(key)
-    if found is not None:
+    if found := _cached(key):
         return found
+    if source.external:
+        key = engine_cache.key_of(order, source.digest, *map(digest_of, source.external))
+        if found := _cached(key):
+            return found
     with engine_cache.lock(key):
         return _cached(key) or _compile(source, order, limits, progress, key)
 
@@ -156,13 +148,11 @@ def _engine(record: dict[str, Any], plan: bytes | Path | None) -> Engine:
 
 def _with_own_names(layer: Layer, names: Names) -> Layer:
     def own(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return tuple(replace(tensor, name=values.get(tensor.name, tensor.name)) for tensor in tensors)
+        return tuple(replace(one, name=values.get(one.name, one.name)) for one in tensors) if values else tensors
 
     values = {**names.own, **names.ports}
     nodes = tuple(dict.fromkeys(map(names.holder, layer.onnx_nodes)))
-    if nodes == layer.onnx_nodes and not values:
-        return layer
-    inputs, outputs, constants = own(layer.inputs), own(layer.outputs), own(layer.constants)
+    inputs, outputs, constants = map(own, (layer.inputs, layer.outputs, layer.constants))
     return replace(layer, onnx_nodes=nodes, inputs=inputs, outputs=outputs, constants=constants)
 
 
@@ -190,8 +180,7 @@ def _place(told: Transcript, names: Names) -> str:
     """The node that TensorRT names, or that its message names, or where the parser stopped."""
     error, log = told.error or {}, [message for _, message in told.messages]
     said = [error["message"], *(told.spoken("ERROR") if error["stage"] == "build" else [])]
-    node = error.get("node") or next((word for word in _WORD.findall(" ".join(said)) if word in names.nodes), "")
-    if node:
+    if node := error.get("node") or next((word for word in _WORD.findall(" ".join(said)) if word in names.nodes), ""):
         return place_of_node(log, node, error.get("op", ""))
     return place_of_parser(log) if error["stage"] == "parse" else ""
 
@@ -235,42 +224,3 @@ def build_each(
     if found and all(isinstance(result, ModelError) for result in found):
         raise found[0]  # type: ignore[misc]
     return found
-
-
-def sweep(model: Model, shapes: Sequence[Mapping[str, Any]], gpu: str | float | Gpu | None = None) -> pd.DataFrame:
-    """Build `model` for each of `shapes`, maps as `build` takes them, and tell the figures: one row a shape.
-
-    Columns: shapes, activation_bytes, weight_bytes, scratch_bytes, kernels, error. A shape that fails keeps its
-    error in its row, without figures. Raises ModelError when there is no model, ProfileError when `shapes` is no list.
-    """
-    import pandas as pd
-
-    if isinstance(shapes, Mapping | str) or not isinstance(shapes, Iterable):
-        raise ProfileError(
-            "sweep() takes a list of shapes, a map for each build.",
-            fix="write [{'x': (batch, 3, 224, 224)} for batch in (1, 2, 4, 8)].",
-        )
-    wanted = list(shapes)
-    numbers = ("activation_bytes", "weight_bytes", "scratch_bytes", "kernels")
-    rows = []
-    for one, found in zip(wanted, build_each(model, wanted, gpu), strict=True):
-        if isinstance(found, TrtlabError):
-            figures, error = (None,) * 4, found.message
-        else:
-            figures, error = (*(getattr(found, name) for name in numbers[:3]), len(found.kernels)), ""
-        rows.append((_words(one), *figures, error))
-    return pd.DataFrame(rows, columns=["shapes", *numbers, "error"]).astype(dict.fromkeys(numbers, "Int64"))
-
-
-def _words(shapes: Any) -> str:
-    """The shapes as a user would say them: "x 8×3×224×224"."""
-    if not isinstance(shapes, Mapping):
-        return str(shapes)
-    return ", ".join(f"{name} {_shape(shape)}" for name, shape in shapes.items())
-
-
-def _shape(shape: Any) -> str:
-    if not isinstance(shape, tuple | list):
-        return str(shape)
-    joint = " … " if any(isinstance(size, tuple | list) for size in shape) else "×"
-    return joint.join(map(_shape, shape))

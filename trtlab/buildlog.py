@@ -39,9 +39,7 @@ _PORT = re.compile(
     r"Dimensions: \[(?P<Dimensions>[-\d,]*)\](?P<ProfileInfo>.*)",
     re.MULTILINE,
 )
-_RANGE = re.compile(
-    r"MinShape: \[(?P<MinShape>.*?)\], OptShape: \[(?P<OptShape>.*?)\], MaxShape: \[(?P<MaxShape>.*?)\]"
-)
+_RANGE = re.compile(", ".join(rf"{end}Shape: \[(?P<{end}Shape>.*?)\]" for end in ("Min", "Opt", "Max")))
 _NODE = re.compile(r"\[ONNX Layer: (.*?)\](?=[\x1e\x1f]|\[ONNX Layer: |\s*$)", re.DOTALL)
 _PROFILE = re.compile(r" \[profile (\d+)\]")
 _GROUP = re.compile(r"_myl(\d+)_\d+$")  # the compiled subgraph that a layer belongs to: 1 of relu_myl1_3
@@ -101,9 +99,9 @@ def _printed_layers(body: str) -> tuple[Layer, ...]:
 def _parts(match: re.Match[str]) -> dict[str, Any]:
     """An entry of the log as the inspector would write it."""
     entry: dict[str, Any] = match.groupdict()
-    for name, pattern in (*dict.fromkeys(("Inputs", "Constants", "Outputs"), _TENSOR).items(), ("ProfileInfo", _RANGE)):
-        if name in entry:
-            entry[name] = [found.groupdict() for found in pattern.finditer(entry[name])]
+    for name in {"Inputs", "Constants", "Outputs", "ProfileInfo"} & entry.keys():
+        pattern = _RANGE if name == "ProfileInfo" else _TENSOR
+        entry[name] = [found.groupdict() for found in pattern.finditer(entry[name])]
     return entry
 
 
@@ -116,19 +114,15 @@ def read_inspector(text: str) -> Engine:
             raise TypeError("'Layers' is not a list")
     except (ValueError, KeyError, TypeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise AssetError(
-            f"This is not the JSON of an engine inspector ({reason}).",
-            fix="pass what IEngineInspector.get_engine_information or trtexec --exportLayerInfo wrote.",
-        ) from error
+        fix = "pass what IEngineInspector.get_engine_information or trtexec --exportLayerInfo wrote."
+        raise AssetError(f"This is not the JSON of an engine inspector ({reason}).", fix=fix) from error
     if any(isinstance(layer, str) for layer in layers):
         raise AssetError("This inspector JSON holds only the names of the layers.", fix=_DETAILED)
     try:
         return Engine(layers=tuple(map(_layer, layers)), ports=_ports(content, layers))
     except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise AssetError(
-            f"This inspector JSON has a part of another form than TensorRT 8, 10 and 11 write ({error}).",
-            fix="export it again; " + _DETAILED,
-        ) from error
+        message = f"This inspector JSON has a part of another form than TensorRT 8, 10 and 11 write ({error})."
+        raise AssetError(message, fix="export it again; " + _DETAILED) from error
 
 
 def _layer(entry: dict[str, Any]) -> Layer:

@@ -17,7 +17,6 @@ from trtlab.errors import AssetError
 from trtlab.files import cache_folder, write_atomically
 
 FORMAT = 5
-DEFAULT_LIMIT = 4 * 2**30
 _ELSEWHERE = "set TRTLAB_CACHE to a folder with room that you may write to, or pass cache=False."
 
 
@@ -28,9 +27,9 @@ def engines_folder() -> Path:
 
 def limit_bytes() -> int:
     """How large the cache may grow: TRTLAB_CACHE_GIB, else 4 GiB."""
-    text = os.environ.get("TRTLAB_CACHE_GIB", "")
+    text = os.environ.get("TRTLAB_CACHE_GIB") or "4"
     try:
-        return int(float(text) * 2**30) if text else DEFAULT_LIMIT
+        return int(float(text) * 2**30)
     except (ValueError, OverflowError):
         raise AssetError(f"TRTLAB_CACHE_GIB is '{text}'.", fix="set it to a number of GiB, such as 4.") from None
 
@@ -94,9 +93,8 @@ def entries() -> list[tuple[str, int, float]]:
     found = []
     for record in engines_folder().glob("*.json"):
         with contextlib.suppress(OSError):
-            status = record.stat()
-            size = status.st_size + _files(record.stem)[1].stat().st_size
-            found.append((record.stem, size, status.st_mtime))
+            status, plan = record.stat(), record.with_suffix(".plan").stat()
+            found.append((record.stem, status.st_size + plan.st_size, status.st_mtime))
     return sorted(found, key=lambda entry: entry[2])
 
 
@@ -106,17 +104,15 @@ def trim(limit: int | None = None, keep: str = "") -> int:
     What a process left that was killed while it wrote goes too, an hour later.
     """
     limit = limit_bytes() if limit is None else limit
-    kept = entries()
-    total = sum(size for _, size, _ in kept)
-    whole, dropped = {key for key, _, _ in kept}, 0
-    for key, size, _ in kept:
+    sizes, dropped = {key: size for key, size, _ in entries()}, 0
+    total = sum(sizes.values())
+    for key, size in sizes.items():
         if total > limit and key != keep:
             _remove(*_files(key))
-            total -= size
-            dropped += 1
+            total, dropped = total - size, dropped + 1
     for path in engines_folder().glob("*"):
         with contextlib.suppress(OSError):
-            if path.stem not in whole and path.is_file() and path.stat().st_mtime < time.time() - 3600:
+            if path.stem not in sizes and path.is_file() and path.stat().st_mtime < time.time() - 3600:
                 path.unlink()
     return dropped
 
@@ -131,8 +127,7 @@ def _digest(text: bytes) -> bytes:
 
 
 def _files(key: str) -> tuple[Path, Path]:
-    folder = engines_folder()
-    return folder / f"{key}.json", folder / f"{key}.plan"
+    return engines_folder() / f"{key}.json", engines_folder() / f"{key}.plan"
 
 
 def _remove(*paths: Path) -> None:

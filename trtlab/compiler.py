@@ -167,9 +167,6 @@ def _inspect(job: Job, plan: Any) -> None:
 
 def _logger(job: Job) -> Any:
     class Logger(job.trt.ILogger):  # type: ignore[name-defined]
-        def __init__(self) -> None:
-            job.trt.ILogger.__init__(self)
-
         def log(self, severity: Any, message: str) -> None:
             text = f"{severity.name} {message}".encode("utf-8", "replace")
             job.send(LOG, text, flush=not job.building or severity.name != "VERBOSE")
@@ -181,9 +178,6 @@ def _progress(job: Job) -> Any:
     steps: dict[str, int] = {}
 
     class Progress(job.trt.IProgressMonitor):  # type: ignore[name-defined]
-        def __init__(self) -> None:
-            job.trt.IProgressMonitor.__init__(self)
-
         def phase_start(self, phase: str, parent: str | None, count: int) -> None:
             steps[phase] = count
             job.send(PROGRESS, [phase, 0, count])

@@ -76,8 +76,7 @@ class Layer:
     @property
     def nbytes(self) -> int | None:
         """Bytes read and written once: inputs, constants and outputs; None when a size is unknown."""
-        sizes = [tensor.nbytes for tensor in (*self.inputs, *self.constants, *self.outputs)]
-        return None if None in sizes else sum(size for size in sizes if size is not None)
+        return _total([tensor.nbytes for tensor in (*self.inputs, *self.constants, *self.outputs)])
 
 
 @dataclass(frozen=True)
@@ -89,6 +88,11 @@ class Port:
     dtype: str
     shape: tuple[int, ...]
     profiles: tuple[tuple[tuple[int, ...], ...], ...] = ()
+
+    def __str__(self) -> str:
+        ranges = "; ".join(" … ".join("×".join(map(str, dims)) for dims in profile) for profile in self.profiles)
+        tensor = f"{self.name}: {Tensor(self.name, self.shape, self.dtype)}"
+        return f"{tensor} ({ranges})" if ranges and -1 in self.shape else tensor
 
 
 @dataclass(frozen=True, repr=False)
@@ -122,15 +126,13 @@ class Engine:
         """One row a layer; `KiB` is what the layer reads and writes, missing where a shape is dynamic."""
         import pandas as pd
 
-        columns = ["layer", "type", "onnx_nodes", "inputs", "outputs", "constants", "KiB", "stream", "tactic",
-                   "profile"]  # fmt: skip
+        columns = "layer type onnx_nodes inputs outputs constants KiB stream tactic profile"
         rows = [
-            (one.name, one.type, ", ".join(one.onnx_nodes), ", ".join(map(str, one.inputs)),
-             ", ".join(map(str, one.outputs)), len(one.constants),
-             None if one.nbytes is None else round(one.nbytes / 1024, 1), one.stream, one.tactic, one.profile)
-            for one in self.layers
+            (one.name, one.type, *(", ".join(map(str, part)) for part in (one.onnx_nodes, one.inputs, one.outputs)),
+             len(one.constants), None if one.nbytes is None else round(one.nbytes / 1024, 1), one.stream, one.tactic,
+             one.profile) for one in self.layers
         ]  # fmt: skip
-        return pd.DataFrame(rows, columns=columns)
+        return pd.DataFrame(rows, columns=columns.split())
 
     def fate(self, model: Model) -> pd.DataFrame:
         """One row an ONNX node, in the graph's order: node, op, layer (or None), reason ("" when a layer runs it).
@@ -147,14 +149,12 @@ class Engine:
         facts, names, owner = Facts(proto), node_names(proto.graph), owners(self)
         in_place = _concats_in_place(self, facts)
         constant = {name for name, reason in zip(names, facts.reasons, strict=True) if reason == "constant"}
-        rows: list[tuple[str, str, str | None, str]] = []
+        rows = []
         for name, node, reason in zip(names, proto.graph.node, facts.reasons, strict=True):
             layer, why = owner.get(name), reason or ("in place" if node.output[0] in in_place else "unexplained")
             # The compiler puts the names of what it computed beforehand on the layer that reads the result.
-            if layer and (name not in constant or constant.issuperset(layer.onnx_nodes)):
-                rows.append((name, node.op_type, layer.name, ""))
-            else:
-                rows.append((name, node.op_type, None, why))
+            runs = layer if layer and (name not in constant or constant.issuperset(layer.onnx_nodes)) else None
+            rows.append((name, node.op_type, runs and runs.name, "" if runs else why))
         return pd.DataFrame(rows, columns=["node", "op", "layer", "reason"], dtype=object)  # else None becomes NaN
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
@@ -178,13 +178,13 @@ class Engine:
             "network layers → kernels": f"{self.network_layers or '?'} → {len(self.kernels)}",
             "weights": _mib(self.weight_bytes),
             "activations": _mib(self.activation_bytes),
-            "inputs": "; ".join(_port(port) for port in self.ports if port.mode == "Input"),
-            "outputs": "; ".join(_port(port) for port in self.ports if port.mode == "Output"),
+            "inputs": "; ".join(str(port) for port in self.ports if port.mode == "Input"),
+            "outputs": "; ".join(str(port) for port in self.ports if port.mode == "Output"),
         }
         return {fact: value for fact, value in facts.items() if value}
 
     def __repr__(self) -> str:
-        return "Engine(" + ", ".join(f"{key}: {value}" for key, value in self.summary().items()) + ")"
+        return "Engine(" + str(self).replace("\n", ", ") + ")"
 
     def __str__(self) -> str:
         return "\n".join(f"{key}: {value}" for key, value in self.summary().items())
@@ -197,20 +197,8 @@ def _mib(size: int | None) -> str:
     return "not reported" if size is None else f"{size / 2**20:.1f} MiB"
 
 
-def _port(port: Port) -> str:
-    shape = "×".join("?" if size < 0 else str(size) for size in port.shape)
-    ranges = "; ".join(" … ".join("×".join(map(str, dims)) for dims in profile) for profile in port.profiles)
-    return f"{port.name}: {port.dtype} {shape}" + (f" ({ranges})" if ranges and "?" in shape else "")
-
-
 # Which layer owns a node that several layers name: the one that computes it, not its prologue or epilogue.
 _OWNERS = ("correlation", "gemm", "runtime_fusion", "mha")
-
-
-def unexplained(engine: Engine, model: Model) -> list[str]:
-    """The names of the nodes that are in no layer and have no reason for it, which should be none."""
-    table = engine.fate(model)
-    return table.loc[table["reason"] == "unexplained", "node"].tolist()
 
 
 def owners(engine: Engine) -> dict[str, Layer]:
@@ -257,14 +245,14 @@ def _written_in_parts(engine: Engine) -> set[str]:
         for tensor in layer.inputs:  # a part may be read before the rest is written
             whole[tensor.name] = max((whole.get(tensor.name), tensor.nbytes), key=lambda size: size or 0)
 
-    def adds_up(name: str, sizes: list[int | None]) -> bool:
-        total = whole.get(name)
-        return total is None or None in sizes or sum(size or 0 for size in sizes) == total
-
-    return {name for name, sizes in parts.items() if len(sizes) > 1 and adds_up(name, sizes)}
+    several = {name: _total(sizes) for name, sizes in parts.items() if len(sizes) > 1}
+    return {name for name, size in several.items() if None in (size, whole.get(name)) or size == whole[name]}
 
 
 def fused_bytes(engine: Engine) -> int | None:
     """Bytes that the kernels of `engine` read and write in all; None where a shape is dynamic."""
-    sizes = [layer.nbytes for layer in engine.kernels]
+    return _total([layer.nbytes for layer in engine.kernels])
+
+
+def _total(sizes: list[int | None]) -> int | None:
     return None if None in sizes else sum(size or 0 for size in sizes)

@@ -83,29 +83,21 @@ def sized_tensors(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -
     return {name: Sized(known[name], kind) for name, (shape, kind) in found.items() if known[name] == shape}
 
 
-def node_bytes(model: Model, shapes: Mapping[str, Sequence[int]] | None = None) -> dict[str, int]:
-    """Bytes that each ONNX node reads and writes, every tensor once: inputs, weights and outputs.
+def unfused_bytes(model: Model, shapes: Mapping[str, Sequence[int]] | None = None) -> int:
+    """Bytes that one kernel a node would read and write in all: its inputs, weights and outputs, each tensor once.
 
     Nodes in FREE count 0. `shapes` fixes the dynamic inputs, as in {"x": (8, 3, 224, 224)}. The sizes are those of
     ONNX's shape inference; raises ModelError where it cannot tell one.
     """
-    proto = read_model(model)
+    proto, total = read_model(model), 0
     sizes = {name: tensor.nbytes for name, tensor in sized_tensors(proto, shapes or {}).items()}
-    found = {}
     for name, node in zip(node_names(proto.graph), proto.graph.node, strict=True):
         tensors = set() if node.op_type in FREE else {*node.input, *node.output} - {""}
         for tensor in sorted(tensors - sizes.keys()):
-            raise ModelError(
-                f"The size of the tensor '{tensor}' at node '{name}' is not known.",
-                fix="give every dynamic input a shape: shapes={'x': (1, 3, 224, 224)}.",
-            )
-        found[name] = sum(sizes[tensor] for tensor in tensors)
-    return found
-
-
-def unfused_bytes(model: Model, shapes: Mapping[str, Sequence[int]] | None = None) -> int:
-    """Bytes that one kernel a node would read and write in all; `shapes` and errors as in `node_bytes`."""
-    return sum(node_bytes(model, shapes).values())
+            message = f"The size of the tensor '{tensor}' at node '{name}' is not known."
+            raise ModelError(message, fix="give every dynamic input a shape: shapes={'x': (1, 3, 224, 224)}.")
+        total += sum(sizes[tensor] for tensor in tensors)
+    return total
 
 
 def reads(node: onnx.NodeProto) -> list[str]:

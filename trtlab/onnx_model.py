@@ -86,28 +86,23 @@ class Source:
 
 
 def read_source(model: Model) -> Source:
-    """`model` as a Source; raises ModelError for a missing, empty or unreadable file. A Source is itself."""
+    """`model` as a Source; raises ModelError for a missing or unreadable file. A Source is itself."""
     if isinstance(model, Source):
         return model
-    if isinstance(model, bytes | bytearray | memoryview):
-        source, empty = Source(bytes(model)), not model
-    elif isinstance(model, str | os.PathLike):
-        with _reading(Path(model)), open(model, "rb") as file:
-            source, empty = Source(None, Path(model).absolute()), not file.read(1)
-    elif hasattr(model, "SerializeToString"):
+    if hasattr(model, "SerializeToString"):
         try:
-            source, empty = Source(bytes(model.SerializeToString(deterministic=True))), False
+            return Source(bytes(model.SerializeToString(deterministic=True)))
         except (EncodeError, ValueError) as error:
+            text = "The model is larger than the 2 GB that one protobuf message can hold."
             fix = "save it with onnx.save(model, path, save_as_external_data=True) and pass the path."
-            raise ModelError(
-                "The model is larger than the 2 GB that one protobuf message can hold.", fix=fix
-            ) from error
-    else:
-        fix = "export it first, for example with torch.onnx.export(..., dynamo=True)."
-        raise ModelError(f"A model is a path, bytes or an onnx.ModelProto, not {type(model).__name__}.", fix=fix)
-    if empty:
-        raise ModelError(f"{source.subject} is empty (0 bytes).", fix="export or download it again.")
-    return source
+            raise ModelError(text, fix=fix) from error
+    if isinstance(model, bytes | bytearray | memoryview):
+        return Source(bytes(model))
+    if isinstance(model, str | os.PathLike):
+        with _reading(Path(model)), open(model, "rb"):
+            return Source(None, Path(model).absolute())
+    fix = "export it first, for example with torch.onnx.export(..., dynamo=True)."
+    raise ModelError(f"A model is a path, bytes or an onnx.ModelProto, not {type(model).__name__}.", fix=fix)
 
 
 @contextmanager
@@ -156,6 +151,8 @@ def _texts(message: Any) -> list[str | bytes]:
 
 
 def _looks_like(data: bytes) -> str:
+    if not data:
+        return "it is empty (0 bytes)"
     text = data[:512].isascii() and (data[:512].decode().isprintable() or b"\n" in data[:512])
     damaged = "it is text" if text else f"its {len(data):,} bytes are cut short or damaged"
     return next((what for start, what in _STARTS.items() if data.startswith(start)), damaged)
@@ -192,10 +189,8 @@ def read_whole(model: Model) -> onnx.ModelProto:
         proto = inlined(parse(source))
     size = sum(file.stat().st_size for file in source.external) + proto.ByteSize()
     if size >= 2**31:
-        raise ModelError(
-            f"The model has {size / 2**30:.1f} GiB, and what is computed with it here must fit one message of 2 GiB.",
-            fix="take a part of it: 'polygraphy surgeon extract' cuts one out.",
-        )
+        text = f"The model has {size / 2**30:.1f} GiB, and what is computed with it here must fit one message of 2 GiB."
+        raise ModelError(text, fix="take a part of it: 'polygraphy surgeon extract' cuts one out.")
     if source.external and source.path:
         onnx.load_external_data_for_model(proto, str(source.path.parent))
     return proto
@@ -265,10 +260,9 @@ def external_files(model: onnx.ModelProto, path: Path | None) -> tuple[Path, ...
 def _weight_file(tensor: onnx.TensorProto, path: Path | None) -> Path:
     location = {one.key: one.value for one in tensor.external_data}.get("location", "")
     if path is None:
-        raise ModelError(
-            f"The weights of '{tensor.name}' are in another file ('{location}'), which bytes cannot point to.",
-            fix="pass the path of the .onnx file, or load it with onnx.load(path), which reads the weights too.",
-        )
+        message = f"The weights of '{tensor.name}' are in another file ('{location}'), which bytes cannot point to."
+        fix = "pass the path of the .onnx file, or load it with onnx.load(path), which reads the weights too."
+        raise ModelError(message, fix=fix)
     try:
         info, needed = ExternalDataInfo(tensor), weight_bytes(tensor) or 0
         length = needed if info.length is None else info.length
@@ -285,9 +279,8 @@ def _weight_file(tensor: onnx.TensorProto, path: Path | None) -> Path:
         elif "exceeds file size" in reason:
             reason = "it is cut short"
         message = f"The weights of '{tensor.name}' cannot be read from '{location}' beside '{path.name}': {reason}."
-        raise ModelError(
-            message, fix=f"put the weight file beside the model, whole and no link, or {_AGAIN}"
-        ) from error
+        fix = f"put the weight file beside the model, whole and no link, or {_AGAIN}"
+        raise ModelError(message, fix=fix) from error
     return path.parent / location
 
 
@@ -345,9 +338,8 @@ def _check_port(what: str, value: onnx.ValueInfoProto, *, needs_rank: bool) -> N
 
 def _check_onnx(model: onnx.ModelProto, source: Source) -> None:
     light = without_weights(model)
-    for tensor in tensors(light):
-        if not has_values(tensor):
-            tensor.dims[:] = [0]  # the checker wants values for every size but this
+    for tensor in (tensor for tensor in tensors(light) if not has_values(tensor)):
+        tensor.dims[:] = [0]  # the checker wants values for every size but this
     # The checker wants a shape on outputs too; TensorRT infers it, so a missing one is no fault of the model.
     for value in light.graph.output:
         value.type.tensor_type.shape.SetInParent()

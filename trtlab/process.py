@@ -1,4 +1,4 @@
-"""Child processes: Python run to its end, and the compiler process, whose every end becomes a BuildError."""
+"""The compiler process as its caller sees it: a job, its limits, and every end of it as a BuildError."""
 
 from __future__ import annotations
 
@@ -25,51 +25,6 @@ from trtlab.progress import Progress
 
 _HOME = str(Path(__file__).resolve().parent.parent)
 _POLL_SECONDS = 0.05
-
-
-def start_python(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:
-    """Start Python with this trtlab on its path and pipes to it; `options` are Popen's.
-
-    It runs in a session of its own, so that Ctrl-C reaches only the caller, who hands the process to `end`.
-    """
-    path = os.pathsep.join(filter(None, (_HOME, os.environ.get("PYTHONPATH"))))
-    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    environment = {**os.environ, "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8"}
-    command = [sys.executable, "-P", *arguments]
-    return subprocess.Popen(command, **{**pipes, "env": environment, "start_new_session": True, **options})
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    """Kill the process and what it may have started, and close the pipes."""
-    with contextlib.suppress(OSError):
-        if hasattr(os, "killpg"):
-            os.killpg(process.pid, signal.SIGKILL)
-        else:
-            process.kill()
-    process.wait()
-    for pipe in filter(None, (process.stdin, process.stdout, process.stderr)):
-        with contextlib.suppress(OSError):
-            pipe.close()
-
-
-def run_python(*arguments: str, stdin: bytes = b"", seconds: float) -> subprocess.CompletedProcess[bytes]:
-    """Run Python (`-c code` or `-m module`) to its end and return its status and output; no process is left.
-
-    Raises subprocess.TimeoutExpired after `seconds`, OSError when Python cannot be started.
-    """
-    process = start_python(*arguments)
-    try:
-        output, errors = process.communicate(stdin, seconds)
-    finally:
-        end(process)
-    return subprocess.CompletedProcess(arguments, process.returncode, output, errors)
-
-
-def ending(status: int | None) -> str:
-    """How a process ended, by its status: "SIGSEGV", "exit status 7"."""
-    with contextlib.suppress(ValueError, TypeError):
-        return signal.Signals(-status).name  # type: ignore[operator]
-    return f"exit status {status}"
 
 
 @dataclass(frozen=True)
@@ -100,23 +55,28 @@ class Transcript:
         return [message for name, message in self.messages if name.endswith(severity)]
 
     @property
-    def last_node(self) -> str:
-        """Where the parser was when the log ended: ", at node 'conv1' (Conv)"; "" when it was not parsing."""
-        place = place_of_parser([message for _, message in self.messages]) if self.stage == "parse" else ""
-        return place and f",{place}"
+    def place(self) -> str:
+        """The stage, and where the parser was when the log ended: "stage 'parse', at node 'conv1' (Conv)"."""
+        node = place_of_parser([message for _, message in self.messages]) if self.stage == "parse" else ""
+        return f"stage '{self.stage}'{node and f',{node}'}"
 
 
 class CompilerProcess:
     """One compiler process (trtlab.compiler), for one job after the other; a context manager that leaves none behind.
 
-    `tensorrt` is the name of the module to import: tensorrt_rtx or tensorrt.
+    `tensorrt` is the name of the module to import: tensorrt_rtx or tensorrt. The process has a session of its own, so
+    that Ctrl-C reaches only the caller, who ends it.
     """
 
     def __init__(self, tensorrt: str) -> None:
         self.transcript = Transcript()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
-        pipes = {"stderr": self._errors, "pipesize": 2**20}  # models and plans are large
-        self.process = start_python("-m", "trtlab.compiler", tensorrt, **pipes)
+        path = os.pathsep.join(filter(None, (_HOME, os.environ.get("PYTHONPATH"))))
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "trtlab.compiler", tensorrt], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=self._errors, pipesize=2**20, start_new_session=True,  # models and plans are large
+            env={**os.environ, "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8"},
+        )  # fmt: skip
         # Progress; True at the end of a job, None at that of the process.
         self._events: queue.SimpleQueue[Any] = queue.SimpleQueue()
         threading.Thread(target=self._receive, args=(self.process.stdout,), daemon=True).start()
@@ -125,13 +85,17 @@ class CompilerProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
-        end(self.process)
-        self._errors.close()
+        with contextlib.suppress(OSError):  # and what it may have started
+            os.killpg(self.process.pid, signal.SIGKILL) if hasattr(os, "killpg") else self.process.kill()
+        self.process.wait()
+        for pipe in filter(None, (self.process.stdin, self.process.stdout, self._errors)):
+            with contextlib.suppress(OSError):
+                pipe.close()
 
-    def run(self, order: dict[str, Any], data: bytes, limits: Limits, progress: Progress | None = None) -> Transcript:
+    def run(self, order: dict[str, Any], data: bytes, limits: Limits) -> Transcript:
         """Do a job; raises BuildError at a crash, a limit or Ctrl-C, with the transcript's log."""
         self.begin(order, data)
-        return self.finish(limits, progress)
+        return self.finish(limits)
 
     def begin(self, order: dict[str, Any], data: bytes) -> None:
         """Hand a job over (see compiler.Job) and return while it is done."""
@@ -141,19 +105,19 @@ class CompilerProcess:
     def finish(self, limits: Limits, progress: Progress | None = None) -> Transcript:
         """Wait for the end of the job and report its progress."""
         until = time.monotonic() + limits.seconds
-        event: Any = ()
         try:
-            while event is not True:
+            while True:
                 self._check(limits, until)
                 with contextlib.suppress(queue.Empty):
                     event = self._events.get(timeout=_POLL_SECONDS)
                     if event is None:
                         raise self._crash()
-                    if progress and event is not True:
+                    if event is True:
+                        return self.transcript
+                    if progress:
                         progress(*event)
         except KeyboardInterrupt as interrupt:
             raise cancelled(f"TensorRT was in stage '{self.transcript.stage}'", self.transcript.log) from interrupt
-        return self.transcript
 
     def _send(self, order: dict[str, Any], data: bytes) -> None:
         pipe: Any = self.process.stdin
@@ -187,41 +151,37 @@ class CompilerProcess:
 
     def _check(self, limits: Limits, until: float) -> None:
         """Raise BuildError when a limit is passed."""
-        if time.monotonic() > until:
-            stage, what = "time", f"did not finish within {limits.seconds:g} s"
-        elif _resident(self.process.pid) > limits.memory:
+        resident = 0
+        with contextlib.suppress(psutil.Error):
+            resident = psutil.Process(self.process.pid).memory_info().rss
+        stage, what = "time", f"did not finish within {limits.seconds:g} s"
+        if time.monotonic() <= until:
+            if resident <= limits.memory:
+                return
             stage, what = "memory", f"used more than {limits.memory / 2**20:,.0f} MiB"
-        else:
-            return
         told = self.transcript
-        message = f"TensorRT {what} (stage '{told.stage}'{told.last_node}), so its process was ended."
+        message = f"TensorRT {what} ({told.place}), so its process was ended."
         raise BuildError(message, stage=stage, log=told.log, fix=f"raise {stage}_limit=, or build for smaller shapes.")
 
     def _crash(self) -> BuildError:
-        how, told = ending(self.process.wait()), self.transcript
+        how, told = f"exit status {self.process.wait()}", self.transcript
+        with contextlib.suppress(ValueError):
+            how = signal.Signals(-self.process.returncode).name
         self._errors.seek(max(0, self._errors.seek(0, 2) - 4096))
         lines = self._errors.read().decode(errors="replace").split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "")
         said = f" It said: {last[:200].rstrip('.')}." if last else ""
-        kind, fix = "crash", "simplify the model around the node named here; 'polygraphy debug reduce' finds the part."
-        message = f"TensorRT crashed ({how}) in stage '{told.stage}'{told.last_node}.{said}"
+        stage, message = "crash", f"TensorRT crashed ({how}) in {told.place}.{said}"
+        fix = "simplify the model around the node named here; 'polygraphy debug reduce' finds the part."
         if how == "SIGKILL":
-            kind, fix = "memory", "build for smaller shapes, or on a machine with more memory."
-            message = f"The system ended TensorRT (SIGKILL) in stage '{told.stage}'{told.last_node}: "
-            message += "most likely memory ran out."
+            stage, fix = "memory", "build for smaller shapes, or on a machine with more memory."
+            message = f"The system ended TensorRT (SIGKILL) in {told.place}: most likely memory ran out."
         elif told.stage == "start":
             message = f"The compiler process ended before TensorRT was loaded ({how}).{said}"
             fix = "run 'python -m trtlab doctor'; it says which package is missing or broken."
-        return BuildError(message, stage=kind, log=told.log, fix=fix)
+        return BuildError(message, stage=stage, log=told.log, fix=fix)
 
 
 def cancelled(when: str, log: str = "") -> BuildError:
     """The BuildError for Ctrl-C."""
     return BuildError(f"The build was cancelled while {when}.", stage="cancelled", log=log, fix="run the cell again.")
-
-
-def _resident(pid: int) -> int:
-    try:
-        return int(psutil.Process(pid).memory_info().rss)
-    except psutil.Error:
-        return 0

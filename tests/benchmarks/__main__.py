@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 import trtlab as lab
+from trtlab.building import build_each
 from trtlab.buildlog import read_build_log
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -180,7 +181,7 @@ def sweeping(path: Path) -> Row:
     figures = []
     for start in (1, 100, 200):
         shapes = [{"x": (batch, 3, 224, 224)} for batch in range(start, start + 8)]
-        figures.append(seconds(lambda shapes=shapes: lab.profiles.sweep(path, shapes, "RTX 3090")))
+        figures.append(seconds(lambda shapes=shapes: build_each(path, shapes, "RTX 3090")))
     return Row("sweep of 8 shapes of ResNet-50", figures, 8)
 
 
