@@ -20,7 +20,7 @@ from trtlab.errors import AssetError
 from trtlab.exercises import Exercise
 from trtlab.files import data_file
 from trtlab.gpus import Gpu, gpu
-from trtlab.messages import sentence
+from trtlab.messages import plain
 from trtlab.models import efficientnet_lite0
 from trtlab.onnx_model import Model
 from trtlab.toys import toy
@@ -28,6 +28,11 @@ from trtlab.widgets import dropdown, explorer
 
 Answer = tuple[bool, str]
 _BUDGET = 2**30  # bytes, in 03.1
+
+
+def sentence(message: str) -> str:
+    """The first sentence of a message, without its error code and its position in the source."""
+    return re.split(r"\.(?= ?[A-Z])", plain(message))[0]
 
 
 def exercises() -> list[Exercise]:

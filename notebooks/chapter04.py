@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from trtlab.building import build
 from trtlab.draw.frame import MARGIN, Card, Picture, fit, label, plot, style, width_of
-from trtlab.draw.palette import BAR, CARD, EDGE, MUTED, PRECISIONS, TEXT, UNASKED
+from trtlab.draw.palette import BAR, CARD, EDGE, KINDS, MUTED, TEXT, UNASKED
 from trtlab.engine import Engine
 from trtlab.errors import ModelError
 from trtlab.exercises import Exercise
@@ -29,6 +29,12 @@ from trtlab.precision import to_half
 from trtlab.widgets import explorer
 
 Answer = tuple[bool, str]
+# A number format, in pictures that compare precisions: the same inks, as no picture shows both.
+_SAME = {
+    "FP32": "other", "BF16": "normalisation, reduction", "FP16": "convolution", "FP8": "embedding, gather",
+    "INT8": "quantize", "INT4": "pointwise", "FP4": "attention",
+}  # fmt: skip
+PRECISIONS = {name: KINDS[kind] for name, kind in _SAME.items()}
 
 
 def exercises() -> list[Exercise]:

@@ -179,8 +179,8 @@ def test_the_tables_are_readable() -> None:
     ("content", "says"),
     [
         (b"", "empty"),
-        (b"vtrt" + bytes(99), "is a TensorRT engine"),
-        (b"ftrt", "is a TensorRT engine"),
+        (b"vtrt" + bytes(99), "is a TensorRT(-RTX)? engine"),
+        (b"ftrt", "is a TensorRT(-RTX)? engine"),
         (b"hello", "text"),
     ],
 )
@@ -194,7 +194,7 @@ def test_a_file_that_is_no_model_is_named_for_what_it_is(content: bytes, says: s
 def test_a_plan_whole_or_cut_is_recognised(tmp_path: Path) -> None:
     plan = build(tiny.conv()).plan_bytes()
     for data in (plan, plan[: len(plan) // 2]):
-        with pytest.raises(ModelError, match=r"is a TensorRT engine.*the ONNX file"):
+        with pytest.raises(ModelError, match=r"is a TensorRT(-RTX)? engine.*the ONNX file"):
             memory.liveness(data)
 
 

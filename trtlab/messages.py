@@ -101,11 +101,6 @@ def plain(message: str) -> str:
     return ("Out of memory: " if _MEMORY.search(message) else "") + words.rstrip(". ")
 
 
-def sentence(message: str) -> str:
-    """The first sentence of a message, without its error code and its position in the source."""
-    return re.split(r"\.(?= ?[A-Z])", plain(message))[0]
-
-
 # What the parser says that it is at.
 _AT = (
     (re.compile(r"ModelImporter\.cpp:\d+: ERROR: (?P<name>.*):\d+ In function importInput:"), "input"),

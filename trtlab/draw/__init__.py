@@ -4,5 +4,5 @@ from trtlab.draw.before_after import before_after
 from trtlab.draw.frame import STYLE, Picture
 from trtlab.draw.fusion import fusion
 from trtlab.draw.memory import memory
-from trtlab.draw.palette import KINDS, PRECISIONS
+from trtlab.draw.palette import KINDS
 from trtlab.draw.recorded import recorded_difference, recordings

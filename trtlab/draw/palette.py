@@ -33,13 +33,6 @@ KINDS: dict[str, Ink] = {
 VANISHED = Ink("#E1E5EA", "#6B7684")
 UNASKED = Ink("#FFF4E5", "#A84B00")  # a kernel that no ONNX node asked for: its fill, and its border and text
 
-# A number format, in pictures that compare precisions: the same inks, as no picture shows both.
-_SAME = {
-    "FP32": "other", "BF16": "normalisation, reduction", "FP16": "convolution", "FP8": "embedding, gather",
-    "INT8": "quantize", "INT4": "pointwise", "FP4": "attention",
-}  # fmt: skip
-PRECISIONS = {name: KINDS[kind] for name, kind in _SAME.items()}
-
 # What a byte is for, in the memory picture.
 BYTES: dict[str, str] = {"reads inputs": "#80C2F5", "reads constants": "#F4B42A", "writes outputs": "#1A6FC9"}
 CARD, EDGE, OUTLINE, BAR = "#FCFCFA", "#D5DAE1", "#8996A5", "#9AA8B8"
