@@ -33,7 +33,7 @@ DISHONEST = re.compile(r"ImportError|ModuleNotFoundError|SyntaxError|Indentation
 class Fault:
     """A mistake to plant: `old`, which stands once in `where`, becomes `new`, and one of `tests` must fail.
 
-    `where` is a file, or a folder whose code is searched, so that code may move inside it. A test is the name of a
+    `where` is a file, or CODE, all code that readers run, so that code may move inside it. A test is the name of a
     function, with its parameter in brackets where one is enough, or the path of a notebook, whose cells are run.
     """
 
@@ -44,14 +44,15 @@ class Fault:
     tests: tuple[str, ...]
 
 
-CODE = "trtlab"
+CODE = "."  # trtlab and the modules beside the notebooks
 # fmt: off
 FAULTS = (
     # What became of each node, and what is a kernel
-    Fault("fate-owner", CODE, "rank < ranked[node][0]", "rank > ranked[node][0]",
+    Fault("fate-owner", CODE, "== 0), key=rank)", "== 0), key=lambda layer: -rank(layer))",
           ("test_node_that_several_layers_name_belongs_to_the_one_that_computes_it",)),
-    Fault("fate-reason", CODE, 'return "unreachable"', 'return "constant"', ("test_reason_unreachable",)),
-    Fault("fate-no-op", CODE, '"Add": 0, "Sub": 0', '"Add": 1, "Sub": 0',
+    Fault("fate-reason", CODE, '"unreachable": not needed & written', '"constant": not needed & written',
+          ("test_reason_unreachable",)),
+    Fault("fate-no-op", CODE, '"Add": (0, (0, 1))', '"Add": (1, (0, 1))',
           ("test_node_that_changes_its_input_is_no_no_op",)),
     Fault("bookkeeping-counted", CODE, '"deallocate", "shape_call"', '"deallocate"',
           ("test_log_of_several_profiles_counts_kernels_once",)),
@@ -60,41 +61,40 @@ FAULTS = (
     Fault("inspector-11", CODE, 'if "I/O Tensors" in content', 'if "Ports" in content',
           ("test_inspector_of_every_version_gives_the_same_engine[11]",)),
     # A build, its limits, its files and its cache
-    Fault("build-memory-limit", CODE, "_resident(self.process.pid) > limits.memory", "_resident(self.process.pid) < 0",
+    Fault("build-memory-limit", CODE, "if resident <= limits.memory:", "if resident >= 0:",
           ("test_memory_limit_on_the_real_tensorrt",)),
-    Fault("build-time-limit", CODE, "if now > end:", "if now > end + 3600:",
-          ("test_time_limit_on_the_real_tensorrt",)),
+    Fault("build-time-limit", CODE, "time.monotonic() + limits.seconds", "time.monotonic() + 3600 + limits.seconds",
+          ("test_time_limit_ends_the_build",)),
     Fault("build-crash", CODE, "raise self._crash()", "self._crash()",
           ("test_build_keeps_the_kernel_alive_when_tensorrt_ends_its_process[abort-SIGABRT-build]",)),
     Fault("cache-target", CODE, "json.dumps([FORMAT, order]", 'json.dumps([FORMAT, {**order, "target": ""}]',
           ("test_anything_else_is_compiled_anew[target]",)),
-    Fault("cache-external-data", CODE, "digest.update(digest_of(path))", 'digest.update(b"")',
+    Fault("cache-external-data", CODE, "source.digest, *map(digest_of, source.external))", "source.digest)",
           ("test_touching_the_external_weights_compiles_anew",)),
-    Fault("cache-cut-plan", CODE, ' or plan.stat().st_size != content["plan_bytes"]', "",
+    Fault("cache-cut-plan", CODE, ' and plan.stat().st_size == content["plan_bytes"]', "",
           ("test_damaged_entry_is_built_again_without_a_word[cut plan]",)),
-    Fault("file-overwritten", CODE, "if overwrite:", "if True:", ("test_save_never_overwrites",)),
+    Fault("file-overwritten", CODE, "if not overwrite and os.path.lexists(path):", "if False:",
+          ("test_save_never_overwrites",)),
     Fault("file-half-left", CODE, "os.unlink(temporary)", "os.stat(temporary)", ("test_save_never_overwrites",)),
-    Fault("external-data-outside", CODE, "not file.is_relative_to(folder)", "False",
-          ("test_external_weights_outside_the_folder[../secret.bin]",)),
     # Precision and numbers
     Fault("lost-weight-pair", CODE, "for i in (0, 1) if", "for i in (0,) if",
           ("test_an_old_opset_is_raised",)),
     Fault("percentile", CODE, "inside[-1] * percent / 100", "inside[-1] * (percent - 1) / 100",
-          ("test_each_calibrator_is_a_function_of_counts_and_edges_alone",)),
+          ("test_percentile_agrees_with_onnx_runtime_to_one_of_its_bins",)),
     Fault("entropy", CODE, "clipped[0] += before[start]", "clipped[0] += 0",
-          ("test_entropy_agrees_with_onnx_runtime_on_few_values[2048]",)),
+          ("test_entropy_agrees_with_onnx_runtime",)),
     Fault("channel-axis", CODE, 'if node.op_type == "Conv":\n        return 0',
           'if node.op_type == "Conv":\n        return 1',
           ("test_a_channel_with_small_weights_keeps_its_precision_only_with_a_scale_of_its_own",)),
     Fault("symmetric-range", CODE, "LARGEST = 127", "LARGEST = 128",
           ("test_a_constant_input_has_a_scale_that_reaches_it[minmax]",)),
-    Fault("fp16-overflow", CODE, "data_max if data else np.inf", "np.inf",
+    Fault("fp16-overflow", CODE, "else (data_max, folder)", "else (np.inf, folder)",
           ("test_nodes_whose_values_leave_the_range_stay_in_fp32_and_say_so",)),
     Fault("assert-precision", CODE, "if found < at_least", "if found < 0",
           ("test_an_fp32_engine_is_not_taken_for_fp16",)),
     Fault("sqnr", CODE, "10 * math.log10", "20 * math.log10",
           ("test_sqnr_is_the_textbook_formula_and_survives_overflow",)),
-    Fault("accuracy-interval", CODE, "_Z = 1.959964", "_Z = 1.644854",
+    Fault("accuracy-interval", CODE, "z, n, p = 1.959964", "z, n, p = 1.644854",
           ("test_accuracy_comes_with_wilsons_interval",)),
     # Profiles and memory
     Fault("profile-order", CODE, "if left > right:", "if left > right + 9:",
@@ -103,27 +103,27 @@ FAULTS = (
           ("test_every_mistake_is_found_and_placed[more than 2^31 elements]",)),
     Fault("suggest-padding", CODE, "(before[ends] - before[low])", "(ends - low)",
           ("test_the_cuts_are_the_best_there_are",)),
-    Fault("liveness-early", CODE, "not all(has_ended(place) for", "not any(has_ended(place) for",
+    Fault("liveness-early", CODE, "and not places <= ended", "and not places & ended",
           ("test_a_tensor_lives_from_its_first_writer_to_its_last_reader",)),
-    Fault("fits-reserve", CODE, "capacity - reserve, time", "capacity, time",
+    Fault("fits-reserve", CODE, "proto, given, capacity - reserve)", "proto, given, capacity)",
           ("test_the_largest_batch_fits_and_one_more_does_not",)),
     Fault("curve-beyond-ends", CODE, "<= self.sizes[-1]:", "<= 2 * self.sizes[-1]:",
           ("test_a_curve_never_answers_beyond_its_ends[9-outside]",)),
     # Recordings and the other data
-    Fault("trtexec-time", CODE, '_number(run, "computeMs"', '_number(run, "latencyMs"',
+    Fault("trtexec-time", CODE, '_ms(run["computeMs"])', '_ms(run["latencyMs"])',
           ("test_ones_own_recording_is_read",)),
     Fault("recording-row", "data/recordings/layers.csv", "resnet18-a100-fp16,Conv_3 + Relu_4,CaskConvolution,0.053248",
           "resnet18-a100-fp16,Conv_3 + Relu_4,CaskConvolution,0.035248",
           ("test_a_convolution_stands_beside_its_quantised_twin",)),
     Fault("gpu-row", "data/gpus.csv", "RTX-3090,8.6", "RTX-3090,8.9",
           ("test_target_of_anything_that_names_one[RTX 3090-SM86]",)),
-    Fault("gpu-suggestion", CODE, "by_key[key].name for key in close", "name for key in close",
-          ("test_unknown_name_gives_the_closest[RTX 9999]",)),
+    Fault("gpu-suggestion", CODE, "known[key] for key in close", "key for key in close",
+          ("test_unknown_name_gives_the_closest_and_how_to_give_a_compute_capability",)),
     # What is said about a machine, a message, an export
-    Fault("doctor-gap", CODE, 'elif package.state == "broken":', 'elif package.state == "odd":',
-          ("test_a_broken_package_is_a_gap_with_a_fix[raise SystemExit('no')-SystemExit]",)),
+    Fault("doctor-gap", CODE, '        if package.state == "broken":', '        if package.state == "odd":',
+          ("test_a_broken_package_is_an_issue_with_a_fix",)),
     Fault("diagnose-fix", CODE, "sequence) smaller", "sequence) larger", ("test_known_messages",)),
-    Fault("checklist-unused", CODE, ' if why != "unreachable"', "",
+    Fault("checklist-unused", CODE, ' if reason != "unreachable"', "",
           ("test_an_input_that_only_dead_nodes_read_is_unused",)),
     # Chapters: exercises that accept a wrong answer, a wrong solution, a wrong number, a machine's path
     Fault("exercise-01.3", CODE, ", torch.tensor([[1.0, -1.0], [3.0, -3.0]])", ",",
@@ -134,7 +134,7 @@ FAULTS = (
           ("test_a_wrong_number_of_mib_is_told_what_it_is[19-give a decimal]",)),
     Fault("solution-03.2", "notebooks/03_builder_runtime_context.ipynb", "ComputeCapability.SM120, 1)",
           "ComputeCapability.SM89, 1)",
-          ("test_the_solutions_in_the_notebook_are_right[03_builder_runtime_context]",)),
+          ("notebooks/03_builder_runtime_context.ipynb",)),
     Fault("chapter-number", "notebooks/00_start_here.ipynb", "== 94", "== 95", ("notebooks/00_start_here.ipynb",)),
     Fault("chapter-noise", "notebooks/02_graph_optimization.ipynb", "you guessed 121",
           "/home/me/course: you guessed 121",
@@ -143,9 +143,7 @@ FAULTS = (
     Fault("widget-choice", CODE, "options[min(count, len(options)) - 1]", "options[0]",
           ("tests/test_profiles_suggest.py::test_the_widget_draws_what_was_chosen",)),
     Fault("picture-weights", CODE, "weights + contexts * activations", "contexts * (weights + activations)",
-          ("test_the_picture_of_the_components_counts_weights_once",)),
-    Fault("picture-format", CODE, 'Format("BF16", 8, 7)', 'Format("BF16", 8, 8)',
-          ("test_a_format_reaches_as_far_as_its_bits_do",)),
+          ("test_the_picture_of_who_owns_what_counts_weights_once",)),
     Fault("page-network", CODE, "<style>\n:root", '<link rel="stylesheet" href="https://example.org/a.css">\n<style>\n:root',
           ("test_the_report_needs_nothing_but_itself",)),
     Fault("page-warning", CODE, "if guessed:", "if False:", ("test_missing_shapes_are_proposed_and_told",)),
@@ -231,7 +229,9 @@ def copy_checkout(root: Path) -> None:
 def places(root: Path, fault: Fault) -> list[tuple[Path, str, str]]:
     """Each (file, old, new) where a fault may be planted; once for every time that `old` stands there."""
     where = root / fault.where
-    files = [where] if where.is_file() else sorted(p for p in where.rglob("*") if p.suffix in (".py", ".jinja"))
+    folders = [where / "trtlab", where / "notebooks", where / "data"]
+    inside = [path for folder in folders for path in folder.rglob("*") if path.suffix in (".py", ".jinja")]
+    files = [where] if where.is_file() else sorted(inside)
     found = []
     for path in files:
         old, new = fault.old, fault.new
