@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from chapter06 import padding, padding_explorer, padding_picture
 from profile_mistakes import CONV, EXPAND, STATIC, TABLE, t
 
 import trtlab as lab
@@ -109,17 +110,17 @@ def test_two_varying_sizes_are_cut_and_drawn() -> None:
     found = suggest(CONV(), {"x": [(1, 3, int(h), int(w)) for h, w in sides]})
     assert len(found.profiles) >= 2
     assert found.padding < suggest(CONV(), {"x": [(1, 3, int(h), int(w)) for h, w in sides]}, count=1).padding / 3
-    assert "for padding" in lab.draw.padding(found).get_label()
+    assert "for padding" in padding(found).get_label()
 
 
 def test_a_picture_says_the_finding_and_marks_each_edge() -> None:
     found = suggest(SEQUENCE(), lengths(3, 5, 9, 40), count=2)
-    picture = lab.draw.padding(found)
+    picture = padding(found)
     assert "2 profiles" in picture.get_label()
     words = [text.get_text() for axes in picture.axes for text in axes.texts]
     assert {"≤ 9", "≤ 40"} <= set(words)
-    assert picture.png() == lab.draw.padding(found).png()
-    assert "1 profile:" in lab.draw.padding(suggest(SEQUENCE(), lengths(3), count=1)).get_label()
+    assert picture.png() == padding(found).png()
+    assert "1 profile:" in padding(suggest(SEQUENCE(), lengths(3), count=1)).get_label()
 
 
 @pytest.mark.slow
@@ -168,8 +169,6 @@ def test_more_bad_arguments_are_refused() -> None:
 
 
 def test_the_widget_draws_what_was_chosen() -> None:
-    from chapter06 import padding_explorer, padding_picture
-
     observed = lengths(3, 5, 9, 40)
     found = suggest(SEQUENCE(), observed)
     assert "3 profiles" in padding_picture(found, 3).get_label()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from trtlab import tables
 from trtlab.building import build
 from trtlab.engine import Engine, Layer
 from trtlab.errors import AssetError, ProfileError
@@ -38,7 +39,6 @@ class Liveness:
     tensors: tuple[Lifetime, ...]
     present: tuple[tuple[int, ...], ...]
     reserved_bytes: int | None
-    compiler: str = ""
 
     @property
     def alive(self) -> tuple[int, ...]:
@@ -59,11 +59,6 @@ class Liveness:
     def peak(self) -> int:
         """The first kernel, counted from 0, at which the most bytes are alive."""
         return self.alive.index(self.peak_bytes) if self.alive else 0
-
-    @property
-    def streams(self) -> int:
-        """How many streams the kernels run on."""
-        return len({layer.stream for layer in self.kernels})
 
     def at(self, kernel: int) -> tuple[Lifetime, ...]:
         """The tensors alive while kernel number `kernel` (counted from 0) runs, the largest first."""
@@ -89,10 +84,7 @@ class Liveness:
         return "Liveness(" + ", ".join(f"{what}: {size}" for what, size in self.summary().items()) + ")"
 
     def _repr_html_(self) -> str:
-        cells = (
-            f"<tr><th style='text-align:left'>{what}</th><td>{size}</td></tr>" for what, size in self.summary().items()
-        )
-        return f"<table>{''.join(cells)}</table>"
+        return tables.facts(self.summary())
 
 
 def liveness(
@@ -103,7 +95,7 @@ def liveness(
     Sizes are logical, without padding. Raises ProfileError for an engine of several profiles or of a range, whose sizes
     are known only at run time, and what `build` raises.
     """
-    engine = given if isinstance(given, Engine) else _built(given, shapes, gpu)
+    engine = given if isinstance(given, Engine) else build(given, gpu, shapes)
     if not engine.kernels:
         raise AssetError(
             "This engine lists no layers, so nothing can be said about its tensors.",
@@ -123,27 +115,17 @@ def liveness(
     )
     present = _present(Schedule(layers), [writers + readers for writers, readers in users.values()], tensors)
     in_order = tuple(present.get(place, ()) for place in number)
-    return Liveness(engine.kernels, tensors, in_order, engine.activation_bytes, engine.compiler)
-
-
-def _built(model: Model, shapes: Mapping[str, Any] | None, gpu: str | float | Gpu | None) -> Engine:
-    return build(model, gpu, shapes)
+    return Liveness(engine.kernels, tensors, in_order, engine.activation_bytes)
 
 
 def _present(schedule: Schedule, users: list[list[int]], tensors: tuple[Lifetime, ...]) -> dict[int, tuple[int, ...]]:
     """The numbers of the tensors alive while the layer at each place runs, at the moment when they take most."""
     found: dict[int, tuple[int, tuple[int, ...]]] = {}
-    streams = schedule.streams
     for running, ended in schedule.moments():
-
-        def has_ended(place: int, ended: dict[int, int] = ended) -> bool:
-            return ended.get(streams[place], -1) >= place
-
         alive = tuple(
             number
             for number, places in enumerate(users)
-            if any(place in running or has_ended(place) for place in places)
-            and not all(has_ended(place) for place in places)
+            if not ended.issuperset(places) and not (running | ended).isdisjoint(places)
         )
         size = sum(tensors[number].nbytes for number in alive)
         for place in running:
@@ -194,74 +176,39 @@ _MOST_MOMENTS = 5000  # with many independent streams there are too many to look
 class Schedule:
     """The order in which a GPU must run layers: one after the other in a stream, and a `wait` after its `signal`.
 
-    `clocks[place]` says for each stream which of its layers have surely begun when the layer at `place` does, as the
-    vector clocks of Fidge 1988 do.
+    `needs[place]` are the places of all layers that must have ended before the one at `place` begins.
     """
 
     def __init__(self, layers: Sequence[Layer]) -> None:
-        self.streams = [layer.stream for layer in layers]
-        self.clocks: list[dict[int, int]] = []
         self.lanes: dict[int, list[int]] = {}
-        latest: dict[int, dict[int, int]] = {}
-        signals: dict[int | None, dict[int, int]] = {}
+        self.needs: list[set[int]] = []
+        signals: dict[int | None, int] = {}
         for place, layer in enumerate(layers):
-            clock = dict(latest.get(layer.stream, {}))
-            for stream, other in signals.get(layer.event, {}).items() if layer.type == "wait" else ():
-                clock[stream] = max(other, clock.get(stream, -1))
-            clock[layer.stream] = place
-            latest[layer.stream] = clock
+            lane = self.lanes.setdefault(layer.stream, [])
+            before = lane[-1:] + ([signals[layer.event]] if layer.type == "wait" and layer.event in signals else [])
+            self.needs.append(set(before).union(*(self.needs[one] for one in before)))
+            lane.append(place)
             if layer.type == "signal":
-                signals[layer.event] = clock
-            self.clocks.append(clock)
-            self.lanes.setdefault(layer.stream, []).append(place)
+                signals[layer.event] = place
 
-    def before(self, first: int, second: int) -> bool:
-        """True when the layer at place `first` has surely ended before the one at `second` begins."""
-        return first != second and self.clocks[second].get(self.streams[first], -1) >= first
+    def moments(self) -> Iterator[tuple[set[int], set[int]]]:
+        """Every moment that a GPU may come to: the places of the layers that run, and of those that have ended.
 
-    def moments(self) -> Iterator[tuple[set[int], dict[int, int]]]:
-        """Every moment that a GPU may come to: the places running, and per stream the last place that has ended.
-
-        With too many moments to go through, those of running the layers one by one in their order.
+        Breadth first over how many layers of each stream have begun; with too many moments to go through, those of
+        running the layers one by one in their order.
         """
-        found = self._all_moments() if len(self.lanes) > 1 else []
-        if found:
-            yield from found
-            return
-        ended: dict[int, int] = {}
-        for place, stream in enumerate(self.streams):
-            yield {place}, dict(ended)
-            ended[stream] = place
-
-    def _all_moments(self) -> list[tuple[set[int], dict[int, int]]]:
-        """Breadth first over what has begun (a state: how many layers of each stream); none when they are too many."""
-        found, streams = [], sorted(self.lanes)
-        states = [(0,) * len(streams)]
-        seen = set(states)
-        while states:
-            if len(seen) > _MOST_MOMENTS:
-                return []
-            state = states.pop(0)
-            begun = {
-                stream: self.lanes[stream][count - 1] for stream, count in zip(streams, state, strict=True) if count
-            }
-            found.append(self._moment(begun))
-            for index, stream in enumerate(streams):
-                following = (*state[:index], state[index] + 1, *state[index + 1 :])
-                if state[index] < len(self.lanes[stream]) and following not in seen:
-                    needs = self.clocks[self.lanes[stream][state[index]]]
-                    if all(begun.get(other, -1) >= place for other, place in needs.items() if other != stream):
-                        seen.add(following)
-                        states.append(following)
-        return found
-
-    def _moment(self, begun: dict[int, int]) -> tuple[set[int], dict[int, int]]:
-        """The last layer begun in each stream runs, unless another one that runs had to wait for its end."""
-        running = {place for place in begun.values() if not any(self.before(place, other) for other in begun.values())}
-        ended = {}
-        for stream, place in begun.items():
-            lane = self.lanes[stream]
-            done = lane.index(place) - (place in running)
-            if done >= 0:
-                ended[stream] = lane[done]
-        return running, ended
+        lanes, found = list(self.lanes.values()), []
+        states = {(0,) * len(lanes): None}  # in order, each once
+        todo = list(states)
+        for state in todo:  # which grows
+            last = {lane[count - 1] for lane, count in zip(lanes, state, strict=True) if count}
+            ended = set[int]().union(*(self.needs[place] for place in last))
+            found.append((last - ended, ended))
+            for index, (lane, count) in enumerate(zip(lanes, state, strict=True)):
+                following = (*state[:index], count + 1, *state[index + 1 :])
+                if count < len(lane) and self.needs[lane[count]] <= last | ended and following not in states:
+                    states[following] = None
+                    todo.append(following)
+            if len(todo) > _MOST_MOMENTS:
+                return iter([({place}, set(range(place))) for place in range(len(self.needs))])
+        return iter(found)
