@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-import ipywidgets
 import numpy as np
 import onnx
 import onnxruntime
@@ -15,15 +14,15 @@ from ipywidgets import VBox
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from trtlab import draw
 from trtlab.draw.frame import Picture, label, plot, style
 from trtlab.draw.palette import KINDS, TEXT
-from trtlab.errors import ProfileError, TrtlabError
+from trtlab.errors import ProfileError
 from trtlab.exercises import Exercise
 from trtlab.models import transformer_encoder
 from trtlab.onnx_model import Model
 from trtlab.profiles import Finding, Suggestion, answers, check, read_shapes, suggest
 from trtlab.toys import toy
+from trtlab.widgets import explorer, slider
 
 Answer = tuple[bool, str]
 
@@ -202,35 +201,20 @@ def _three_profiles(answer: Any, observed: Any) -> Answer:
     return True, f"{said}; at most {most:.1%} was asked for."
 
 
-def padding_picture(suggestion: Suggestion, count: int) -> Any:
+def padding_picture(suggestion: Suggestion, count: int) -> Picture:
     """Draw the padding of the suggestion's best cuts into `count` profiles, or into as many as there are."""
     options = suggestion.options
-    return draw.padding(replace(suggestion, chosen=options[min(count, len(options)) - 1]))
+    return padding(replace(suggestion, chosen=options[min(count, len(options)) - 1]))
 
 
 def padding_explorer(model: Model, observed: Mapping[str, Any], most: int = 8) -> VBox:
     """Controls for the number of profiles and the rounding of their max; each change cuts and draws anew."""
-    from IPython.display import display
-
-    @cache
-    def rounded_to(multiple: int) -> Suggestion:
-        return suggest(model, observed, multiple=multiple)
-
-    controls = {
-        "count": ipywidgets.IntSlider(value=1, min=1, max=most, description="Profiles", continuous_update=False),
-        "multiple": ipywidgets.SelectionSlider(
-            options=(1, 8, 16, 32, 64), value=1, description="Multiple of", continuous_update=False
-        ),
-    }
-
-    def show(count: int, multiple: int) -> None:
-        try:
-            display(padding_picture(rounded_to(multiple), count))
-        except TrtlabError as error:
-            display(error.diagnosis)
-
-    picture = ipywidgets.interactive_output(show, controls)
-    return ipywidgets.VBox([ipywidgets.HBox(list(controls.values())), picture])
+    rounded_to = cache(lambda multiple: suggest(model, observed, multiple=multiple))
+    return explorer(
+        lambda count, multiple: padding_picture(rounded_to(multiple), count),
+        count=slider("Profiles", range(1, most + 1), 1),
+        multiple=slider("Multiple of", (1, 8, 16, 32, 64), 1),
+    )
 
 
 _COLOURS = [ink.fill for ink in KINDS.values()]

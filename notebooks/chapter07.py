@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any
 
-import ipywidgets
 import numpy as np
 import onnx
 import onnxruntime
@@ -15,15 +14,16 @@ import pandas as pd
 from ipywidgets import VBox
 from matplotlib.axes import Axes
 
-from trtlab import draw, memory, models
+from trtlab import memory, models
 from trtlab.building import build
 from trtlab.draw.frame import MARGIN, Picture, clean, key, label, message, number, plot, style, unit_of, width_of
 from trtlab.draw.palette import BAR, KINDS, MUTED, TEXT, readable_name
-from trtlab.errors import BuildError, TrtlabError
+from trtlab.errors import BuildError
 from trtlab.exercises import Exercise
 from trtlab.memory import Curve, Liveness, breakdown
 from trtlab.onnx_model import Model
 from trtlab.toys import toy
+from trtlab.widgets import explorer, slider
 
 Answer = tuple[bool, str]
 
@@ -36,7 +36,7 @@ def exercises() -> list[Exercise]:
             (
                 "A tensor is alive from the kernel that writes it to the last one that reads it. Who reads c1 last?",
                 "While c4 is computed three tensors are alive: its input, its output, and one that waits.",
-                "`from trtlab.exercises.chapter07 import shortcut_network` has the network, and "
+                "`from chapter07 import shortcut_network` has the network, and "
                 "lab.memory.liveness(lab.build(shortcut_network(), gpu=GPU)).peak_bytes tells, in bytes.",
             ),
             _shortcut,
@@ -53,7 +53,7 @@ def exercises() -> list[Exercise]:
         Exercise(
             "07.3",
             (
-                "Draw lab.draw.liveness of the network. Which large tensor is there only for a 1×1 convolution?",
+                "Draw chapter07.liveness of the network. Which large tensor is there only for a 1×1 convolution?",
                 "A 1×1 convolution works on each pixel alone, and nearest-neighbour upsampling copies pixels: either "
                 "may come first.",
                 "q = Conv(d4, v8) at the small size with 8 channels, then v = Resize<…>(q, , up).",
@@ -177,7 +177,7 @@ MEMORY_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 MEMORY_SIDES = (128, 192, 224, 256, 320, 384, 448, 512)
 
 
-def memory_picture(model: Model, batch: int, side: int, gpu: str = "RTX 4090") -> Any:
+def memory_picture(model: Model, batch: int, side: int, gpu: str = "RTX 4090") -> Picture:
     """Compile `model`, whose input x takes images (N, 3, H, W) of any size, and draw its parts beside one small image.
 
     Raises what `build` raises.
@@ -192,32 +192,16 @@ def memory_picture(model: Model, batch: int, side: int, gpu: str = "RTX 4090") -
     chosen = list(tables.values())[-1]
     total = sum(size for size in chosen["bytes"] if size is not None) / 2**20
     share = 100 * chosen["bytes"]["weights"] / 2**20 / total
-    return draw.parts(
-        tables, f"Batch {batch}, {side} × {side} pixels: {total:.0f} MiB, of which {share:.0f}% are weights"
-    )
+    return parts(tables, f"Batch {batch}, {side} × {side} pixels: {total:.0f} MiB, of which {share:.0f}% are weights")
 
 
 def memory_explorer(model: Model, gpu: str = "RTX 4090") -> VBox:
     """Sliders for batch and image side; each move runs the real compiler and draws what takes the memory."""
-    from IPython.display import display
-
-    controls = {
-        "batch": ipywidgets.SelectionSlider(
-            options=MEMORY_BATCHES, value=8, description="Batch", continuous_update=False
-        ),
-        "side": ipywidgets.SelectionSlider(
-            options=MEMORY_SIDES, value=224, description="Side", continuous_update=False
-        ),
-    }
-
-    def show(batch: int, side: int) -> None:
-        try:
-            display(memory_picture(model, batch, side, gpu))
-        except TrtlabError as error:
-            display(error.diagnosis)
-
-    picture = ipywidgets.interactive_output(show, controls)
-    return ipywidgets.VBox([ipywidgets.HBox(list(controls.values())), picture])
+    return explorer(
+        lambda batch, side: memory_picture(model, batch, side, gpu),
+        batch=slider("Batch", MEMORY_BATCHES, 8),
+        side=slider("Side", MEMORY_SIDES, 224),
+    )
 
 
 _COLORS = ("convolution", "pointwise", "normalisation, reduction", "matrix multiplication")

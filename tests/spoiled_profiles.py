@@ -12,7 +12,7 @@ from trtlab.engine import Engine
 
 def profiles_ignored() -> None:
     """Every engine is built for opt of the first profile alone."""
-    build, read = trtlab.building, buildlog.read_build_log
+    build, read = trtlab.build, buildlog.read_build_log
 
     def spoiled(model: Any, gpu: Any = None, shapes: Any = None, **options: Any) -> Engine:
         first = profiles.read_shapes(shapes)[:1]
@@ -22,12 +22,12 @@ def profiles_ignored() -> None:
         engine = read(messages)
         return replace(engine, ports=tuple(replace(port, profiles=()) for port in engine.ports))
 
-    trtlab.building, buildlog.read_build_log = spoiled, unread
+    trtlab.build, buildlog.read_build_log = spoiled, unread
 
 
 def nothing_refused() -> None:
     """TensorRT builds whatever it is given and says nothing; NMS and NonZero included."""
-    build = trtlab.building
+    build = trtlab.build
 
     def spoiled(model: Any, *args: Any, **options: Any) -> Engine:
         try:
@@ -35,7 +35,7 @@ def nothing_refused() -> None:
         except trtlab.BuildError:
             return Engine(())
 
-    trtlab.building = spoiled
+    trtlab.build = spoiled
     profiles.answers = lambda cases: [profiles.Answer("", (0,), True, (), ()) for _ in cases]
 
 

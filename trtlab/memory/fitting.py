@@ -69,7 +69,7 @@ class Fit:
         capacity, reserve = self.capacity_bytes / 2**30, self.reserve_bytes / 2**30
         return (
             f"{self.symbol} = {self.size} on {self.gpu} ({self.shapes}): {self.reason} "
-            f"There are {capacity - reserve:.2f} GiB: {capacity:.2f} less {reserve:.2f} for the CUDA context (assumed). "
+            f"{capacity - reserve:.2f} GiB are free: {capacity:.2f} less {reserve:.2f} for the CUDA context (assumed). "
             f"Not counted: {_NOT_COUNTED}."
         )
 
