@@ -141,24 +141,22 @@ class _Search:
         """The smallest size tried above the best."""
         return min((size for size in self.tries if size > self.best), default=None)
 
-    @property
-    def in_time(self) -> bool:
-        """False once the time is over."""
+    def _in_time(self) -> bool:
         return time.monotonic() < self.deadline
 
     def run(self) -> None:
         """Grow until something does not fit, close in on the border, and look beyond it for a dip."""
         self._build(1, 2)
-        while self.best and self.above is None and self.best < self.last and self.in_time:
+        while self.best and self.above is None and self.best < self.last and self._in_time():
             guess = max(2 * self.best, self._guess())
             self._build(guess, guess + 1)
         self._close_in()
-        if self.best and self.best < self.last and self.in_time:
+        if self.best and self.best < self.last and self._in_time():
             self._build(*(self.best * part // 8 for part in (9, 10, 12, 16)))
             self._close_in()
 
     def _close_in(self) -> None:
-        while self.best and (above := self.above) and above - self.best > 1 and self.in_time:
+        while self.best and (above := self.above) and above - self.best > 1 and self._in_time():
             guess = min(max(self._guess(), self.best + 1), above - 1)
             self._build(guess, min(guess + 1, above - 1))
 

@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
-
 from trtlab import tables
 from trtlab.building import build
 from trtlab.engine import Engine, Layer
@@ -65,12 +63,6 @@ class Liveness:
         found = (self.tensors[number] for number in self.present[kernel])
         return tuple(sorted(found, key=lambda tensor: -tensor.nbytes))
 
-    def table(self) -> pd.DataFrame:
-        """One row a tensor, the largest first: tensor, MiB, and the numbers of the kernels `born` and `last used`."""
-        rows = [(one.name, one.nbytes / 2**20, one.born, one.last) for one in self.tensors]
-        found = pd.DataFrame(rows, columns=["tensor", "MiB", "born", "last used"])
-        return found.sort_values(["MiB", "born"], ascending=[False, True], ignore_index=True)
-
     def summary(self) -> dict[str, str]:
         """The three figures, {what: MiB}."""
         figures = {
@@ -97,16 +89,12 @@ def liveness(
     """
     engine = given if isinstance(given, Engine) else build(given, gpu, shapes)
     if not engine.kernels:
-        raise AssetError(
-            "This engine lists no layers, so nothing can be said about its tensors.",
-            fix="build with ProfilingVerbosity.DETAILED, or use lab.build.",
-        )
+        fix = "build with ProfilingVerbosity.DETAILED, or use lab.build."
+        raise AssetError("This engine lists no layers, so nothing can be said about its tensors.", fix=fix)
     layers = engine.layers
     if any(layer.profile for layer in layers):
-        raise ProfileError(
-            "This engine serves several profiles, each with tensors of its own.",
-            fix="ask for one shape: lab.memory.liveness(model, shapes={…}).",
-        )
+        fix = "ask for one shape: lab.memory.liveness(model, shapes={…})."
+        raise ProfileError("This engine serves several profiles, each with tensors of its own.", fix=fix)
     users, sizes = _users(engine, layers)
     number = {place: index for index, place in enumerate(place for place, one in enumerate(layers) if one.is_kernel)}
     tensors = tuple(
@@ -144,16 +132,13 @@ def _users(engine: Engine, layers: tuple[Layer, ...]) -> tuple[dict[str, tuple[l
     users: dict[str, tuple[list[int], list[int]]] = {}
     sizes: dict[str, int] = {}
     for place, layer in enumerate(layers):
-        if not layer.is_kernel:
-            continue
-        for side, tensors in enumerate((layer.outputs, layer.inputs)):
+        for side, tensors in enumerate((layer.outputs, layer.inputs) if layer.is_kernel else ()):
             for tensor in tensors:
-                if tensor.name in ports:
-                    continue
-                if tensor.nbytes is None:
-                    raise _unknown(engine, layer, tensor.name)
-                users.setdefault(tensor.name, ([], []))[side].append(place)
-                sizes[tensor.name] = max(sizes.get(tensor.name, 0), tensor.nbytes)
+                if tensor.name not in ports:
+                    if tensor.nbytes is None:
+                        raise _unknown(engine, layer, tensor.name)
+                    users.setdefault(tensor.name, ([], []))[side].append(place)
+                    sizes[tensor.name] = max(sizes.get(tensor.name, 0), tensor.nbytes)
     return {name: found for name, found in users.items() if found[0]}, sizes
 
 
@@ -163,11 +148,9 @@ def _unknown(engine: Engine, layer: Layer, tensor: str) -> ProfileError:
         for port in engine.ports
         if port.mode == "Input" and -1 in port.shape
     }
-    return ProfileError(
-        f"The size of the tensor '{tensor}' at layer '{layer.name}' is known only at run time: the engine was built "
-        "for a range of shapes.",
-        fix=f"ask for one shape: lab.memory.liveness(model, shapes={wanted or '{…}'}).",
-    )
+    where = f"The size of the tensor '{tensor}' at layer '{layer.name}' is known only at run time"
+    fix = f"ask for one shape: lab.memory.liveness(model, shapes={wanted or '{…}'})."
+    return ProfileError(f"{where}: the engine was built for a range of shapes.", fix=fix)
 
 
 _MOST_MOMENTS = 5000  # with many independent streams there are too many to look at all

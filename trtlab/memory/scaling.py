@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import onnx
-import pandas as pd
 from scipy.interpolate import PchipInterpolator
 
 from trtlab.building import build_each
@@ -46,12 +45,6 @@ class Curve:
             fix = f"measure a curve that reaches {wanted}; this one says nothing beyond its ends."
             raise ProfileError(f"{self.symbol} = {wanted} is outside of {measured}.", fix=fix)
         return round(float(PchipInterpolator(self.sizes, self.activation_bytes)(wanted)))
-
-    def table(self) -> pd.DataFrame:
-        """One row a measured size: MiB in all, and per unit of the size."""
-        found = pd.DataFrame({"MiB": [size / 2**20 for size in self.activation_bytes]}, index=self.sizes)
-        found[f"MiB / {self.symbol}"] = found["MiB"] / found.index
-        return found.rename_axis(self.symbol)
 
 
 def curve(model: Model, gpu: str | float | Gpu | None, shapes: Mapping[str, Any] | None, sizes: Iterable[int]) -> Curve:
@@ -129,12 +122,10 @@ class OpenShapes:
 
 def read_open_shapes(shapes: Mapping[str, Any] | None, model: onnx.ModelProto) -> OpenShapes:
     """`shapes`, or the model's own; raises ProfileError unless exactly one size is left open."""
-    own = {
-        name: tuple(
-            size if size is not None else port.symbols[axis] or f"{name}_{axis}" for axis, size in enumerate(port.dims)
-        )
-        for name, port in inputs_of(model).items()
-    }
+    own = {}
+    for name, port in inputs_of(model).items():
+        letters = [symbol or f"{name}_{axis}" for axis, symbol in enumerate(port.symbols)]
+        own[name] = tuple(x if size is None else size for size, x in zip(port.dims, letters, strict=True))
     given = own if shapes is None else shapes
     if not isinstance(given, Mapping):
         raise ProfileError("shapes= is not a dictionary.", fix=_EXAMPLE)
