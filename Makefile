@@ -3,6 +3,8 @@ PYTHON ?= python3
 LAB_ARGS ?=
 # A folder of wheels made by `make wheelhouse`: install from it, without internet.
 WHEELHOUSE ?=
+# How many processes run the tests at once; no test depends on it.
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -10,13 +12,14 @@ WHEELHOUSE ?=
 
 # Only relative paths from here on, so that a folder with spaces in its name works.
 RUN := .venv/bin/python -m
+PYTEST = $(RUN) pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 PIP_FROM = $(if $(WHEELHOUSE),--no-index --find-links "$(WHEELHOUSE)")
 ROOT_ALLOWED := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 # A stamp holds the folder it was made in: after a move, or when its Python is gone, install again.
 $(shell { .venv/bin/python -c "" && [ "$$(cat .venv/.lab)" = "$$(pwd)" ]; } 2>/dev/null || rm -f .venv/.lab .venv/.test)
 
-.PHONY: help install lab test test-quick lint format notebooks benchmarks wheelhouse clean
+.PHONY: help install lab test test-deep test-quick lint format notebooks benchmarks wheelhouse clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -28,15 +31,22 @@ lab: .venv/.lab ## open the course in JupyterLab (LAB_ARGS="--no-browser" passes
 		--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(LAB_ARGS)
 
 test: lint ## prove the course: lint, types, unit tests, bad inputs, browser, every notebook
-	$(RUN) pytest -n 2 --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout=300 tests notebooks
+	@echo "pytest: the notebooks with their exercises solved, then the tests, in $(WORKERS) processes (WORKERS=...)"
+	@$(PYTEST) --nbval --nbval-current-env --nbval-cell-timeout=600 tests build/notebooks
+
+test-deep: .venv/.test ## what takes long: data made again, networks trained again, 3,000 broken models, every lie alone
+	@echo "pytest: the deep tests, in $(WORKERS) processes (WORKERS=...)"
+	@$(PYTEST) -m deep tests
 
 test-quick: .venv/.test ## the unit tests that take seconds
-	$(RUN) pytest -q -m "not slow and not browser" tests
+	$(RUN) pytest -q -m "not slow and not deep and not browser" tests
 
 lint: .venv/.test ## ruff (notebooks too) and mypy
-	$(RUN) ruff check .
-	$(RUN) ruff format --check .
-	$(RUN) mypy
+	@echo "ruff: the rules, then the format"
+	@$(RUN) ruff check .
+	@$(RUN) ruff format --check .
+	@echo "mypy: the types (half a minute the first time)"
+	@$(RUN) mypy
 
 format: .venv/.test ## put code and notebooks in shape
 	$(RUN) ruff check --fix .

@@ -1,4 +1,4 @@
-"""The exercises of chapter 01, from PyTorch to ONNX."""
+"""The exercises, bars and widget of chapter 01, from PyTorch to ONNX."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from ipywidgets import VBox
 from onnxruntime.tools.onnx_model_utils import optimize_model
 from torch import Tensor
 
-from trtlab import datasets, models
+from trtlab import datasets, models, numerics
 from trtlab.building import build
-from trtlab.draw.frame import MARGIN, Card, Picture, fit, message, style, width_of
+from trtlab.draw.frame import MARGIN, Picture, fit, key, message, plot, style, width_of
 from trtlab.draw.palette import KINDS, MUTED, kind_of_op
 from trtlab.errors import BuildError, ModelError, TrtlabError
 from trtlab.exercises import Exercise
@@ -32,13 +32,11 @@ from trtlab.export_checks import checklist
 from trtlab.models.export import hide_known_noise
 from trtlab.onnx_model import Model, read_model, read_whole
 from trtlab.shapes import Shapes, proposed_shapes
+from trtlab.widgets import dropdown, explorer
 
 Answer = tuple[bool, str]
-
-
+Simplifier = Callable[[onnx.ModelProto], onnx.ModelProto]
 _TOLERANCE = 1e-4
-
-
 _WORDS = {"float16": "FP16", "float64": "FP64"}  # NumPy's names of types, and this course's
 
 
@@ -133,7 +131,7 @@ def fixed_encoder() -> onnx.ModelProto:
     """The transformer encoder at batch 2 and 16 tokens as the exporter wrote it, before any optimizer."""
     network = models.transformer_encoder()
     tokens = torch.from_numpy(network.sample(2)["input_ids"])
-    with quiet(), torch.inference_mode():
+    with without_export_noise(), torch.inference_mode():
         program = torch.onnx.export(
             network.torch_module(), (tokens,), input_names=["input_ids"], output_names=["hidden_states"],
             dynamo=True, optimize=False, verbose=False,
@@ -171,7 +169,7 @@ def _branch_free(answer: Any) -> Answer:
 def _with_dynamic_batch(module: torch.nn.Module) -> onnx.ModelProto | str:
     """The module's export for any batch, or the exporter's reason against it."""
     try:
-        with quiet(), torch.inference_mode():
+        with without_export_noise(), torch.inference_mode():
             program = torch.onnx.export(
                 module, (_rows(2, 4),), dynamo=True, verbose=False, input_names=["x"], dynamic_shapes=({0: "batch"},)
             )
@@ -217,10 +215,7 @@ def _onnx(answer: Any) -> onnx.ModelProto:
 
 
 def _agrees(model: onnx.ModelProto, x: np.ndarray, expected: np.ndarray, what: str) -> Answer:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    (got, *_) = session.run(None, {session.get_inputs()[0].name: x})
+    (got,) = numerics.run(model, {model.graph.input[0].name: x}, outputs=[model.graph.output[0].name]).values()
     if got.dtype != expected.dtype:
         return False, f"Its output is {_WORDS.get(got.dtype.name, got.dtype.name)}, not FP32."
     if got.shape != expected.shape:
@@ -231,37 +226,25 @@ def _agrees(model: onnx.ModelProto, x: np.ndarray, expected: np.ndarray, what: s
     return True, f"It agrees with PyTorch to {worst:.0e}."
 
 
-def simplified_picture(model: onnx.ModelProto, tool: Callable[[onnx.ModelProto], onnx.ModelProto], name: str) -> Any:
+def simplified_picture(model: onnx.ModelProto, tool: Simplifier, name: str) -> Picture:
     """Run a simplifier called `name` over `model` and draw the nodes before and after, with what TensorRT says to each.
 
     Dynamic inputs are built at batch 1. The model itself is not changed.
     """
-    models = {"as it is": model, name: tool(copy.deepcopy(model))}
-    remarks = {title: _verdict(version) for title, version in models.items()}
-    before, after = (len(version.graph.node) for version in models.values())
-    return operations(models, f"{name}: {before} nodes become {after}", remarks=remarks)
+    versions = {"as it is": model, name: tool(copy.deepcopy(model))}
+    remarks = {title: _verdict(version) for title, version in versions.items()}
+    before, after = (len(version.graph.node) for version in versions.values())
+    return nodes_by_kind(versions, f"{name}: {before} nodes become {after}", remarks=remarks)
 
 
-def simplifier_explorer(
-    models: Mapping[str, onnx.ModelProto], tools: Mapping[str, Callable[[onnx.ModelProto], onnx.ModelProto]]
-) -> VBox:
+def simplifier_explorer(networks: Mapping[str, onnx.ModelProto], tools: Mapping[str, Simplifier]) -> VBox:
     """Controls for model and simplifier; each change runs the simplifier and the real compiler and draws the result."""
-    from IPython.display import display
-
-    controls = {
-        "model": ipywidgets.Dropdown(options=tuple(models), description="Model"),
-        "tool": ipywidgets.ToggleButtons(
-            options=tuple(tools),
-            description="Simplifier",
-            style={"button_width": "auto"},  # long names stay whole
-        ),
-    }
-
-    def show(model: str, tool: str) -> None:
-        display(simplified_picture(models[model], tools[tool], tool))
-
-    picture = ipywidgets.interactive_output(show, controls)
-    return ipywidgets.VBox([*controls.values(), picture])
+    wide = {"button_width": "auto"}  # long names stay whole
+    return explorer(
+        lambda model, tool: simplified_picture(networks[model], tools[tool], tool),
+        model=dropdown("Model", list(networks)),
+        tool=ipywidgets.ToggleButtons(options=list(tools), description="Simplifier", style=wide),
+    )
 
 
 def _verdict(model: onnx.ModelProto) -> str:
@@ -273,66 +256,48 @@ def _verdict(model: onnx.ModelProto) -> str:
     return f"{len(kernels)} kernel{'s' if len(kernels) != 1 else ''}"
 
 
-# Data movement last: that is what simplifiers take away.
-_ORDER = sorted(KINDS, key=lambda kind: kind == "data movement")
-
-
-_ROW, _BAR, _HEAD, _KEY = 0.46, 0.3, 0.75, 0.5  # inches: a row, its bar, the title above, the colours below
-
-
-def operations(
-    models: Mapping[str, Model], title: str, *, remarks: Mapping[str, str] | None = None, width: float = 9.2
+def nodes_by_kind(
+    networks: Mapping[str, Model], title: str, *, remarks: Mapping[str, str] | None = None, width: float = 9.2
 ) -> Picture:
-    """Draw a bar for each of `models`, its nodes by kind; `remarks` says what to write behind a bar."""
-    if not models:
+    """Draw a bar for each of `networks`, its nodes by kind; `remarks` says what to write behind a bar."""
+    if not networks:
         raise ModelError("There is no model to draw.", fix="pass a dictionary with a title for each model.")
-    counts = {name: _kinds([node.op_type for node in read_model(model).graph.node]) for name, model in models.items()}
-    longest = max(sum(kinds.values()) for kinds in counts.values())
+    kinds = {name: Counter(kind_of_op(node.op_type) for node in _nodes(model)) for name, model in networks.items()}
+    longest = max(map(Counter.total, kinds.values()))
     if not longest:
         return message("These models have no nodes", ["Their outputs are inputs or constants."])
-    remarks = remarks or {}
+    order = sorted(KINDS, key=lambda kind: kind == "data movement")  # last: that is what simplifiers take away
+    words = {name: _count_of(count.total(), (remarks or {}).get(name)) for name, count in kinds.items()}
     with style():
-        left = MARGIN + min(2.6, max(width_of(name, 10) for name in counts)) + 0.15
-        right = MARGIN + 0.1 + max(width_of(_behind(name, counts[name], remarks), 9) for name in counts)
-        inch = (width - left - right) / longest
-        card = Card(width, _HEAD + _ROW * len(counts) + _KEY)
-        card.title(title, 15)
-        for row, (name, kinds) in enumerate(counts.items()):
-            y = _HEAD + _ROW * row
-            card.text(left - 0.15, y + _BAR / 2, fit(name, left - MARGIN - 0.15, 10), 10, ha="right", va="center")
-            end = _bar(card, kinds, left, y, inch)
-            card.text(end + 0.1, y + _BAR / 2, _behind(name, kinds, remarks), 9, color=MUTED, va="center")
-        _key(card, [kind for kind in _ORDER if any(kinds[kind] for kinds in counts.values())])
+        names = [fit(name, 2.6, 10) for name in networks]
+        left = MARGIN + 0.15 + max(width_of(name, 10) for name in names)
+        right = MARGIN + 0.1 + max(width_of(one, 9) for one in words.values())
+        card, axes = plot(title, width, 1.2 + 0.46 * len(names), left=left, right=right, bottom=0.45, size=15)
+        axes.set(xlim=(0, longest), xticks=[], ylim=(len(names) - 0.5, -0.5))
+        axes.set_yticks(range(len(names)), names, fontsize=10)
+        axes.spines["bottom"].set_visible(False)
+        for row, (name, count) in enumerate(kinds.items()):
+            done = 0
+            for kind in filter(count.get, order):
+                fill, ink = KINDS[kind]
+                bar = axes.barh(row, count[kind], 0.65, done, color=fill, edgecolor="white", gid=f"bar:{kind}")
+                if count[kind] * (width - left - right) > longest * (width_of(str(count[kind]), 8) + 0.06):
+                    axes.bar_label(bar, label_type="center", color=ink, fontsize=8)
+                done += count[kind]
+            axes.annotate(
+                words[name], (done, row), (7, 0), textcoords="offset points", fontsize=9, color=MUTED, va="center"
+            )
+        shown = [kind for kind in order if any(kind in count for count in kinds.values())]
+        key(card, {kind: KINDS[kind].fill for kind in shown}, card.height - 0.36)
     return card.figure
 
 
-def _behind(name: str, kinds: Counter[str], remarks: Mapping[str, str]) -> str:
-    count = sum(kinds.values())
-    return f"{count} node{'s' if count != 1 else ''}" + (f" · {remarks[name]}" if remarks.get(name) else "")
+def _nodes(model: Model) -> Sequence[onnx.NodeProto]:
+    return read_model(model).graph.node
 
 
-def _kinds(ops: Sequence[str]) -> Counter[str]:
-    return Counter(kind_of_op(op) for op in ops)
-
-
-def _bar(card: Card, kinds: Counter[str], x: float, y: float, inch: float) -> float:
-    for kind in _ORDER:
-        wide = kinds[kind] * inch
-        if wide:
-            card.box(x, y, wide, _BAR, KINDS[kind].fill, radius=0.03, edge="white", line=0.6, gid=f"bar:{kind}")
-            if wide > width_of(str(kinds[kind]), 8) + 0.06:
-                card.text(x + wide / 2, y + _BAR / 2, str(kinds[kind]), 8, color=KINDS[kind].text, ha="center",
-                          va="center")  # fmt: skip
-            x += wide
-    return x
-
-
-def _key(card: Card, kinds: list[str]) -> None:
-    x, y = MARGIN, card.height - 0.36
-    for kind in kinds:
-        card.box(x, y, 0.14, 0.14, KINDS[kind].fill, radius=0.03)
-        card.text(x + 0.2, y + 0.07, kind, 8, color=MUTED, va="center")
-        x += 0.42 + width_of(kind, 8)
+def _count_of(nodes: int, remark: str | None) -> str:
+    return f"{nodes} node{'s' if nodes != 1 else ''}" + (f" · {remark}" if remark else "")
 
 
 LEVELS = {"basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL"}
@@ -353,10 +318,8 @@ def optimized_by_onnxruntime(model: Model, level: Literal["basic", "extended", "
         try:
             optimize_model(before, after, getattr(onnxruntime.GraphOptimizationLevel, LEVELS[level]))
         except Exception as error:  # its exceptions have no base class but this
-            raise ModelError(
-                f"ONNX Runtime cannot optimise the model: {str(error).strip()}",
-                fix="'polygraphy check lint' says more.",
-            ) from error
+            words = f"ONNX Runtime cannot optimise the model: {str(error).strip()}"
+            raise ModelError(words, fix="'polygraphy check lint' says more.") from error
         return onnx.load(after)
 
 
@@ -365,17 +328,16 @@ _LOGGERS = ("torch.fx.experimental.symbolic_shapes", "torch.onnx._internal.expor
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[list[warnings.WarningMessage]]:
+def without_export_noise() -> Iterator[list[warnings.WarningMessage]]:
     """Hide logs and prints to stderr of the block; yields the list that its Python warnings are collected in."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings(record=True) as warned, contextlib.redirect_stderr(io.StringIO()):
+    with warnings.catch_warnings(record=True) as warned, contextlib.redirect_stderr(io.StringIO()), hide_known_noise():
         warnings.simplefilter("always")
-        with hide_known_noise():
+        try:
             for logger in loggers:
                 logger.setLevel(logging.ERROR)
-            try:
-                yield warned
-            finally:
-                for logger, level in zip(loggers, levels, strict=True):
-                    logger.setLevel(level)
+            yield warned
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

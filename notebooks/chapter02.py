@@ -1,23 +1,22 @@
-"""The exercises of chapter 02, graph optimization."""
+"""The exercises and the widget of chapter 02, graph optimization."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import ipywidgets
 import numpy as np
 import onnx
-import onnxruntime
 from ipywidgets import VBox
 
-from trtlab import draw
+from trtlab import draw, numerics
 from trtlab.building import build
 from trtlab.engine import Engine, Layer
-from trtlab.errors import BuildError, TrtlabError
+from trtlab.errors import BuildError
 from trtlab.exercises import Exercise
+from trtlab.onnx_model import Model
 from trtlab.toys import PATTERNS, TYPES, toy
-from trtlab.widgets import GPUS
+from trtlab.widgets import GPUS, dropdown, explorer
 
 Answer = tuple[bool, str]
 
@@ -34,7 +33,7 @@ def exercises() -> list[Exercise]:
                 "trtlab.toys.PATTERNS['Transformer MLP'].model() is the network; lab.build() and "
                 "lab.draw.before_after() tell.",
             ),
-            _mlp_parts,
+            _mlp_kernels,
         ),
         Exercise(
             "02.2",
@@ -56,7 +55,7 @@ def exercises() -> list[Exercise]:
     ]
 
 
-def _mlp_parts(answer: Sequence[int]) -> Answer:
+def _mlp_kernels(answer: Sequence[int]) -> Answer:
     if not isinstance(answer, list | tuple) or not all(type(part) is int and part > 0 for part in answer):
         return False, "The answer is a list of whole numbers above zero, such as [4, 3]."
     network = PATTERNS["Transformer MLP"].model()
@@ -69,10 +68,8 @@ def _mlp_parts(answer: Sequence[int]) -> Answer:
         return False, f"More kernels than {len(answer)}: what needs whole rows, or a whole matrix, before it can begin?"
     for number, (mine, right) in enumerate(zip(answer, truth, strict=True), 1):
         if mine != right:
-            return (
-                False,
-                f"As many kernels as that, but kernel {number} runs {'more' if mine < right else 'fewer'} nodes.",
-            )
+            many = "more" if mine < right else "fewer"
+            return False, f"As many kernels as that, but kernel {number} runs {many} nodes."
     return True, "Two matrix products, the first with bias and GELU; then one kernel for all that follows."
 
 
@@ -96,11 +93,8 @@ def _reference() -> onnx.ModelProto:
     """One product for all heads; only its number of kernels is used."""
     return toy(
         "heads (float[64,256] x) => (float[64,80] cls, float[64,4] box, float[64,1] obj)"
-        " { h = Gemm(x, w, b) cls, box, obj = Split<axis=1>(h, sizes) }",
-        w=(256, 85),
-        b=(85,),
-        sizes=[80, 4, 1],
-    )
+        " { h = Gemm(x, w, b) cls, box, obj = Split<axis=1>(h, sizes) }", w=(256, 85), b=(85,), sizes=[80, 4, 1],
+    )  # fmt: skip
 
 
 def _difference(wanted: onnx.ModelProto, answer: onnx.ModelProto) -> str:
@@ -109,7 +103,7 @@ def _difference(wanted: onnx.ModelProto, answer: onnx.ModelProto) -> str:
     if sorted(names[0]) != sorted(names[1]):
         return f"The outputs should be called {', '.join(names[0])}, not {', '.join(names[1])}."
     x = np.random.default_rng(0).normal(size=(64, 256)).astype(np.float32)
-    truth, given = (_outputs(model, x) for model in (wanted, answer))
+    truth, given = (numerics.run(model, {"x": x}) for model in (wanted, answer))
     for name, value in truth.items():
         if value.shape != given[name].shape:
             return f"'{name}' has the shape {given[name].shape}, in the original it is {value.shape}."
@@ -117,14 +111,6 @@ def _difference(wanted: onnx.ModelProto, answer: onnx.ModelProto) -> str:
             worst = np.abs(value - given[name]).max()
             return f"'{name}' differs by up to {worst:.2g}: are weights, biases and pieces in the same order?"
     return ""
-
-
-def _outputs(model: onnx.ModelProto, x: np.ndarray) -> dict[str, np.ndarray]:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # the verdict says what is wrong
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    names = [value.name for value in model.graph.output]
-    return dict(zip(names, session.run(names, {"x": x}), strict=True))
 
 
 def _writers_of_y(answer: str | Layer | Iterable[str | Layer]) -> Answer:
@@ -148,7 +134,7 @@ def _compiled(pattern: str) -> Engine:
     return build(PATTERNS[pattern].model(), progress=False)
 
 
-def pattern_picture(pattern: str, precision: str, gpu: str) -> Any:
+def pattern_picture(pattern: str, precision: str, gpu: str) -> draw.Picture:
     """Compile a pattern of `toys.PATTERNS` in "FP32" or "FP16" for `gpu` and draw it before and after.
 
     Raises BuildError where TensorRT cannot, for example FP32 matrix products on a T4.
@@ -162,19 +148,13 @@ def pattern_picture(pattern: str, precision: str, gpu: str) -> Any:
 
 def pattern_explorer(gpus: Sequence[str] = GPUS) -> VBox:
     """Controls for pattern, precision and GPU; each change runs the real compiler and draws before and after."""
-    from IPython.display import display
+    pattern = dropdown("Pattern", list(PATTERNS))
+    pattern.value = "Attention"
+    precision = ipywidgets.ToggleButtons(options=list(TYPES), description="Precision")
+    return explorer(pattern_picture, pattern=pattern, precision=precision, gpu=dropdown("GPU", gpus))
 
-    controls = {
-        "pattern": ipywidgets.Dropdown(options=tuple(PATTERNS), value="Attention", description="Pattern"),
-        "precision": ipywidgets.ToggleButtons(options=tuple(TYPES), description="Precision"),
-        "gpu": ipywidgets.Dropdown(options=gpus, description="GPU"),
-    }
 
-    def show(**choices: Any) -> None:
-        try:
-            display(pattern_picture(**choices))
-        except TrtlabError as error:
-            display(error.diagnosis)
-
-    picture = ipywidgets.interactive_output(show, controls)
-    return ipywidgets.VBox([ipywidgets.HBox(list(controls.values())), picture])
+def unexplained(engine: Engine, model: Model) -> list[str]:
+    """The names of the nodes that are in no layer and have no reason for it, which should be none."""
+    table = engine.fate(model)
+    return table.loc[table["reason"] == "unexplained", "node"].tolist()

@@ -1,4 +1,4 @@
-"""The exercises of chapter 03, builder, runtime, context."""
+"""The exercises, diagram, bars, widget and version table of chapter 03, builder, runtime, context."""
 
 from __future__ import annotations
 
@@ -7,30 +7,32 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import ipywidgets
 import onnx
 import pandas as pd
 from ipywidgets import VBox
 
-from trtlab import draw
 from trtlab.ask import Trial, try_setting, try_settings
 from trtlab.building import build
 from trtlab.draw.frame import MARGIN, Card, Picture, clean, fit, message, number, style, width_of
 from trtlab.draw.palette import KINDS, MUTED, TEXT, UNASKED
 from trtlab.engine import Engine
-from trtlab.errors import AssetError, TrtlabError
+from trtlab.errors import AssetError
 from trtlab.exercises import Exercise
 from trtlab.files import data_file
 from trtlab.gpus import Gpu, gpu
-from trtlab.messages import sentence
+from trtlab.messages import plain
 from trtlab.models import efficientnet_lite0
 from trtlab.onnx_model import Model
 from trtlab.toys import toy
+from trtlab.widgets import dropdown, explorer
 
 Answer = tuple[bool, str]
-
-
 _BUDGET = 2**30  # bytes, in 03.1
+
+
+def sentence(message: str) -> str:
+    """The first sentence of a message, without its error code and its position in the source."""
+    return re.split(r"\.(?= ?[A-Z])", plain(message))[0]
 
 
 def exercises() -> list[Exercise]:
@@ -50,7 +52,7 @@ def exercises() -> list[Exercise]:
             (
                 "num_compute_capabilities says how many targets there are, set_compute_capability(target, index) each.",
                 "max_aux_streams counts the streams beside the main one.",
-                "The section on verbosity names the three levels; gpu('RTX 3090').target is a build target.",
+                "The section on verbosity names the three levels; lab.gpu('RTX 3090').target is a build target.",
             ),
             _config,
         ),
@@ -95,9 +97,8 @@ def _config(answer: str) -> Answer:
 def _products() -> onnx.ModelProto:
     return toy(
         "two (float[64,256] x) => (float[64,256] a, float[64,256] b) { a = MatMul(x, w1) b = MatMul(x, w2) }",
-        w1=(256, 256),
-        w2=(256, 256),
-    )
+        w1=(256, 256), w2=(256, 256),
+    )  # fmt: skip
 
 
 TARGETS = {
@@ -107,10 +108,7 @@ TARGETS = {
     "T4": ("SM75",),
 }
 
-
 STREAMS = ("any", "1", "2", "3")
-
-
 VERBOSITIES = ("DETAILED", "LAYER_NAMES_ONLY", "NONE")
 
 
@@ -126,7 +124,7 @@ def setting_lines(targets: tuple[str, ...], streams: str = "any", verbosity: str
     return "\n".join([*lines, f"config.profiling_verbosity = trt.ProfilingVerbosity.{verbosity}"])
 
 
-def settings_picture(model: Model, targets: str, streams: str, verbosity: str, shapes: Any = None) -> Any:
+def settings_picture(model: Model, targets: str, streams: str, verbosity: str, shapes: Any = None) -> Picture:
     """Build `model` for an RTX 4090 with the defaults and with the choices, and draw both engines."""
     chosen = setting_lines(TARGETS[targets], streams, verbosity)
     default, mine = try_settings(model, [setting_lines(TARGETS["RTX 4090"]), chosen], shapes, "RTX 4090")
@@ -135,37 +133,22 @@ def settings_picture(model: Model, targets: str, streams: str, verbosity: str, s
     title = "TensorRT refuses" if mine.engine is None else "TensorRT refuses the default, and builds this"
     if mine.plan_bytes and default.plan_bytes:
         title = f"The plan weighs {mine.plan_bytes / default.plan_bytes:.1f} times the default one"
-    return draw.trials({"the default: RTX 4090, DETAILED": default, name: mine}, title)
+    return compared_builds({"the default: RTX 4090, DETAILED": default, name: mine}, title)
 
 
-def settings_explorer(models: Mapping[str, Model], shapes: Mapping[str, Any]) -> VBox:
+def settings_explorer(networks: Mapping[str, Model], shapes: Mapping[str, Any]) -> VBox:
     """Controls for network, targets, streams and verbosity; each change runs the real compiler twice."""
-    from IPython.display import display
-
-    controls = {
-        "network": ipywidgets.Dropdown(options=list(models), description="Network"),
-        "targets": ipywidgets.Dropdown(options=list(TARGETS), description="Targets"),
-        "streams": ipywidgets.ToggleButtons(options=STREAMS, description="Streams", style={"button_width": "50px"}),
-        "verbosity": ipywidgets.Dropdown(options=VERBOSITIES, description="Verbosity"),
-    }
-
-    def show(network: str, **choices: str) -> None:
-        try:
-            display(settings_picture(models[network], **choices, shapes=shapes.get(network)))
-        except TrtlabError as error:
-            display(error.diagnosis)
-
-    picture = ipywidgets.interactive_output(show, controls)
-    first, second = list(controls.values())[:2], list(controls.values())[2:]
-    return ipywidgets.VBox([ipywidgets.HBox(first), ipywidgets.HBox(second), picture])
+    return explorer(
+        lambda network, **choices: settings_picture(networks[network], **choices, shapes=shapes.get(network)),
+        network=dropdown("Network", list(networks)),
+        targets=dropdown("Targets", list(TARGETS)),
+        streams=dropdown("Streams", STREAMS),
+        verbosity=dropdown("Verbosity", VERBOSITIES),
+    )
 
 
 WIDTH = 12.6
-
-
 _ANYWHERE, _GPU, _YOURS = ("#E4F2EE", "#13806B"), ("#ECE8F8", "#4B37A8"), ("#F3F4F6", "#3F5D7A")
-
-
 _LINE, _PITCH = 0.25, 1.72
 
 
@@ -185,13 +168,12 @@ _BUILDER = _Part(
     "one thread; gone when the plan is written",
 )  # fmt: skip
 
-
 _RUNTIME = _Part(
     "Runtime", "trt.Runtime", ("logger, error recorder", "allocator of GPU memory"), "outlives its engines"
 )
 
 
-def components(engine: Engine | None = None, contexts: int = 2) -> Picture:
+def ownership(engine: Engine | None = None, contexts: int = 2) -> Picture:
     """Draw what builder, engine and contexts own; with an `engine`, in MiB, for so many `contexts` (1 to 3)."""
     contexts = min(max(contexts, 1), 3)
     weights, activations = (engine.weight_bytes, engine.activation_bytes) if engine else (None, None)
@@ -270,49 +252,44 @@ def _arrow(card: Card, tail: tuple[float, float], head: tuple[float, float]) -> 
 _COLUMNS = ("plan, MiB", "kernels", "streams", "activations, MiB")
 
 
-_ROW, _WIDTH = 0.42, 11.0
-
-
-def trials(found: Mapping[str, Trial], title: str) -> Picture:
-    """Draw trials of `settings.try_setting`, {what was set: trial}, a row each; a refusal shows TensorRT's words."""
-    if not found:
-        return message("There are no trials to draw", ["Give {'the default': lab.settings.try_setting(model)}."])
-    rows = {name: _figures(trial) for name, trial in found.items()}
-    largest = [max((row[column] for row in rows.values() if row), default=0) or 1 for column in range(4)]
-    left = MARGIN + max(width_of(clean(name, 44), 10) for name in rows) + 0.2
-    pitch = (_WIDTH - left - MARGIN) / 4
+def compared_builds(trials: Mapping[str, Trial], title: str) -> Picture:
+    """Draw what `try_setting` returned, {what was set: trial}, a row each; a refusal shows TensorRT's words."""
+    if not trials:
+        return message("There are no builds to draw", ["Give {'the default': trtlab.ask.try_setting(model)}."])
+    figures = [_figures(trial) for trial in trials.values()]
+    largest = [max(column) or 1 for column in zip((0,) * 4, *filter(None, figures), strict=True)]
     with style():
-        card = Card(_WIDTH, 1.15 + _ROW * len(rows) + 0.15)
+        card = Card(11.0, 1.3 + 0.42 * len(trials))
         card.title(title, 14)
+        left = MARGIN + max(width_of(clean(name, 44), 10) for name in trials) + 0.2
+        pitch = (card.width - left - MARGIN) / 4
         for column, name in enumerate(_COLUMNS):
             card.text(left + column * pitch, 0.88, name, 9.5, color=MUTED, gid="column")
-        for index, (name, trial) in enumerate(found.items()):
-            y = 1.25 + index * _ROW
+        for row, (name, trial) in enumerate(trials.items()):
+            y = 1.25 + 0.42 * row
             card.text(MARGIN, y, clean(name, 44), 10, gid=f"row:{name}")
-            figures = rows[name]
-            if figures is None:
-                words = fit(f"no engine: {sentence(trial.said)}", _WIDTH - left - MARGIN, 9)
+            if not figures[row]:
+                words = fit(f"no engine: {sentence(trial.said)}", card.width - left - MARGIN, 9)
                 card.text(left, y, words, 9, color=UNASKED.text, gid="refused")
-                continue
-            for column, value in enumerate(figures):
-                _bar(card, left + column * pitch, y, pitch * 0.6, value, largest[column], whole=column in (1, 2))
+            for column, value in enumerate(figures[row]):
+                x, long = left + column * pitch, max(0.6 * pitch * value / largest[column], 0.02)
+                card.box(x, y - 0.12, long, 0.24, KINDS["convolution"].fill, radius=0.02, zorder=3)
+                card.text(x + long + 0.08, y, _figure(value, column in (1, 2)), 9.5, gid="figure")
     return card.figure
 
 
-def _figures(trial: Trial) -> tuple[float, float, float, float] | None:
+def _figures(trial: Trial) -> tuple[float, ...]:
+    """The figures of _COLUMNS; none without an engine."""
     if trial.engine is None or trial.plan_bytes is None:
-        return None
+        return ()
     activations = (trial.engine.activation_bytes or 0) / 2**20
     return trial.plan_bytes / 2**20, len(trial.engine.kernels), trial.streams, activations
 
 
-def _bar(card: Card, x: float, y: float, room: float, value: float, largest: float, *, whole: bool) -> None:
-    long = room * value / largest
-    card.box(x, y - 0.12, max(long, 0.02), 0.24, KINDS["convolution"].fill, radius=0.02, zorder=3)
-    words = f"{value:.0f}" if whole else number(value) if value >= 9.95 else f"{value:.1f}"
-    if whole and not value:
-        words = "not told"
-    card.text(x + long + 0.08, y, words, 9.5, gid="figure")
+def _figure(value: float, count: bool) -> str:
+    if count:
+        return f"{value:.0f}" if value else "not told"
+    return number(value) if value >= 9.95 else f"{value:.1f}"
 
 
 READ = "2026-11-22"  # the day on which the sources were read

@@ -1,11 +1,10 @@
-"""The exercises of chapter 04, FP16 and BF16."""
+"""Chapter 04, FP16 and BF16: its exercises, its line of number formats with a control, and its bars and curves."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import ceil, floor, log10
-from typing import Any
 
 import ipywidgets
 import ml_dtypes
@@ -13,22 +12,29 @@ import numpy as np
 import onnx
 import pandas as pd
 import torch
+from IPython.display import display
 from ipywidgets import VBox
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from trtlab import draw
 from trtlab.building import build
-from trtlab.draw.frame import MARGIN, Card, Picture, fit, label, message, plot, style, width_of
-from trtlab.draw.palette import BAR, CARD, EDGE, MUTED, PRECISIONS, TEXT, UNASKED
+from trtlab.draw.frame import MARGIN, Card, Picture, fit, label, plot, style, width_of
+from trtlab.draw.palette import BAR, CARD, EDGE, KINDS, MUTED, TEXT, UNASKED
 from trtlab.engine import Engine
 from trtlab.errors import ModelError
 from trtlab.exercises import Exercise
 from trtlab.machine import load_tensorrt
 from trtlab.models.export import export
-from trtlab.numerics import Accuracy, Comparison, run
+from trtlab.numerics import Accuracy, TensorDifference, run
 from trtlab.precision import to_half
+from trtlab.widgets import explorer
 
 Answer = tuple[bool, str]
+# A number format, in pictures that compare precisions: the same inks, as no picture shows both.
+_SAME = {
+    "FP32": "other", "BF16": "normalisation, reduction", "FP16": "convolution", "FP8": "embedding, gather",
+    "INT8": "quantize", "INT4": "pointwise", "FP4": "attention",
+}  # fmt: skip
+PRECISIONS = {name: KINDS[kind] for name, kind in _SAME.items()}
 
 
 def exercises() -> list[Exercise]:
@@ -150,28 +156,18 @@ def _in_true_half(model: onnx.ModelProto, features: torch.Tensor) -> torch.Tenso
     return torch.from_numpy(run(model, {"features": features.float().numpy()}, true_half=True)["unit"])
 
 
-class _Types:
+class _Types(TorchDispatchMode):
     """Records the floating-point types of everything that PyTorch computes inside the block."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.types: set[torch.dtype] = set()
 
-    def __enter__(self) -> _Types:
-        types = self.types
-
-        class Watch(TorchDispatchMode):
-            def __torch_dispatch__(self, func, kinds, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-                result = func(*args, **(kwargs or {}))
-                parts = result if isinstance(result, list | tuple) else (result,)
-                types.update(part.dtype for part in parts if isinstance(part, torch.Tensor))
-                return result
-
-        self._mode = Watch()
-        self._mode.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._mode.__exit__(*error)
+    def __torch_dispatch__(self, func, kinds, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = func(*args, **(kwargs or {}))
+        parts = result if isinstance(result, list | tuple) else (result,)
+        self.types.update(part.dtype for part in parts if isinstance(part, torch.Tensor))
+        return result
 
 
 def _in_fp32(answer: str | Iterable[str], model: onnx.ModelProto) -> Answer:
@@ -207,110 +203,66 @@ def stored(value: float) -> pd.DataFrame:
 
     `error` is relative, in %. Infinity is overflow; E4M3 has none and says NaN.
     """
-    kinds = {
-        "FP32": np.float32, "BF16": ml_dtypes.bfloat16, "FP16": np.float16,
-        "FP8 E5M2": ml_dtypes.float8_e5m2, "FP8 E4M3": ml_dtypes.float8_e4m3fn,
-    }  # fmt: skip
     rows = []
     with np.errstate(all="ignore"):
-        for name, kind in kinds.items():
+        for name, kind in [*TYPES.items()][:5]:
             held = np.asarray(value).astype(kind)
             square = float((held * held).astype(kind))
             rows.append((name, float(held), 100 * abs(float(held) - value) / abs(value), square))
     return pd.DataFrame(rows, columns=["format", "stored", "error", "its square"]).set_index("format")
 
 
-def number_picture(value: float) -> Any:
+def number_picture(value: float) -> Picture:
     """Draw where the square of `value` (1e-20 to 1e20) lies on the line of formats; the title says what breaks."""
     table = stored(value)
     marks = {f"{value:g}² = {value * value:,.6g}": value * value}
     lost = list(table.index[~np.isfinite(table["its square"])])
     gone = list(table.index[table["its square"] == 0])
     said = [f"overflows in {', '.join(lost)}"] * bool(lost) + [f"is zero in {', '.join(gone)}"] * bool(gone)
-    return draw.number_formats(marks=marks, title=f"{value:g} squared {' and '.join(said) or 'fits in every format'}")
+    return number_formats(marks=marks, title=f"{value:g} squared {' and '.join(said) or 'fits in every format'}")
 
 
 def number_explorer() -> VBox:
     """A slider over the numbers from 1e-6 to 1e6; each change draws it on the line and says what each format stores."""
-    from IPython.display import display
+    number = ipywidgets.FloatLogSlider(value=300, base=10, min=-6, max=6, step=0.01, description="Number",
+                                       continuous_update=False, readout_format=".4g")  # fmt: skip
 
-    slider = ipywidgets.FloatLogSlider(
-        value=300,
-        base=10,
-        min=-6,
-        max=6,
-        step=0.01,
-        description="Number",
-        continuous_update=False,
-        readout_format=".4g",
-    )
-
-    def show(value: float) -> None:
+    def draw(value: float) -> Picture:
         display(stored(value))
-        display(number_picture(float(f"{value:.3g}")))
+        return number_picture(float(f"{value:.3g}"))
 
-    return ipywidgets.VBox([slider, ipywidgets.interactive_output(show, {"value": slider})])
+    return explorer(draw, value=number)
 
 
 @dataclass(frozen=True)
 class Format:
-    """A number format with a sign bit: `exponent` and `mantissa` bits; INT8 has steps of one size, its `scale`.
+    """A number format: its largest and smallest number above zero, the smallest with all its bits, the step after 1.
 
-    `reserved` is what the largest exponent keeps for infinity and NaN: "all" of it (IEEE 754), "one" code (E4M3, as in
-    Open Compute's OFP8) or "none" (E2M1, as in Open Compute's MX).
+    INT8 has steps of one size, its `scale`.
     """
 
     name: str
-    exponent: int
-    mantissa: int
-    reserved: str = "all"
+    bits: str
+    largest: float
+    smallest: float
+    smallest_normal: float
+    step: float
     scale: float = 0.0
 
-    @property
-    def bias(self) -> int:
-        """What is subtracted from the stored exponent."""
-        return int(2 ** (self.exponent - 1)) - 1
 
-    @property
-    def largest(self) -> float:
-        """The largest finite number."""
-        if self.scale:
-            return 127 * self.scale
-        top = 2**self.exponent - 1 - self.bias - (self.reserved == "all")
-        return float((2 - 2**-self.mantissa * (2 if self.reserved == "one" else 1)) * 2.0**top)
-
-    @property
-    def smallest(self) -> float:
-        """The smallest number above zero, subnormal where the format has such."""
-        return self.scale or float(2.0 ** (1 - self.bias - self.mantissa))
-
-    @property
-    def smallest_normal(self) -> float:
-        """The smallest number with all its mantissa bits."""
-        return self.scale or float(2.0 ** (1 - self.bias))
-
-    @property
-    def step(self) -> float:
-        """The distance from 1 to the next number (INT8: between any two)."""
-        return self.scale or float(2.0**-self.mantissa)
+def _floating(name: str, kind: type) -> Format:
+    facts = ml_dtypes.finfo(kind)
+    sizes = (float(size) for size in (facts.max, facts.smallest_subnormal, facts.smallest_normal, facts.eps))
+    return Format(name, f"{facts.nexp} + {facts.nmant} bits", *sizes)
 
 
-FORMATS = (
-    Format("FP32", 8, 23),
-    Format("BF16", 8, 7),
-    Format("FP16", 5, 10),
-    Format("FP8 E5M2", 5, 2),
-    Format("FP8 E4M3", 4, 3, "one"),
-    Format("FP4 E2M1", 2, 1, "none"),
-)
-
+TYPES = {
+    "FP32": np.float32, "BF16": ml_dtypes.bfloat16, "FP16": np.float16, "FP8 E5M2": ml_dtypes.float8_e5m2,
+    "FP8 E4M3": ml_dtypes.float8_e4m3fn, "FP4 E2M1": ml_dtypes.float4_e2m1fn,
+}  # fmt: skip
 
 _ROW, _TOP = 0.56, 1.3  # inches: one format, and what is above the first
-
-
 _FROM, _TO = -46, 40  # powers of ten on the line
-
-
 _SUPER = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -328,7 +280,8 @@ def number_formats(
     for words, value in (("The scale", scale), *marks.items()):
         if not 1e-45 <= value <= 1e40:
             raise ModelError(f"{words} is {value}, which is not on the line.", fix="give a number of 1e-45 to 1e40.")
-    formats = (*FORMATS, Format("INT8", 0, 7, scale=scale))
+    int8 = Format("INT8", f"7 bits × {scale:g}", 127 * scale, scale, scale, scale, scale)
+    formats = [*(_floating(name, kind) for name, kind in TYPES.items()), int8]
     with style():
         card = Card(11.0, _TOP + _ROW * len(formats) + 0.5)
         card.title(title, 15)
@@ -366,9 +319,8 @@ def _head(card: Card, marks: Mapping[str, float], rows: int) -> None:
 def _row(card: Card, one: Format, y: float) -> None:
     """One format: name and bits, its bar on the line, its numbers between 1 and 2."""
     ink = PRECISIONS[one.name.split()[0]]
-    bits = f"{one.exponent} + {one.mantissa} bits" if not one.scale else f"7 bits × {one.scale:g}"
     card.text(MARGIN, y + 0.13, one.name, 11, weight="bold")
-    card.text(MARGIN, y + 0.33, f"sign + {bits}", 8.5, color=MUTED)
+    card.text(MARGIN, y + 0.33, f"sign + {one.bits}", 8.5, color=MUTED)
     left, normal, right = (_place(value) for value in (one.smallest, one.smallest_normal, one.largest))
     card.box(left, y + 0.08, right - left, 0.16, _pale(ink.fill), radius=0.0, gid=f"range:{one.name}")
     card.box(normal, y + 0.08, max(right - normal, 0.02), 0.16, ink.fill, radius=0.0)
@@ -415,8 +367,6 @@ _TOP_AGREEMENT, _FLOOR = 100.0, -5.0  # dB; what is equal and what overflowed st
 
 def accuracies(found: Mapping[str, Accuracy], title: str) -> Picture:
     """Draw {name: accuracy} as bars with 95% intervals; a name that begins with a type has its colour."""
-    if not found:
-        return message("There is no accuracy to draw", ["The table is empty."])
     left = MARGIN + max(width_of(name, 10) for name in found) + 0.12
     with style():
         card, axes = plot(title, 9.2, 1.55 + 0.36 * len(found), left=left, right=1.6)
@@ -431,24 +381,22 @@ def accuracies(found: Mapping[str, Accuracy], title: str) -> Picture:
     return card.figure
 
 
-def agreement(found: Mapping[str, Comparison], title: str) -> Picture:
+def agreement(found: Mapping[str, Mapping[str, TensorDifference]], title: str) -> Picture:
     """Draw {name: comparison}: the SQNR of each tensor in the order of execution, a line each.
 
     All comparisons hold the same tensors, as those of one model with its versions do. A tensor that overflowed is at
     the foot, marked with a cross.
     """
-    names = [fit(one.name, 1.5, 8) for one in next(iter(found.values()), ())]
-    if not names:
-        return message("There is no tensor to draw", ["Nothing was compared."])
+    names = [fit(one.name, 1.5, 8) for one in next(iter(found.values())).values()]
     room = max(map(len, found)) * 0.09
     with style():
         deep = 0.5 + max(width_of(name, 8) for name in names)
         card, axes = plot(title, 9.2, 3.4 + deep, right=0.4 + room, bottom=deep)
         for name, comparison in found.items():
-            heights = [min(_TOP_AGREEMENT, max(_FLOOR, one.sqnr_db)) for one in comparison]
+            heights = [min(_TOP_AGREEMENT, max(_FLOOR, one.sqnr_db)) for one in comparison.values()]
             axes.plot(heights, color=_color(name), linewidth=2, marker="o", markersize=5)
             axes.text(len(heights) - 0.6, heights[-1], name, fontsize=9, va="center", color=_color(name))
-            lost = [place for place, one in enumerate(comparison) if one.overflowed]
+            lost = [place for place, one in enumerate(comparison.values()) if one.overflowed]
             axes.plot(lost, [heights[place] for place in lost], "X", color=UNASKED.text, markersize=10, zorder=4)
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
         axes.set_xlim(-0.5, len(names) - 0.5)

@@ -20,14 +20,11 @@ from trtlab.errors import ProfileError
 from trtlab.exercises import Exercise
 from trtlab.models import transformer_encoder
 from trtlab.onnx_model import Model
-from trtlab.profiles import Answer as TensorRTAnswer
-from trtlab.profiles import Finding, Suggestion, answers, check, read_shapes, suggest
+from trtlab.profiles import Finding, ProfileResponse, Suggestion, check, read_shapes, suggest, try_profiles
 from trtlab.toys import toy
 from trtlab.widgets import explorer, slider
 
 Answer = tuple[bool, str]
-
-
 BATCHES = (1, 2, 5, 8)
 
 
@@ -74,8 +71,6 @@ def upsampler() -> onnx.ModelProto:
 
 
 FOUR = {"a": (16, 32, 64), "b": (16, 33, 64), "c": (16, 32, 65), "d": (32, 32, 32)}  # min, opt, max side
-
-
 _IN_WORDS = {"no engine": "no engine", "a line in the log": "built, with a line in the log", "not a word": "built"}
 
 
@@ -106,11 +101,11 @@ def _built_and_failing(answer: Iterable[str]) -> Answer:
 
 
 @cache
-def _told_and_failing_sides() -> tuple[dict[str, TensorRTAnswer], dict[str, list[bool]]]:
+def _told_and_failing_sides() -> tuple[dict[str, ProfileResponse], dict[str, list[bool]]]:
     """What TensorRT says to each of FOUR, and which of its sides fail."""
     model = upsampler()
     shapes = [{"x": tuple((1, 3, side, side) for side in sides)} for sides in FOUR.values()]
-    told = dict(zip(FOUR, answers([(model, one) for one in shapes]), strict=True))
+    told = dict(zip(FOUR, try_profiles([(model, one) for one in shapes]), strict=True))
     fails = {side: bool(len(check(model, {"x": (1, 3, side, side)}))) for side in range(16, 66)}
     sides = {letter: [fails[side] for side in range(low, high + 1)] for letter, (low, _, high) in FOUR.items()}
     return told, sides
@@ -209,7 +204,7 @@ def _three_profiles(answer: Any, observed: Any) -> Answer:
     return True, f"{said}; at most {most:.1%} was asked for."
 
 
-def padding_picture(suggestion: Suggestion, count: int) -> Picture:
+def padding_picture(suggestion: Suggestion, count: int) -> Any:
     """Draw the padding of the suggestion's best cuts into `count` profiles, or into as many as there are."""
     options = suggestion.options
     return padding(replace(suggestion, chosen=options[min(count, len(options)) - 1]))
@@ -217,7 +212,11 @@ def padding_picture(suggestion: Suggestion, count: int) -> Picture:
 
 def padding_explorer(model: Model, observed: Mapping[str, Any], most: int = 8) -> VBox:
     """Controls for the number of profiles and the rounding of their max; each change cuts and draws anew."""
-    rounded_to = cache(lambda multiple: suggest(model, observed, multiple=multiple))
+
+    @cache
+    def rounded_to(multiple: int) -> Suggestion:
+        return suggest(model, observed, multiple=multiple)
+
     return explorer(
         lambda count, multiple: padding_picture(rounded_to(multiple), count),
         count=slider("Profiles", range(1, most + 1), 1),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -15,11 +15,12 @@ from ipywidgets import VBox
 from matplotlib.axes import Axes
 
 from trtlab import memory, models
-from trtlab.building import build
+from trtlab.building import build, build_each
 from trtlab.draw.frame import MARGIN, Picture, clean, key, label, message, number, plot, style, unit_of, width_of
 from trtlab.draw.palette import BAR, KINDS, MUTED, TEXT, readable_name
-from trtlab.errors import BuildError
+from trtlab.errors import BuildError, ProfileError, TrtlabError
 from trtlab.exercises import Exercise
+from trtlab.gpus import Gpu
 from trtlab.memory import Curve, Liveness, breakdown
 from trtlab.onnx_model import Model
 from trtlab.toys import toy
@@ -53,7 +54,7 @@ def exercises() -> list[Exercise]:
         Exercise(
             "07.3",
             (
-                "Draw chapter07.liveness of the network. Which large tensor is there only for a 1×1 convolution?",
+                "Draw lab.draw.liveness of the network. Which large tensor is there only for a 1×1 convolution?",
                 "A 1×1 convolution works on each pixel alone, and nearest-neighbour upsampling copies pixels: either "
                 "may come first.",
                 "q = Conv(d4, v8) at the small size with 8 channels, then v = Resize<…>(q, , up).",
@@ -64,10 +65,7 @@ def exercises() -> list[Exercise]:
 
 
 _CONV = "Conv<pads=[1,1,1,1]>"
-
-
 _NEAREST = 'Resize<mode="nearest",coordinate_transformation_mode="asymmetric",nearest_mode="floor">'
-
 
 SKIP_TEXT = f"""
     skip (float[1,64,256,256] x) => (float[1,8,256,256] y) {{
@@ -78,7 +76,6 @@ SKIP_TEXT = f"""
         u = {_NEAREST}(d4, , up)
         s = Conv(a, w8)  v = Conv(u, v8)  y = Add(s, v)
     }}"""
-
 
 SKIP_WEIGHTS = {
     **dict.fromkeys(("w0", "w1", "wd"), (64, 64, 3, 3)),
@@ -172,23 +169,19 @@ def _output(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
 
 
 MEMORY_BATCHES = (1, 2, 4, 8, 16, 32, 64)
-
-
 MEMORY_SIDES = (128, 192, 224, 256, 320, 384, 448, 512)
 
 
-def memory_picture(model: Model, batch: int, side: int, gpu: str = "RTX 4090") -> Picture:
+def memory_picture(model: Model, batch: int, side: int, gpu: str = "RTX 4090") -> Any:
     """Compile `model`, whose input x takes images (N, 3, H, W) of any size, and draw its parts beside one small image.
 
     Raises what `build` raises.
     """
     sizes = dict.fromkeys([(1, 224), (batch, side)])
-    tables = {
-        f"batch {many}, {one} × {one}": breakdown(
-            build(model, gpu=gpu, shapes={"x": (many, 3, one, one)}, progress=False)
-        )
-        for many, one in sizes
-    }
+    tables = {}
+    for many, one in sizes:
+        engine = build(model, gpu=gpu, shapes={"x": (many, 3, one, one)}, progress=False)
+        tables[f"batch {many}, {one} × {one}"] = breakdown(engine)
     chosen = list(tables.values())[-1]
     total = sum(size for size in chosen["bytes"] if size is not None) / 2**20
     share = 100 * chosen["bytes"]["weights"] / 2**20 / total
@@ -309,7 +302,6 @@ _COLORS_PARTS = {
     "outputs": KINDS["data movement"].fill,
 }
 
-
 _ROW = 0.38  # inches a bar
 
 
@@ -387,4 +379,35 @@ def detector(batch: int | str = "N", side: int | str = "S", width: int = 32) -> 
     ports = [f"float[{batch},255,{name}1,{name}2] {name}" for name in ("large", "medium", "small")]
     return toy(
         f"detector (float[{batch},3,{side},{side}] x) => ({', '.join(ports)}) {{ {' '.join(nodes)} }}", **weights
+    )
+
+
+def sweep(model: Model, shapes: Sequence[Mapping[str, Any]], gpu: str | float | Gpu | None = None) -> pd.DataFrame:
+    """Build `model` for each of `shapes`, maps as `build` takes them, and tell the figures: one row a shape.
+
+    Columns: shapes, activation_bytes, weight_bytes, scratch_bytes, kernels, error. A shape that fails keeps its
+    error in its row, without figures. Raises ModelError when there is no model, ProfileError when `shapes` is no list.
+    """
+    if isinstance(shapes, Mapping | str) or not isinstance(shapes, Iterable):
+        fix = "write [{'x': (batch, 3, 224, 224)} for batch in (1, 2, 4, 8)]."
+        raise ProfileError("sweep() takes a list of shapes, a map for each build.", fix=fix)
+    wanted = list(shapes)
+    numbers = ("activation_bytes", "weight_bytes", "scratch_bytes", "kernels")
+    rows: list[tuple[Any, ...]] = []
+    for one, found in zip(wanted, build_each(model, wanted, gpu), strict=True):
+        if isinstance(found, TrtlabError):
+            rows.append((_in_words(one), *[None] * 4, found.message))
+        else:
+            rows.append((_in_words(one), *(getattr(found, name) for name in numbers[:3]), len(found.kernels), ""))
+    return pd.DataFrame(rows, columns=["shapes", *numbers, "error"]).astype(dict.fromkeys(numbers, "Int64"))
+
+
+def _in_words(shapes: Any) -> str:
+    """The shapes as a user would say them: "x 8×3×224×224"."""
+    if isinstance(shapes, Mapping):
+        return ", ".join(f"{name} {_in_words(shape)}" for name, shape in shapes.items())
+    if not isinstance(shapes, tuple | list):
+        return str(shapes)
+    return (" … " if any(isinstance(one, tuple | list | Mapping) for one in shapes) else "×").join(
+        map(_in_words, shapes)
     )

@@ -1,12 +1,74 @@
-"""Fixtures shared by the tests: a cache and a working folder of one's own, and a look at what a build leaves behind."""
+"""How the tests run, and the fixtures they share.
+
+One run has one cache for all workers and notebooks, so each model is exported and each engine built once. The notebooks
+run as solved copies in build/notebooks. Slow files begin first, and each file says when it begins.
+"""
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+import solved_notebooks
+
+ROOT = Path(__file__).resolve().parent.parent
+CACHE = pytest.StashKey[str]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before workers start: the cache of this run, the notebooks' copies, and where those find their modules."""
+    config.option.nbval_sanitize_with = str(Path(__file__).with_name("nbval_sanitize.cfg"))
+    if hasattr(config, "workerinput"):
+        return
+    config.stash[CACHE] = tempfile.mkdtemp(prefix="trtlab-test-")
+    os.environ |= {"TRTLAB_CACHE": config.stash[CACHE], "TRTLAB_PROGRESS": "0"}
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT / "notebooks"), os.environ.get("PYTHONPATH")]))
+    if config.option.nbval or config.option.nbval_lax:
+        solved_notebooks.write_all()
+    if config.option.dist != "no":
+        config.pluginmanager.register(Announcer(config))
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """After the last worker: the cache of this run goes."""
+    if CACHE in config.stash:
+        shutil.rmtree(config.stash[CACHE], ignore_errors=True)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Notebooks first, then the files with most slow tests, so that in the end no worker is alone with a long file."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: (item.path.suffix != ".ipynb", -slow[item.path]))
+
+
+class Announcer:
+    """With several workers: says at the start what happens, and then the name of each file that is begun."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.begun: set[str] = set()
+
+    def pytest_report_header(self) -> str:
+        """Collecting is silent with workers."""
+        return (
+            "now each worker imports all tests (some 15 seconds without a word), then every file is named as it begins"
+        )
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        """Once a file, in the main process."""
+        file = nodeid.partition("::")[0]
+        if file not in self.begun:
+            self.begun.add(file)
+            terminal = self.config.pluginmanager.get_plugin("terminalreporter")
+            terminal.ensure_newline()
+            terminal.write(f"{file} ")
 
 
 def compilers() -> list[psutil.Process]:

@@ -1,17 +1,19 @@
-"""Run a notebook's cells without Jupyter: in one IPython of a process of its own, going on after a cell that fails.
+"""Run a chapter on a lie, to see that it notices: without Jupyter, in one process, going on after a cell that fails.
 
-A reader's path, kernel and messages included, is what nbval and the browser test walk. Here only each cell's error
-counts, so nothing but Python is between the cell and the test.
+What a reader meets, kernel and messages included, is what nbval and the browser test run. Here only each cell's error
+counts, so nothing but Python is between the cell and the test; and cells that only show something are left out.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
 import subprocess
+import symtable
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +33,7 @@ class Cell:
     @property
     def claims(self) -> bool:
         """True when the reader sees it assert something."""
-        return bool(re.search(r"^\s*assert ", self.source, re.MULTILINE))
+        return bool(re.search(r"^\s*assert |assert_precision\(", self.source, re.MULTILINE))
 
 
 def code_cells(path: Path) -> list[Cell]:
@@ -45,18 +47,75 @@ def code_cells(path: Path) -> list[Cell]:
     return found
 
 
-def run(path: Path, spoil: str = "", seconds: float = 300) -> list[Cell]:
-    """The notebook's code cells, each with its error; `spoil`, Python lines, runs before the first.
+def needed(cells: Sequence[Cell], sections: Collection[str] = ()) -> list[Cell]:
+    """The cells that claim something, and those before them that bind or change what these read.
 
-    Lines in `spoil` may import the modules beside this one. Raises when they fail, or when the process dies.
+    With `sections` only the claims there count.
     """
-    cells = code_cells(path)
+    trees = [ast.parse(cell.source) for cell in cells]
+    imports = [one for tree in trees for one in ast.walk(tree) if isinstance(one, (ast.Import, ast.ImportFrom))]
+    modules = {"print"}.union(*map(bound_by, imports))
+    kept: list[Cell] = []
+    read: set[str] = set()  # by what is kept so far, and not yet bound: backwards from the last cell
+    for cell, tree in zip(reversed(cells), reversed(trees), strict=True):
+        statements = tree.body
+        claims = cell.claims and cell.section in (sections or [cell.section])
+        shown = statements[-1:] if statements and isinstance(statements[-1], ast.Expr) else []  # changes nothing
+        touched = set().union(*(bound_by(one) | changed_by(one, modules) for one in statements if one not in shown))
+        if claims or touched & read:
+            kept.insert(0, cell)
+            for one in reversed(statements):
+                loop = ast.walk(one.target) if isinstance(one, ast.For) else []
+                counted = {node.id for node in loop if isinstance(node, ast.Name)}
+                read = (read - bound_by(one)) | (read_by(one) - counted)
+    return kept
+
+
+def bound_by(statement: ast.stmt) -> set[str]:
+    """The names that a statement at the top of a cell gives a new meaning."""
+    symbols = symtable.symtable(ast.unparse(statement), "cell", "exec").get_symbols()
+    return {symbol.get_name() for symbol in symbols if symbol.is_assigned() or symbol.is_imported()}
+
+
+def read_by(statement: ast.stmt) -> set[str]:
+    """The names of the notebook that a statement, or a function in it, reads."""
+    found, tables = set(), [symtable.symtable(ast.unparse(statement), "cell", "exec")]
+    while tables:
+        table = tables.pop()
+        outside = table.get_type() == "module"
+        found |= {one.get_name() for one in table.get_symbols() if one.is_referenced() and (outside or one.is_global())}
+        tables += table.get_children()
+    return found
+
+
+def changed_by(statement: ast.stmt, modules: set[str]) -> set[str]:
+    """The names whose object a statement may change: it sets a part of it, or calls its method and drops the result.
+
+    Functions of `modules` are taken to change nothing.
+    """
+    nodes = list(ast.walk(statement))
+    parts: list[ast.AST] = [node for node in nodes if isinstance(node, (ast.Attribute, ast.Subscript))]
+    changed = [part for part in parts if not isinstance(part.ctx, ast.Load)]  # type: ignore[attr-defined]
+    changed += [node.value.func for node in nodes if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)]
+    return {node.id for one in changed for node in ast.walk(one) if isinstance(node, ast.Name)} - modules
+
+
+def run(path: Path, *lies: str, sections: Collection[str] = (), seconds: float = 900) -> list[Cell]:
+    """The cells of a notebook that are needed for its claims (in `sections`, or in all), each with its error.
+
+    `lies` are functions without arguments of modules beside this one, as in "spoiled_engines.nothing_fused"; they are
+    called before the first cell. Raises when one of them fails, or when the process dies.
+    """
+    cells = needed(code_cells(path), sections)
+    spoil = "\n".join(f"import {lie.partition('.')[0]}; {lie}()" for lie in lies)
     errors = run_sources([spoil, *(cell.source for cell in cells)], seconds)
-    assert not errors[0], f"the lines before the notebook failed: {errors[0]}"
+    assert not errors[0], f"{spoil} failed: {errors[0]}"
+    lost = [error for error in errors if error.startswith("NameError")]
+    assert not lost or any(errors[: errors.index(lost[0])]), f"a cell that was left out is needed: {lost}"
     return [Cell(cell.section, cell.source, error) for cell, error in zip(cells, errors[1:], strict=True)]
 
 
-def run_sources(sources: Sequence[str], seconds: float = 300) -> list[str]:
+def run_sources(sources: Sequence[str], seconds: float = 900) -> list[str]:
     """Run cells one after the other in the notebooks' folder; the error of each, "" for none."""
     environment = {**os.environ, "MPLBACKEND": "agg", "TRTLAB_PROGRESS": "0"}
     done = subprocess.run(
@@ -68,9 +127,9 @@ def run_sources(sources: Sequence[str], seconds: float = 300) -> list[str]:
     return errors
 
 
-def noticing_sections(cells: Sequence[Cell]) -> set[str]:
-    """The sections in which at least one cell that asserts something failed."""
-    return {cell.section for cell in cells if cell.claims and cell.error}
+def noticing_sections(path: Path, *lies: str, sections: Collection[str] = ()) -> set[str]:
+    """The sections in which a cell that asserts something fails when `lies` are told."""
+    return {cell.section for cell in run(path, *lies, sections=sections) if cell.claims and cell.error}
 
 
 def claiming_sections(path: Path) -> set[str]:

@@ -1,13 +1,20 @@
-"""Engines that a compiler should never make: a chapter that checks its claims must notice them."""
+"""Engines that a compiler should never make: a chapter that checks its claims must notice them.
+
+Called in the process that runs a chapter, before its first cell: a function without a leading underscore spoils every
+build() from then on. Several may be called one after the other.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import wraps
 from typing import Any
 
 import onnx
 
+from trtlab import building
 from trtlab.engine import Engine, Layer, Tensor, owners
 from trtlab.errors import BuildError
 from trtlab.graph import sized_tensors
@@ -16,46 +23,82 @@ from trtlab.onnx_model import read_model
 
 _DTYPES = {onnx.TensorProto.FLOAT: "FP32", onnx.TensorProto.FLOAT16: "FP16", onnx.TensorProto.INT64: "INT64"}
 _SMALL = frozenset({"INT8", "FP8", "INT4", "FP4"})
-Build = Callable[..., Engine]
 
 
-def nothing_fused(build: Build) -> Build:
-    """A build() whose engine runs each ONNX node in a kernel of its own, with the node's own tensors."""
+def everywhere(old: Any, new: Any) -> None:
+    """Put `new` in the place of `old` in trtlab and in every chapter's module that has it under some name."""
+    for module_name, module in list(sys.modules.items()):
+        if module_name.startswith(("trtlab", "chapter")):
+            for name, value in list(vars(module).items()):
+                if value is old:
+                    setattr(module, name, new)
 
-    def spoiled(model: Any, *args: Any, **options: Any) -> Engine:
-        engine = build(model, *args, **options)
-        return replace(engine, layers=_a_layer_a_node(read_model(model), engine))
 
-    return spoiled
+def nothing_fused() -> None:
+    """Every ONNX node runs in a kernel of its own, with the node's own tensors."""
+    _spoil(lambda engine, model: replace(engine, layers=_a_layer_a_node(read_model(model), engine)))
 
 
-def a_kernel_missing(build: Build) -> Build:
-    """A build() whose engine lacks the first kernel that owns an ONNX node."""
+def a_kernel_missing() -> None:
+    """The first kernel that owns an ONNX node is not there."""
 
-    def spoiled(model: Any, *args: Any, **options: Any) -> Engine:
-        engine = build(model, *args, **options)
+    def lose(engine: Engine, model: Any) -> Engine:
         owning = {layer.name for layer in owners(engine).values()}
         lost = next(layer for layer in engine.kernels if layer.name in owning)
         return replace(engine, layers=tuple(layer for layer in engine.layers if layer is not lost))
 
-    return spoiled
+    _spoil(lose)
 
 
-def nothing_below_16_bits(build: Build) -> Build:
-    """A build() whose engine has FP16 wherever the real one has eight bits or fewer."""
+def nothing_below_16_bits() -> None:
+    """FP16 stands wherever the real engine has eight bits or fewer."""
+    _spoil(lambda engine, model: replace(engine, layers=_retyped(engine, dict.fromkeys(_SMALL, "FP16"))))
 
-    def widened(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return tuple(replace(one, dtype="FP16") if one.dtype in _SMALL else one for one in tensors)
 
+def nothing_half() -> None:
+    """Every engine is in FP32 throughout, whatever the model says, and takes the memory for it."""
+
+    def widen(engine: Engine, model: Any) -> Engine:
+        half = any(tensor.dtype in ("FP16", "BF16") for layer in engine.layers for tensor in layer.inputs)
+        size = (engine.activation_bytes or 0) * (2 if half else 1)
+        return replace(engine, layers=_retyped(engine, {"FP16": "FP32", "BF16": "FP32"}), activation_bytes=size)
+
+    _spoil(widen)
+
+
+def nothing_refused() -> None:
+    """Where TensorRT refuses a target, the engine for another one is given out as the engine for it."""
+    build = building.build
+
+    @wraps(build)
+    def spoiled(model: Any, gpu: Any = None, *args: Any, **options: Any) -> Engine:
+        try:
+            return build(model, gpu, *args, **options)
+        except BuildError:
+            return build(model, "RTX 4090", *args, **options)
+
+    everywhere(build, spoiled)
+
+
+def _spoil(lie: Callable[[Engine, Any], Engine]) -> None:
+    """From now on every engine that build() returns goes through `lie`, with its model."""
+    build = building.build
+
+    @wraps(build)
     def spoiled(model: Any, *args: Any, **options: Any) -> Engine:
-        engine = build(model, *args, **options)
-        layers = [
-            replace(layer, **{name: widened(getattr(layer, name)) for name in ("inputs", "outputs", "constants")})
-            for layer in engine.layers
-        ]
-        return replace(engine, layers=tuple(layers))
+        return lie(build(model, *args, **options), model)
 
-    return spoiled
+    everywhere(build, spoiled)
+
+
+def _retyped(engine: Engine, types: dict[str, str]) -> tuple[Layer, ...]:
+    """The layers, each tensor of a type in `types` given the other."""
+
+    def changed(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(replace(tensor, dtype=types.get(tensor.dtype, tensor.dtype)) for tensor in tensors)
+
+    places = ("inputs", "outputs", "constants")
+    return tuple(replace(layer, **{name: changed(getattr(layer, name)) for name in places}) for layer in engine.layers)
 
 
 def _a_layer_a_node(model: onnx.ModelProto, engine: Engine) -> tuple[Layer, ...]:
@@ -76,37 +119,3 @@ def _tensors(model: onnx.ModelProto, engine: Engine) -> dict[str, Tensor]:
     shapes = {port.name: port.profiles[0][1] for port in engine.ports if port.profiles}
     sized = sized_tensors(model, shapes)
     return {name: Tensor(name, tensor.shape, _DTYPES[tensor.elem_type]) for name, tensor in sized.items()}
-
-
-def nothing_half(build: Build) -> Build:
-    """A build() whose engine is in FP32 throughout, whatever the model says, and takes the memory for it."""
-
-    def spoiled(model: Any, *args: Any, **options: Any) -> Engine:
-        engine = build(model, *args, **options)
-        return replace(engine, layers=tuple(map(_in_fp32, engine.layers)), activation_bytes=_like_fp32(engine))
-
-    return spoiled
-
-
-def nothing_refused(build: Build) -> Build:
-    """A build() that builds for another target where TensorRT refuses the one asked for."""
-
-    def spoiled(model: Any, *args: Any, gpu: Any = None, **options: Any) -> Engine:
-        try:
-            return build(model, *args, gpu=gpu, **options)
-        except BuildError:
-            return build(model, *args, gpu="RTX 4090", **options)
-
-    return spoiled
-
-
-def _in_fp32(layer: Layer) -> Layer:
-    def wide(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return tuple(replace(t, dtype="FP32" if t.dtype in ("FP16", "BF16") else t.dtype) for t in tensors)
-
-    return replace(layer, inputs=wide(layer.inputs), outputs=wide(layer.outputs), constants=wide(layer.constants))
-
-
-def _like_fp32(engine: Engine) -> int:
-    size = engine.activation_bytes or 0
-    return 2 * size if any(t.dtype in ("FP16", "BF16") for layer in engine.layers for t in layer.inputs) else size

@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import trtlab
-from trtlab import buildlog, profiles
+from spoiled_engines import everywhere
+
+from trtlab import building, buildlog, profiles, trt
 from trtlab.engine import Engine
+from trtlab.errors import BuildError
 
 
 def profiles_ignored() -> None:
     """Every engine is built for opt of the first profile alone."""
-    build, read = trtlab.build, buildlog.read_build_log
+    build, read = building.build, buildlog.read_build_log
 
     def spoiled(model: Any, gpu: Any = None, shapes: Any = None, **options: Any) -> Engine:
         first = profiles.read_shapes(shapes)[:1]
@@ -22,26 +24,27 @@ def profiles_ignored() -> None:
         engine = read(messages)
         return replace(engine, ports=tuple(replace(port, profiles=()) for port in engine.ports))
 
-    trtlab.build, buildlog.read_build_log = spoiled, unread
+    everywhere(build, spoiled)
+    everywhere(read, unread)
 
 
 def nothing_refused() -> None:
     """TensorRT builds whatever it is given and says nothing; NMS and NonZero included."""
-    build = trtlab.build
+    build = building.build
 
     def spoiled(model: Any, *args: Any, **options: Any) -> Engine:
         try:
             return build(model, *args, **options)
-        except trtlab.BuildError:
+        except BuildError:
             return Engine(())
 
-    trtlab.build = spoiled
-    profiles.answers = lambda cases: [profiles.Answer("", (0,), True, (), ()) for _ in cases]
+    everywhere(build, spoiled)
+    everywhere(profiles.try_profiles, lambda cases: [profiles.ProfileResponse("", (0,), True, (), ()) for _ in cases])
 
 
 def nothing_found() -> None:
     """profiles.check finds nothing wrong with anything."""
-    profiles.check = lambda model, shapes=None: profiles.Findings((), shapes)
+    everywhere(profiles.check, lambda model, shapes=None: profiles.Findings((), shapes))
 
 
 def cuts_at_random() -> None:
@@ -53,11 +56,9 @@ def cuts_at_random() -> None:
         same = tuple(replace(option, padding=found.chosen.padding) for option in found.options)
         return replace(found, options=same)
 
-    profiles.suggest = spoiled
+    everywhere(suggest, spoiled)
 
 
 def no_shape_tensors() -> None:
     """TensorRT takes no input for a shape tensor."""
-    from trtlab import trt
-
     trt.ITensor.is_shape_tensor = property(lambda self: False)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import chapter03
+from spoiled_engines import everywhere
 
 from trtlab import ask, buildlog, engine
 
@@ -42,7 +43,7 @@ def every_log_is_the_first() -> None:
         found.append(read(messages))
         return found[0]
 
-    buildlog.read_build_log = spoiled
+    everywhere(read, spoiled)
 
 
 def every_plan_is_the_same() -> None:
@@ -52,14 +53,17 @@ def every_plan_is_the_same() -> None:
 
 def every_file_is_fine() -> None:
     """The runtime has nothing against any file."""
-    ask.check_plan = lambda plan, name="": ask.PlanCheck(name, len(plan), "needs a GPU", "", "")
+    everywhere(ask.check_plan, lambda plan, name="": ask.PlanCheck(name, len(plan), "needs a GPU", "", ""))
 
 
 def every_card_is_supported() -> None:
     """No release ever dropped a GPU."""
-    chapter03.supports = lambda software, card: True
+    everywhere(chapter03.supports, lambda software, card: True)
 
 
 def _replace_trials(spoiled: Any) -> None:
-    ask.try_setting = spoiled
-    ask.try_settings = lambda model, lines, shapes=None, gpu=None: [spoiled(model, line, shapes, gpu) for line in lines]
+    def all_spoiled(model: Any, lines: Any, shapes: Any = None, gpu: Any = None) -> list[ask.Trial]:
+        return [spoiled(model, line, shapes, gpu) for line in lines]
+
+    everywhere(ask.try_settings, all_spoiled)
+    everywhere(ask.try_setting, spoiled)

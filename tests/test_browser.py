@@ -30,16 +30,16 @@ display(widgets.VBox([batch, widgets.interactive_output(draw, {"batch": batch})]
 # The widgets of chapters 01 and 02, as they stand there; the models of chapter 01 are smaller.
 SIMPLIFIER_CELLS = [
     """\
+import chapter01
 import onnxslim
-import trtlab as lab
-from trtlab.simplifiers import optimized_by_onnxruntime
 from trtlab.toys import PATTERNS
 
 models = {name: PATTERNS[name].model() for name in ("Conv + batch norm + ReLU", "Attention")}
-tools = {"onnxslim": onnxslim.slim, "ONNX Runtime, all": lambda model: optimized_by_onnxruntime(model, "all")}""",
-    "lab.widgets.simplifier_explorer(models, tools)",
+extended = lambda model: chapter01.optimized_by_onnxruntime(model, "all")
+tools = {"onnxslim": onnxslim.slim, "ONNX Runtime, all": extended}""",
+    "chapter01.simplifier_explorer(models, tools)",
 ]
-PATTERN_CELLS = ["import trtlab as lab", "lab.widgets.pattern_explorer()"]
+PATTERN_CELLS = ["import chapter02", "chapter02.pattern_explorer()"]
 NOTEBOOKS = {TINY: TINY_CELLS, SIMPLIFIERS: SIMPLIFIER_CELLS, PATTERNS: PATTERN_CELLS}
 
 pytestmark = [
@@ -66,10 +66,8 @@ def test_the_server_wants_its_token(lab: Lab) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("notebook", [TINY, CHAPTER])
+@pytest.mark.parametrize("notebook", [TINY, pytest.param(CHAPTER, marks=pytest.mark.deep)])
 def test_the_slider_redraws_the_picture(lab: Lab, notebook: str) -> None:
-    if notebook == CHAPTER and not (ROOT / "notebooks" / CHAPTER).exists():
-        pytest.skip(f"notebooks/{CHAPTER} is not written yet")
     with browser_page() as page:
         book = NotebookPage(page, lab, notebook)
         book.run_all()

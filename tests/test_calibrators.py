@@ -1,13 +1,11 @@
-"""The calibrators: agreement with ONNX Runtime's, speed, memory, and what they do with odd tensors."""
+"""The calibrators: agreement with ONNX Runtime's, memory, and what they do with odd tensors."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-import itertools
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -21,18 +19,7 @@ from onnxruntime.quantization.calibrate import HistogramCollector
 
 import trtlab as lab
 from trtlab.numerics import run
-from trtlab.precision import (
-    CALIBRATORS,
-    calibrate,
-    entropy,
-    histogram,
-    histograms,
-    limits,
-    min_max,
-    mse,
-    percentile,
-    threshold,
-)
+from trtlab.precision import CALIBRATORS, calibrate, calibration, histogram, histograms, limits, threshold
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
@@ -40,63 +27,34 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 @cache
-def digit_tensors() -> dict[str, np.ndarray]:
-    """The real inputs of the digit CNN's nine convolutions and matrix products, on 128 training digits."""
-    model = lab.models.digit_cnn().onnx()
-    images = lab.datasets.digits("train").images[:128]
-    names = lab.precision.quantize(model, {"x": images[:32]}, calibrator="minmax", base="fp32", residual=False).scales
-    return run(model, {"x": images}, outputs=list(names))
+def digit_tensors(count: int = 64) -> dict[str, np.ndarray]:
+    """Three of the real tensors that the digit CNN's convolutions read."""
+    names = ["stem.relu/Relu", "block1.relu/Relu", "block2.relu/Relu"]
+    images = lab.datasets.digits("train").images[:count]
+    return run(lab.models.digit_cnn().onnx(), {"x": images}, outputs=names)
 
 
-@cache
-def lite0_tensors() -> dict[str, np.ndarray]:
-    """Eight of EfficientNet-Lite0's fifty, on the four photos: signed ones, clipped ones, wide and narrow ones."""
-    network = lab.models.efficientnet_lite0()
-    model, samples = network.onnx(), network.sample(4)
-    names = lab.precision.quantize(model, samples, calibrator="minmax", base="fp32", residual=False).scales
-    return run(model, samples, outputs=list(itertools.islice(names, 3, 51, 6)))
-
-
-def of_onnx_runtime(array: np.ndarray, method: str, percent: float = 99.9) -> tuple[float, float]:
-    """ONNX Runtime's threshold (2,048 bins, 128 levels, symmetric) and the seconds its search took."""
+def of_onnx_runtime(array: np.ndarray, method: str, percent: float = 99.9) -> float:
+    """ONNX Runtime's threshold: 2,048 bins, 128 levels, symmetric."""
     collector = HistogramCollector(method, True, 2048, 128, percent, "same")
     with contextlib.redirect_stdout(io.StringIO()):
         collector.collect({"t": array})
-        start = time.perf_counter()
         low, high, *_ = collector.compute_collection_result()["t"]
-    return float(max(abs(low), abs(high))), time.perf_counter() - start
+    return float(max(abs(low), abs(high)))
 
 
-def compare_entropy(tensors: dict[str, np.ndarray]) -> None:
-    """Assert that every scale is within 1% of ONNX Runtime's, and that all were found in a third of its time."""
-    ours = theirs = 0.0
-    for name, array in tensors.items():
-        expected, seconds = of_onnx_runtime(array, "entropy")
-        counted = histogram(array)
-        start = time.perf_counter()
-        found = threshold(counted, "entropy")
-        ours += time.perf_counter() - start
-        theirs += seconds
-        assert found == pytest.approx(expected, rel=0.01), name
-    assert theirs > 3 * ours, f"ONNX Runtime {theirs:.2f} s, here {ours:.2f} s"
+def test_entropy_agrees_with_onnx_runtime() -> None:
+    array = np.maximum(normal(5000), -0.5) ** 3
+    assert threshold(histogram(array), "entropy") == pytest.approx(of_onnx_runtime(array, "entropy"), rel=0.01)
 
 
-@pytest.mark.slow
-def test_entropy_agrees_with_onnx_runtime_in_a_third_of_its_time_on_the_digit_cnn() -> None:
-    assert len(digit_tensors()) == 9
-    compare_entropy(digit_tensors())
-
-
-@pytest.mark.slow
-def test_entropy_agrees_with_onnx_runtime_in_a_third_of_its_time_on_efficientnet_lite0() -> None:
-    assert len(lite0_tensors()) == 8
-    compare_entropy(lite0_tensors())
-
-
-@pytest.mark.parametrize("count", [2048, 5000, 40000])
-def test_entropy_agrees_with_onnx_runtime_on_few_values(count: int) -> None:
-    for array in (normal(count), np.maximum(normal(count), 0), -(np.abs(normal(count)) ** 3)):
-        assert threshold(histogram(array), "entropy") == pytest.approx(of_onnx_runtime(array, "entropy")[0], rel=0.01)
+@pytest.mark.deep
+def test_entropy_agrees_with_onnx_runtime_on_every_tensor_of_two_networks() -> None:
+    for network in (lab.models.digit_cnn(), lab.models.efficientnet_lite0()):
+        names = list(calibrate(network.onnx(), network.sample(4), "minmax"))
+        for name, array in run(network.onnx(), network.sample(4), outputs=names[:: len(names) // 8]).items():
+            found = threshold(histogram(array), "entropy")
+            assert found == pytest.approx(of_onnx_runtime(array, "entropy"), rel=0.01), name
 
 
 def test_entropy_clips_nothing_where_there_are_fewer_values_than_bins() -> None:
@@ -107,7 +65,7 @@ def test_entropy_clips_nothing_where_there_are_fewer_values_than_bins() -> None:
 def test_percentile_agrees_with_onnx_runtime_to_one_of_its_bins() -> None:
     for name, array in digit_tensors().items():
         for percent in (99.0, 99.9, 99.99):
-            expected, _ = of_onnx_runtime(array, "percentile", percent)
+            expected = of_onnx_runtime(array, "percentile", percent)
             bin_of_theirs = np.abs(array).max() / 2048
             found = threshold(histogram(array), "percentile", percent=percent)
             assert expected - bin_of_theirs / 8 <= found <= expected + 1.2 * bin_of_theirs, (name, percent)
@@ -122,7 +80,6 @@ def test_percentile_is_right_where_one_outlier_takes_the_whole_range() -> None:
 def test_min_max_is_the_largest_magnitude() -> None:
     array = normal(3, 50) - 1
     assert threshold(histogram(array), "minmax") == np.abs(array).max()
-    assert min_max(histogram(array).counts, histogram(array).edges) == pytest.approx(np.abs(array).max())
 
 
 def test_mse_is_as_good_as_trying_every_threshold_on_the_values_themselves() -> None:
@@ -130,39 +87,29 @@ def test_mse_is_as_good_as_trying_every_threshold_on_the_values_themselves() -> 
         step = limit / 127
         return float(((array - np.clip(np.round(array / step), -127, 127) * step) ** 2).mean())
 
-    for array in (normal(200_000), np.maximum(normal(200_000), 0) ** 2, digit_tensors()["block1.relu/Relu"]):
-        best = min(error(array, limit) for limit in np.linspace(0.02, 1, 50) * np.abs(array).max())
+    for array in (normal(50_000), np.maximum(normal(50_000), 0) ** 2):
+        best = min(error(array, limit) for limit in np.linspace(0.05, 1, 20) * np.abs(array).max())
         assert error(array, threshold(histogram(array), "mse")) < 1.1 * best
-
-
-def test_each_calibrator_is_a_function_of_counts_and_edges_alone() -> None:
-    counts, edges = np.histogram(normal(100_000), bins=2048, range=(-6, 6))
-    found = {calibrator.__name__: calibrator(counts, edges) for calibrator in (min_max, entropy, percentile, mse)}
-    assert 0 < found["percentile"] < found["min_max"] <= 6
-    assert found["percentile"] == pytest.approx(3.29, abs=0.05)  # the 99.9% of a normal distribution's magnitudes
-    assert all(1 < value <= 6 for value in found.values())
 
 
 def test_the_histogram_is_numpys() -> None:
     array = digit_tensors()["block2.relu/Relu"]
-    limit = float(np.abs(array).max())
-    expected = np.histogram(array, bins=2048, range=(-limit, limit))[0]
     counted = histogram(array)
+    expected = np.histogram(array, bins=len(counted.counts), range=(-counted.limit, counted.limit))[0]
     assert np.abs(counted.counts - expected).sum() < array.size / 1000  # those that lie on a border
     assert counted.counts.sum() == array.size
-    assert counted.edges[[0, 1024, -1]].tolist() == [-limit, 0, limit]
+    assert counted.limit == np.abs(array).max()
 
 
 @pytest.mark.parametrize("calibrator", CALIBRATORS)
 def test_scales_do_not_depend_on_how_the_samples_are_split(calibrator: str) -> None:
-    model, images = tiny_models.conv("N"), normal(60, 3, 8, 8)
+    model, images = tiny_models.conv("N"), normal(40, 3, 8, 8)
     whole = calibrate(model, {"x": images}, calibrator)
-    pieces = [{"x": images[start : start + 7]} for start in range(0, 60, 7)]
-    assert calibrate(model, pieces, calibrator) == pytest.approx(whole, rel=1e-6)
+    pieces = [{"x": images[start : start + 7]} for start in range(0, 40, 7)]
     assert calibrate(model, lambda: reversed(pieces), calibrator) == pytest.approx(whole, rel=1e-6)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.integers(1, 5000), st.floats(1e-6, 1e6), st.integers(0, 3))
 def test_a_threshold_is_never_beyond_the_largest_magnitude(count: int, spread: float, power: int) -> None:
     array = normal(count, seed=count) ** (power + 1) * np.float32(spread)
@@ -248,7 +195,7 @@ print(next(int(line.split()[1]) / 1024 for line in open('/proc/self/status') if 
 """
 
 
-@pytest.mark.slow
+@pytest.mark.deep
 def test_calibrating_5000_digits_takes_no_200_mib_more_than_500() -> None:
     def peak(count: int) -> float:
         code = [sys.executable, "-c", CALIBRATE, str(count)]
@@ -258,21 +205,21 @@ def test_calibrating_5000_digits_takes_no_200_mib_more_than_500() -> None:
 
 
 def test_memory_holds_one_batch_however_large_a_sample_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sample whose two tensors take 4 MiB each is calibrated eight at a time, not 32."""
+    """With room for eight samples, their two tensors of 4 KiB each, eight are run at a time, not 32."""
     model = tiny_models.model(
         [tiny_models.node("Conv", "x w", "a"), tiny_models.node("Conv", "a w", "y")],
-        {"x": ("N", 1, 1024, 1024)},
+        {"x": ("N", 1, 32, 32)},
         "y",
         [tiny_models.weight("w", 1, 1, 1, 1)],
     )
-    module = sys.modules["trtlab.precision.calibrate"]  # the package's attribute of that name is the function
-    batches, sizes = module.batches, []
+    batches, sizes = calibration.batches, []
 
     def watched(*arguments: Any) -> Iterator[dict[str, np.ndarray]]:
         for feed in batches(*arguments):
             sizes.append(len(feed["x"]))
             yield feed
 
-    monkeypatch.setattr(module, "batches", watched)
-    limits(model, {"x": normal(20, 1, 1024, 1024)}, ["x", "a"])
+    monkeypatch.setattr(calibration, "batches", watched)
+    monkeypatch.setattr(calibration, "_BATCH_BYTES", 8 * 2 * 2**12)
+    limits(model, {"x": normal(20, 1, 32, 32)}, ["x", "a"])
     assert sizes == [1, 8, 8, 4]

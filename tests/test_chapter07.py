@@ -19,7 +19,18 @@ NOTEBOOK = NOTEBOOKS / "07_memory.ipynb"
 MiB = 2**20
 
 
+def believing(how: str, sections: set[str]) -> set[str]:
+    cells = run(NOTEBOOK, f"spoiled_memory.{how}", sections=sections)
+    return sections - {cell.section for cell in cells if cell.error}
+
+
 @pytest.mark.slow
+def test_sections_notice_that_memory_does_not_grow() -> None:
+    calm = believing("memory_does_not_grow", {"Alive or dead", "All the parts", "In place"})
+    assert not calm, f"sections that believe the engine: {calm}"
+
+
+@pytest.mark.deep
 @pytest.mark.parametrize(
     ("how", "unmoved"),
     [
@@ -28,12 +39,11 @@ MiB = 2**20
         ("memory_does_not_grow", {"To read: when it still does not fit"}),
     ],
 )
-def test_sections_notice_an_engine_that_lies_about_its_memory(how: str, unmoved: set[str]) -> None:
+def test_every_section_notices_an_engine_that_lies_about_its_memory(how: str, unmoved: set[str]) -> None:
     claiming = claiming_sections(NOTEBOOK)
     assert len(claiming) >= 9
-    cells = run(NOTEBOOK, f"import spoiled_memory\nspoiled_memory.{how}()")
-    calm = claiming - {cell.section for cell in cells if cell.error}
-    assert calm <= unmoved, f"sections that believe the engine: {sorted(calm - unmoved)}"
+    calm = believing(how, claiming) - unmoved
+    assert not calm, f"sections that believe the engine: {calm}"
 
 
 def test_the_lies_are_lies() -> None:

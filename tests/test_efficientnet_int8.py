@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import onnx
 import pandas as pd
 import pytest
 
-from trtlab import datasets, models, numerics
+from trtlab import datasets, models, numerics, precision
 from trtlab.files import data_file
 
 FOLDER = Path(__file__).resolve().parent.parent / "data" / "efficientnet_lite0"
@@ -74,7 +76,7 @@ def test_no_photo_of_the_held_out_package_is_in_the_repository() -> None:
     assert not any(path.read_bytes() in theirs for path in ours)
 
 
-@pytest.mark.slow
+@pytest.mark.deep
 def test_the_best_recipe_can_be_made_again(script: ModuleType, cache: Path) -> None:
     bench = script.Bench()
     ranking = list(table("sensitivity", "node").index)
@@ -87,21 +89,34 @@ def test_the_best_recipe_can_be_made_again(script: ModuleType, cache: Path) -> N
     assert abs(made["same_top1_of_views"] - kept["same_top1_of_views"]) <= 2
 
 
-@pytest.mark.slow
+@pytest.mark.deep
 def test_the_worst_nodes_can_be_found_again(script: ModuleType) -> None:
-    from dataclasses import replace
-
-    from trtlab.precision import sensitivity
-
     kept = table("sensitivity", "node")
     bench = script.Bench()
     quantized = bench.quantized(script.RECIPES[5], [], "fp32")  # min-max on 8 cut-outs: close to MSE, and quick
     some = (kept.index[0], kept.index[25], kept.index[-1])
-    again = sensitivity(bench.model, {"x": bench.seen[:10]}, replace(quantized, quantized=some)).set_index("node")
+    again = precision.sensitivity(bench.model, {"x": bench.seen[:10]}, replace(quantized, quantized=some)).set_index(
+        "node"
+    )
     assert list(again.index) == list(some)
     for node in some:
         assert again.loc[node, "sqnr_db"] == pytest.approx(kept.loc[node, "sqnr_db"], abs=4)
         assert again.loc[node, "share"] == pytest.approx(kept.loc[node, "share"], abs=1e-4)
+
+
+def test_leaving_the_worst_node_in_fp32_gives_the_accuracy_back(script: ModuleType, cache: Path) -> None:
+    """On the digit CNN, with a scale 60 times too small at one node, as a bad calibration would give it."""
+    model, spoiled = onnx.load(models.digit_cnn().onnx()), "block2.first.conv/Conv"
+    test = datasets.digits("test")
+    some = datasets.Dataset(test.images[:100], test.labels[:100])
+    scales = precision.calibrate(model, {"x": datasets.digits("train").images[:50]}, "minmax")
+    scales[next(node.input[0] for node in model.graph.node if node.name == spoiled)] /= 60
+    quantized = precision.quantize(model, None, residual=False, scales=scales)
+    whole, without = (script.keep_worst(model, some, quantized, worst, "SM89") for worst in ([], [spoiled]))
+    assert whole["right"] < 75
+    assert without["right"] >= 98
+    assert (whole["kept"], without["kept"], without["count"]) == (0, 1, 100)
+    assert (whole["int8_percent"], without["int8_percent"]) == pytest.approx((100, 100 - 17.58), abs=0.01)
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(script: ModuleType, tmp_path: Path) -> None:
@@ -126,7 +141,33 @@ def test_an_interrupted_run_goes_on_where_it_stopped(script: ModuleType, tmp_pat
     assert made == ["a", "interrupted", "b", "c"]
 
 
+@pytest.mark.deep
 def test_the_reference_row_is_the_models_own_score() -> None:
     data = datasets.imagenet_photos()
     logits = numerics.run(models.efficientnet_lite0().onnx(), {"x": data.images})["logits"]
     assert int((np.argmax(logits, 1) == data.labels).sum()) == table("recipes", "recipe").loc["FP32", "right"]
+
+
+def test_calibration_photos_are_the_same_on_every_call_and_others_with_another_seed(script: ModuleType) -> None:
+    first = script.calibration_photos(10)
+    assert first.shape == (10, 3, 224, 224)
+    assert np.array_equal(first[:5], script.calibration_photos(5))
+    assert len({image.tobytes() for image in first}) == 10
+    assert not np.array_equal(first, script.calibration_photos(10, seed=1))
+
+
+def test_no_photo_is_both_calibrated_with_and_held_out(script: ModuleType) -> None:
+    def thumbnails(images: list[np.ndarray]) -> np.ndarray:
+        small = np.concatenate(images).reshape(-1, 3, 16, 14, 16, 14).mean(axis=(3, 5))
+        return small.reshape(len(small), -1)
+
+    shown = {name: datasets.imagenet_input(photo) for name, photo in datasets.photos().items()}
+    sources = thumbnails([datasets.imagenet_input(photo) for photo in script.calibration_sources()])
+    views = script.held_out_views(3)
+    assert len({image.tobytes() for image in views.images}) == len(views) == 60
+    held_out = [datasets.imagenet_photos().images, *(shown[name] for name in datasets.PHOTO_LABELS)]
+    alike = np.corrcoef(sources, thumbnails(held_out))[:5, 5:]
+    assert alike.shape == (5, 22)
+    assert alike.max() < 0.9
+    mirrored = thumbnails([shown["astronaut"][..., ::-1]])[0].reshape(3, 16, 16)[..., ::-1]
+    assert np.corrcoef(sources, mirrored.reshape(1, -1))[:5, 5].max() > 0.99  # the same photo would have been found

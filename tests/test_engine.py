@@ -114,7 +114,7 @@ def test_log_without_layers_is_an_engine_without_layers() -> None:
     assert read_build_log(["nothing", "", "Layers:"]) == Engine(layers=())
 
 
-@settings(deadline=None, max_examples=300, derandomize=True)
+@settings(deadline=None, max_examples=100, derandomize=True)
 @given(st.lists(st.text(max_size=40)), st.integers(0, len(LAYERS)), st.text(max_size=9))
 def test_damaged_log_raises_nothing(messages: list[str], cut: int, noise: str) -> None:
     read_build_log([*messages, LAYERS[:cut], LAYERS[:cut] + noise + LAYERS[cut:]])
@@ -353,7 +353,7 @@ def test_inspector_with_several_profiles(version: int) -> None:
 
 def test_inspector_engine_without_a_plan_cannot_be_saved(tmp_path: Any) -> None:
     engine = read_inspector(json.dumps(EIGHT))
-    with pytest.raises(lab.AssetError, match="no plan to save"):
+    with pytest.raises(lab.AssetError, match="has no plan"):
         engine.save(tmp_path / "x.plan")
     assert not list(tmp_path.iterdir())
 
@@ -407,7 +407,7 @@ json_values = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=300, derandomize=True)
+@settings(deadline=None, max_examples=100, derandomize=True)
 @given(st.lists(json_values, max_size=3), json_values, st.sampled_from(["Bindings", "I/O Tensors", "other"]))
 def test_any_json_is_an_engine_or_an_asset_error(layers: list[Any], ports: Any, key: str) -> None:
     with contextlib.suppress(lab.AssetError):

@@ -46,26 +46,45 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
 
-def test_the_report_needs_nothing_but_itself(tmp_path: Path) -> None:
-    html = report(tmp_path, tiny.conv())
+@pytest.fixture(scope="module")
+def model() -> onnx.ModelProto:
+    """Seven nodes whose names are HTML, and an input that nothing reads."""
+    model = tiny.conv()
+    for node in model.graph.node:
+        node.name = f"{EVIL}{node.output[0]}"
+    model.graph.name = EVIL
+    model.graph.input.append(onnx.helper.make_tensor_value_info("forgotten", onnx.TensorProto.FLOAT, [1]))
+    return model
+
+
+@pytest.fixture(scope="module")
+def html(model: onnx.ModelProto, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return report(tmp_path_factory.mktemp("report"), model)
+
+
+def test_the_report_needs_nothing_but_itself(html: str) -> None:
     assert not re.search(r"https?://|url\(|@import|<link|<iframe", html)
     page = Page(html)
     assert page.links
     assert all(link.startswith("data:image/png;base64,") for link in page.links)
-    assert "script" not in page.tags
     for link in page.links:
         assert base64.b64decode(link.partition(",")[2]).startswith(b"\x89PNG")
 
 
-def test_the_report_says_what_the_engine_says(tmp_path: Path) -> None:
-    model = tiny.conv()
-    text = Page(report(tmp_path, model)).text
-    engine = lab.build(model, "RTX 4090", progress=False)
+def test_names_from_the_model_cannot_become_html(html: str) -> None:
+    assert "<script" not in html
+    assert "script" not in Page(html).tags
+    assert EVIL in Page(html).text
+
+
+def test_the_report_says_what_the_engine_and_the_checklist_say(html: str, model: onnx.ModelProto) -> None:
+    text, engine = Page(html).text, lab.build(model, "RTX 4090", progress=False)
     assert f"7 ONNX nodes become {len(engine.kernels)} kernels" in text
     assert f"compiled by {engine.compiler} for {engine.target}" in text
     assert "x input FP32 1×3×8×8" in text
     assert all(layer.name in text for layer in engine.kernels)
     assert all(words in text for words in ("weights", "activations", "scratch"))
+    assert "✗ unused inputs no output depends on forgotten" in text
 
 
 def test_vanished_nodes_are_listed_with_their_reason(tmp_path: Path) -> None:
@@ -76,17 +95,6 @@ def test_vanished_nodes_are_listed_with_their_reason(tmp_path: Path) -> None:
     assert len(lost)
     for _, row in lost.iterrows():
         assert re.search(rf"{re.escape(row['node'])} {row['op']} {row['reason']}", text)
-
-
-def test_names_from_the_model_cannot_become_html(tmp_path: Path) -> None:
-    model = tiny.conv()
-    for node in model.graph.node:
-        node.name = f"{EVIL}{node.output[0]}"
-    model.graph.name = EVIL
-    html = report(tmp_path, model)
-    assert "<script" not in html
-    assert "script" not in Page(html).tags
-    assert EVIL in Page(html).text
 
 
 def test_missing_shapes_are_proposed_and_told(tmp_path: Path) -> None:
@@ -135,8 +143,8 @@ def test_a_missing_folder_is_one_clear_error(tmp_path: Path) -> None:
         lab.explain(tiny.mlp(), "RTX 4090", tmp_path / "nowhere" / "report.html", progress=False)
 
 
-def test_the_same_model_gives_the_same_page(tmp_path: Path) -> None:
-    assert report(tmp_path, tiny.attention()) == report(tmp_path, tiny.attention(), overwrite=True)
+def test_the_same_model_gives_the_same_page(tmp_path: Path, html: str, model: onnx.ModelProto) -> None:
+    assert report(tmp_path, model) == html
 
 
 def test_the_command_line_writes_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,13 +153,3 @@ def test_the_command_line_writes_the_report(tmp_path: Path, capsys: pytest.Captu
     command_line.main(["explain", str(tmp_path / "my model.onnx"), "--gpu", "RTX 4090", "-o", str(output)])
     assert f"written: {output}" in capsys.readouterr().out
     assert "my model.onnx" in Page(output.read_text(encoding="utf-8")).text
-
-
-def test_the_page_says_what_the_checklist_finds(tmp_path: Path) -> None:
-    model = tiny.conv()
-    unused = model.graph.input.add()
-    unused.CopyFrom(onnx.helper.make_tensor_value_info("forgotten", onnx.TensorProto.FLOAT, [1]))
-    text = report(tmp_path, model)
-    assert "The export, checked" in text
-    assert "unused inputs" in text
-    assert "forgotten" in text

@@ -79,7 +79,7 @@ def test_every_batch_of_samples_is_looked_at() -> None:
     quiet = {"x": np.full((6, 8), 0.1, np.float32)}
     assert to_half(unit_length(), "fp16", quiet).kept.empty
     late = {"x": np.concatenate([quiet["x"], X["x"]])}
-    assert "energy" in to_half(unit_length(), "fp16", late, batch=2).kept["node"].tolist()
+    assert "energy" in to_half(unit_length(), "fp16", [quiet, quiet, late]).kept["node"].tolist()
 
 
 def test_without_samples_it_says_that_no_activation_was_judged() -> None:
@@ -94,7 +94,7 @@ def test_nodes_can_be_named_and_only_those_are_kept() -> None:
     found = to_half(network, "fp16", keep=["conv1.*[x]"])
     assert found.kept.to_dict("records") == [{"node": "conv1.*[x]", "op": "Conv", "reason": "named in keep"}]
     assert weight_types(found.model) == {FLOAT, HALF}
-    with pytest.raises(AssetError, match=r"no node 'conv_2' to keep.*conv2"):
+    with pytest.raises(AssetError, match=r"no node 'conv_2'.*'conv2'"):
         to_half(network, "fp16", keep=["conv_2"])
 
 
@@ -150,8 +150,8 @@ def test_weights_that_are_no_numbers_are_refused_with_their_node(bad: float) -> 
     [
         ({"x": IMAGES[:0]}, "the set is empty"),
         ({"y": IMAGES}, "no input of the model"),
-        ({"x": IMAGES[:, :2]}, "the model takes float32"),
-        ({"x": IMAGES.astype(np.float64)}, "is float64"),
+        ({"x": IMAGES[:, :2]}, "takes float32"),
+        ({"x": IMAGES.astype(np.float64)}, "give float64"),
         ({"x": IMAGES * np.nan}, "NaN"),
     ],
 )

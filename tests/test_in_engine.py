@@ -16,7 +16,6 @@ from trtlab.engine import Engine, Layer, Tensor
 from trtlab.errors import AssetError, ModelError, PrecisionError
 from trtlab.precision import (
     assert_precision,
-    int8_share,
     multiply_adds,
     precision_of,
     precision_share,
@@ -93,14 +92,14 @@ def test_a_half_model_compiles_to_half_kernels(kind: str) -> None:
     assert table["kernels"].sum() == len(engine.kernels)
     assert table["with_weights"][kind.upper()] == 9
     assert precision_share(engine, network, kind) == 1
-    assert int8_share(engine, network) == 0
+    assert precision_share(engine, network, "int8") == 0
 
 
 @pytest.mark.parametrize(("activations", "weights", "expected"), [(1, 1, 1), (1, 0, 0), (0, 1, 0), (0, 0, 0)])
 def test_int8_counts_only_with_both_operands_quantized(activations: int, weights: int, expected: int) -> None:
     network = quantized_conv(bool(activations), bool(weights))
     engine = lab.build(network, progress=False)
-    assert int8_share(engine, network) == expected
+    assert precision_share(engine, network, "int8") == expected
     if expected:
         assert_precision(engine, "int8", at_least=1)
     else:
@@ -169,7 +168,7 @@ def test_a_spoiled_engine_loses_its_share() -> None:
             replace(layer, inputs=tuple(replace(t, dtype="FP32") for t in layer.inputs)) for layer in engine.layers
         ),
     )
-    assert int8_share(spoiled, network) == 0
+    assert precision_share(spoiled, network, "int8") == 0
     with pytest.raises(PrecisionError):
         assert_precision(spoiled, "int8", at_least=1)
 

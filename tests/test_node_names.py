@@ -34,9 +34,9 @@ ODD = [
     ", LayerType: gemm",
     "[profile 1]",
     "z [profile 1]",
-    "node_0",
-    "value_0",
-    "node__0",
+    "id_0",
+    "id_7",
+    "id__0",
     "/layer/0/Conv",
     "Conv_0",
     "a#2",
@@ -54,10 +54,10 @@ own = st.one_of(
 )
 node_lists = st.lists(st.one_of(own, st.sampled_from(["", "same"])), min_size=4, max_size=4)
 tensor_lists = st.lists(own, min_size=7, max_size=7, unique=True)
-quick = settings(deadline=None, max_examples=100, derandomize=True)
+quick = settings(deadline=None, max_examples=50, derandomize=True)
 real = settings(
     deadline=None,
-    max_examples=15,
+    max_examples=8,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
@@ -101,8 +101,8 @@ def test_renaming_keeps_the_graph_and_can_be_undone(nodes: list[str], tensors: l
     assert [value.name for value in (*after.input, *after.output)] == [tensors[0], tensors[4]]
     assert len({node.name for node in after.node}) == 4
     assert [names.nodes[node.name] for node in after.node] == node_names(before.graph)
-    assert [names.values.get(name, name) for name in edges(after)] == edges(before.graph)
-    assert [names.values.get(item.name, item.name) for item in after.initializer] == tensors[5:]
+    assert [names.own.get(name, name) for name in edges(after)] == edges(before.graph)
+    assert [names.own.get(item.name, item.name) for item in after.initializer] == tensors[5:]
     assert len(set(edges(after)) | {item.name for item in after.initializer}) == 7
 
 
@@ -135,7 +135,9 @@ def test_real_engine_speaks_in_the_models_own_names(nodes: list[str], tensors: l
 
 
 @pytest.mark.usefixtures("tidy")
-@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize(
+    "name", ["a b", "conv[0], [ONNX Layer: other]", "名前", "a\x1eb", "n" * 300, "id_0", "\\1\\g<0>"]
+)
 def test_error_names_the_node_as_the_model_does(name: str) -> None:
     model = chain(["first", name, "third", "last"], ["x", "a", "b", "c", "y", "w", "v"])
     model.graph.initializer[0].CopyFrom(tiny.weight("w", 9, 9))
@@ -145,8 +147,10 @@ def test_error_names_the_node_as_the_model_does(name: str) -> None:
 
 
 @pytest.mark.usefixtures("tidy")
-@pytest.mark.parametrize("name", ["", "odd, [name]", "名前", "before"])
-@pytest.mark.parametrize("make", [tiny.branches, tiny.loop, tiny.function], ids=["If", "Loop", "function"])
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [(tiny.branches, ""), (tiny.branches, "before"), (tiny.loop, "odd, [name]"), (tiny.function, "名前")],
+)
 def test_node_that_holds_a_graph_is_one_row(make: type, name: str) -> None:
     model = make(name)
     for graph in graphs(model.graph):

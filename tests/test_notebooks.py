@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from notebook_runs import run
 
-from trtlab import models
-from trtlab.course import CHAPTERS
+from trtlab.ask import check_plan
+from trtlab.toys import toy
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("[0-9]*.ipynb"))
@@ -36,10 +37,6 @@ def texts(cell: dict[str, Any]) -> str:
     return "\n".join(found)
 
 
-def test_the_notebooks_are_the_chapters_that_are_ready() -> None:
-    assert [path.name for path in NOTEBOOKS] == [chapter.file for chapter in CHAPTERS if chapter.ready]
-
-
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_notebook_was_run_from_top_to_bottom_without_error(path: Path) -> None:
     code = [cell for cell in cells(path) if cell["cell_type"] == "code"]
@@ -56,26 +53,38 @@ def test_the_outputs_hold_no_noise_and_nothing_of_one_machine(path: Path) -> Non
         assert not [output for output in cell.get("outputs", []) if output.get("name") == "stderr"], f"cell {number}"
 
 
-@pytest.mark.slow
-def test_the_polygraphy_line_of_chapter_00_makes_a_plan(tmp_path: Path) -> None:
-    (tmp_path / "model.onnx").write_bytes(models.efficientnet_lite0().onnx().read_bytes())
+@pytest.mark.deep
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_cells_that_a_spoiled_run_leaves_out_are_not_needed(path: Path) -> None:
+    assert [cell.error for cell in run(path) if cell.error] == []
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """What the command lines of chapter 00 are given: a small network that takes a photo."""
+    photo = toy("t (float[N,3,224,224] x) => (float[N,8,224,224] y) { c = Conv(x, w) y = Relu(c) }", w=(8, 3, 1, 1))
+    (tmp_path / "model.onnx").write_bytes(photo.SerializeToString())
+    return tmp_path / "model.onnx"
+
+
+def line_of_chapter_00(pattern: str) -> list[str]:
     text = "\n".join("".join(cell["source"]) for cell in cells(FOLDER / "00_start_here.ipynb"))
-    line = re.search(r"^POLYGRAPHY_USE_TENSORRT_RTX=1 polygraphy (.*?[^\\])\n", text, re.MULTILINE | re.DOTALL)
+    line = re.search(pattern, text, re.MULTILINE | re.DOTALL)
     assert line
-    arguments = shlex.split(line[1].replace("\\\n", " "))
+    return shlex.split(line[1].replace("\\\n", " "))
+
+
+@pytest.mark.slow
+def test_the_polygraphy_line_of_chapter_00_makes_a_plan(model: Path) -> None:
+    arguments = line_of_chapter_00(r"^POLYGRAPHY_USE_TENSORRT_RTX=1 polygraphy (.*?[^\\])\n")
     environment = {**os.environ, "POLYGRAPHY_USE_TENSORRT_RTX": "1"}
     polygraphy = Path(sys.executable).with_name("polygraphy")
-    subprocess.run([sys.executable, polygraphy, *arguments], cwd=tmp_path, env=environment, check=True, timeout=120)
-    assert (tmp_path / "model.plan").stat().st_size > 10 * 2**20
+    subprocess.run([sys.executable, polygraphy, *arguments], cwd=model.parent, env=environment, check=True, timeout=300)
+    assert check_plan(model.with_name("model.plan")).state in ("loads", "needs a GPU")
 
 
 @pytest.mark.slow
-def test_the_trtlab_line_of_chapter_00_lists_the_kernels(tmp_path: Path) -> None:
-    (tmp_path / "model.onnx").write_bytes(models.efficientnet_lite0().onnx().read_bytes())
-    text = "\n".join("".join(cell["source"]) for cell in cells(FOLDER / "00_start_here.ipynb"))
-    line = re.search(r"^python (-m trtlab build .*)$", text, re.MULTILINE)
-    assert line
-    done = subprocess.run(
-        [sys.executable, *shlex.split(line[1])], cwd=tmp_path, check=True, capture_output=True, text=True, timeout=120
-    )
+def test_the_trtlab_line_of_chapter_00_lists_the_kernels(model: Path) -> None:
+    command = [sys.executable, *line_of_chapter_00(r"^python (-m trtlab build .*?)$")]
+    done = subprocess.run(command, cwd=model.parent, check=True, capture_output=True, text=True, timeout=300)
     assert "network layers → kernels" in done.stdout

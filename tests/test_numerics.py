@@ -112,7 +112,7 @@ def test_a_model_that_cannot_run_says_why() -> None:
         with pytest.raises(ModelError, match="NoSuchOp"):
             numerics.run(unknown, {"x": np.zeros((1, 2), np.float32)}, true_half=half)
     mismatched = model([node("MatMul", "x w", "y")], {"x": ("N", 2)}, "y", [tensor("w", np.zeros((3, 3)))])
-    with pytest.raises(ModelError, match=r"cannot (run|evaluate) the model"):
+    with pytest.raises(ModelError, match="cannot run the model"):
         numerics.run(mismatched, {"x": np.zeros((1, 2), np.float32)})
 
 
@@ -121,7 +121,7 @@ def test_weights_in_another_file_are_read(tmp_path: Path) -> None:
     onnx.save(conv("N"), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
     assert np.array_equal(numerics.run(path, {"x": IMAGES})["y"], numerics.run(conv("N"), {"x": IMAGES})["y"])
     (tmp_path / "weights.bin").unlink()
-    with pytest.raises(ModelError, match="not beside"):
+    with pytest.raises(ModelError, match="there is no such file"):
         numerics.run(path, {"x": IMAGES})
 
 
@@ -149,12 +149,11 @@ def test_cosine_of_equal_opposite_and_right_angles() -> None:
 def test_the_first_tensor_that_overflows_is_found() -> None:
     x = {"x": np.array([[3, 300], [1, 2]], np.float32)}
     found = numerics.compare(square_root_of_square(1), square_root_of_square(HALF), x, true_half=True, batch=1)
-    assert found.worst.name == "squared"
+    assert next(name for name, tensor in found.items() if tensor.overflowed) == "squared"
     assert found["squared"].overflowed == 1
     assert found["squared"].largest == 90000
     assert found["low"].overflowed == 0
-    assert found.table()["tensor"].tolist() == ["low", "squared", "root", "y"]
-    assert "squared" in found._repr_html_()
+    assert list(found) == ["low", "squared", "root", "y"]
 
 
 def test_a_comparison_over_batches_is_that_over_all() -> None:
@@ -163,9 +162,8 @@ def test_a_comparison_over_batches_is_that_over_all() -> None:
         onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(first.graph.initializer[0]) * np.float32(1.01), "w1")
     )
     streamed = numerics.compare(first, second, {"x": IMAGES}, batch=2)
-    names = [row.name for row in streamed]
-    at_once = numerics.compare(*(numerics.run(m, {"x": IMAGES}, outputs=names) for m in (first, second)))
-    for row in streamed:
+    at_once = numerics.compare(*(numerics.run(m, {"x": IMAGES}, outputs=list(streamed)) for m in (first, second)))
+    for row in streamed.values():
         assert row.sqnr_db == pytest.approx(at_once[row.name].sqnr_db, abs=1e-3)
         assert row.max_error == pytest.approx(at_once[row.name].max_error, rel=1e-3)
     assert 30 < streamed["y"].sqnr_db < 60
@@ -180,8 +178,8 @@ def test_what_cannot_be_compared_is_refused() -> None:
         numerics.compare(conv("N"), conv("N"))
     with pytest.raises(AssetError, match=r"run\(\) the model first"):
         numerics.compare(conv("N"), {"y": IMAGES}, {"x": IMAGES})
-    with pytest.raises(AssetError, match="'logit' was not compared"):
-        numerics.compare({"a": IMAGES}, {"a": IMAGES})["logit"]
+    with pytest.raises(AssetError, match="'logit' is not in both"):
+        numerics.compare({"a": IMAGES}, {"a": IMAGES}, tensors=["logit"])
 
 
 def test_accuracy_comes_with_wilsons_interval() -> None:

@@ -20,9 +20,9 @@ from trtlab.precision import (
     Quantized,
     calibrate,
     histograms,
-    int8_share,
+    precision_share,
     quantize,
-    quantize_with_modelopt,
+    threshold,
     to_half,
 )
 
@@ -45,7 +45,13 @@ def digits(count: int = 512) -> dict[str, np.ndarray]:
 @cache
 def digit_scales() -> dict[str, float]:
     """Min-max scales of every tensor of the digit CNN that any placement needs."""
-    return calibrate(lab.models.digit_cnn().onnx(), digits(), "minmax")
+    return calibrate(lab.models.digit_cnn().onnx(), digits(64), "minmax")
+
+
+@cache
+def whole_cnn() -> Quantized:
+    """The digit CNN with all that can be INT8 in INT8, on the FP16 base."""
+    return quantized_cnn()
 
 
 def quantized_cnn(**options: object) -> Quantized:
@@ -73,28 +79,28 @@ def _is_matrix(constant: Tensor) -> bool:
 # --- what the numbers are
 
 
-@pytest.mark.parametrize("calibrator", CALIBRATORS)
-def test_the_digit_cnn_loses_no_half_point_on_held_out_digits(calibrator: str) -> None:
-    held_out = lab.datasets.digits("test")
-    before = accuracy(lab.models.digit_cnn().onnx(), held_out).value
-    quantized = quantize(lab.models.digit_cnn().onnx(), digits(), calibrator=calibrator)
-    assert len(quantized.quantized) == 9
-    assert accuracy(quantized.model, held_out).value >= before - 0.005
-
-
-@pytest.mark.slow
-def test_one_saturated_pixel_in_512_images_ruins_min_max_and_mse_but_not_entropy_and_percentile() -> None:
+def accuracies(images: np.ndarray) -> dict[str, float]:
+    """What each calibrator leaves of the digit CNN's accuracy on 400 held-out digits; its tensors are counted once."""
     model, held_out = lab.models.digit_cnn().onnx(), lab.datasets.digits("test")
+    some = lab.datasets.Dataset(held_out.images[:400], held_out.labels[:400])
+    counted, found = histograms(model, {"x": images}, list(digit_scales())), {"none": accuracy(model, some).value}
+    for name in CALIBRATORS:
+        scales = {tensor: threshold(counts, name) / 127 for tensor, counts in counted.items()}
+        found[name] = accuracy(quantize(model, None, scales=scales, base="fp32").model, some).value
+    return found
+
+
+def test_no_calibrator_costs_the_digit_cnn_half_a_point_of_accuracy() -> None:
+    found = accuracies(digits(256)["x"])
+    assert min(found.values()) >= found["none"] - 0.005
+
+
+def test_one_saturated_pixel_in_512_images_ruins_min_max_and_mse_but_not_entropy_and_percentile() -> None:
     images = digits()["x"].copy()
     images[100, 0, 14, 14] = 100
-    found = {
-        name: accuracy(quantize(model, {"x": images}, calibrator=name, base="fp32").model, held_out).value
-        for name in CALIBRATORS
-    }
-    assert found["minmax"] < 0.2
-    assert found["mse"] < 0.2
-    assert found["entropy"] > 0.98
-    assert found["percentile"] > 0.98
+    found = accuracies(images)
+    assert max(found["minmax"], found["mse"]) < 0.2
+    assert min(found["entropy"], found["percentile"]) > 0.98
 
 
 def test_a_channel_with_small_weights_keeps_its_precision_only_with_a_scale_of_its_own() -> None:
@@ -116,9 +122,8 @@ def test_a_channel_with_small_weights_keeps_its_precision_only_with_a_scale_of_i
 # --- what the engine holds
 
 
-@pytest.mark.parametrize("gpu", ["SM80", "SM86", "SM89", "SM120"])
-def test_on_an_fp16_base_every_convolution_reads_int8_and_none_is_left_in_fp32(gpu: str) -> None:
-    engine = built(quantized_cnn(), gpu)
+def test_on_an_fp16_base_every_convolution_reads_int8_and_none_is_left_in_fp32() -> None:
+    engine = built(whole_cnn(), "SM80")
     assert kernels_on(engine, "INT8") == 9
     assert kernels_on(engine, "FP32") == kernels_on(engine, "FP16") == 0
     lab.precision.assert_precision(engine, "int8", at_least=9)
@@ -132,7 +137,7 @@ def test_what_is_not_quantised_is_half_on_the_fp16_base_and_fp32_on_the_other() 
 
 
 def test_turing_builds_the_fp16_base_and_refuses_the_fp32_base() -> None:
-    assert built(quantized_cnn(), "SM75").kernels
+    assert built(whole_cnn(), "SM75").kernels
     with pytest.raises(lab.BuildError):
         built(quantized_cnn(base="fp32"), "SM75")
 
@@ -153,7 +158,7 @@ def test_the_other_input_of_a_sum_is_int8_with_residual_and_half_without() -> No
             for kernel in engine.kernels
         )
 
-    with_it, without = quantized_cnn(), quantized_cnn(residual=False)
+    with_it, without = whole_cnn(), quantized_cnn(residual=False)
     assert (with_it.sums, without.sums) == (SUMS, ())
     assert (sums_reading_int8(built(with_it)), sums_reading_int8(built(without))) == (2, 0)
 
@@ -165,14 +170,22 @@ def test_excluded_nodes_stay_and_say_so() -> None:
     assert kernels_on(built(quantized), "INT8") == 8
 
 
-@pytest.mark.slow
+@pytest.mark.deep
 def test_a_transformers_matrix_products_are_int8_in_the_engine() -> None:
     network = lab.models.transformer_encoder()
     quantized = quantize(network.onnx(), network.sample(8))
     assert len(quantized.quantized) == 16
     engine = built(quantized, shapes={"input_ids": (4, 16)})
-    assert int8_share(engine, quantized.model) > 0.9
+    assert precision_share(engine, quantized.model, "int8") > 0.9
     assert compare(network.onnx(), quantized.model, network.sample(8))["hidden_states"].sqnr_db > 25
+
+
+def test_the_matrix_products_and_the_sum_of_attention_are_quantised() -> None:
+    samples = {"x": normal(1, 8, 16)}
+    quantized = quantize(tiny_models.attention(), samples)
+    assert quantized.quantized == ("q", "k", "v", "scores", "mixed")
+    assert quantized.sums == ("residual",)
+    assert compare(tiny_models.attention(), quantized.model, samples)["y"].sqnr_db > 25
 
 
 # --- the form
@@ -369,8 +382,8 @@ def test_an_operator_without_int8_is_refused_by_name() -> None:
 
 
 def test_names_that_do_not_exist_are_answered_with_the_closest() -> None:
-    refused("no node 'conv_2'.*'conv2'", *tiny(), nodes=["conv_2"])
-    refused("no node 'haed'.*'head'", *tiny(), exclude=["haed"])
+    refused("no node 'conv_2'.*'conv2'", *tiny(), nodes=["conv_2"], error=lab.AssetError)
+    refused("no node 'haed'.*'head'", *tiny(), exclude=["haed"], error=lab.AssetError)
     refused("no calibrator 'entrpy'.*'entropy'", *tiny(), calibrator="entrpy", error=lab.AssetError)
     refused("no base 'bf16'", *tiny(), base="bf16", error=lab.AssetError)
 
@@ -397,8 +410,8 @@ def test_weights_that_are_nan_or_infinite_are_refused_with_their_node(wrong: flo
         ([], "no samples"),
         (None, "no samples to calibrate with"),
         ({"y": normal(2, 3, 8, 8)}, "name 'y', which is no input.*'x'"),
-        ({"x": normal(2, 3, 8, 9)}, r"shape \(2, 3, 8, 9\)"),
-        ({"x": normal(2, 3, 8, 8).astype(np.float64)}, "is float64"),
+        ({"x": normal(2, 3, 8, 9)}, r"give float32 \(2, 3, 8, 9\)"),
+        ({"x": normal(2, 3, 8, 8).astype(np.float64)}, "give float64"),
         ({"x": normal(2, 3, 8, 8) * np.float32(np.nan)}, "NaN or infinite"),
         (iter([{"x": normal(2, 3, 8, 8)}]), "read only once"),
     ],
@@ -490,33 +503,9 @@ def test_a_model_of_more_than_2_gib_is_refused(tmp_path: Path) -> None:
     refused("2.0 GiB.*2 GiB", tmp_path / "large.onnx", {"x": normal(2, 64)})
 
 
-# --- ModelOpt
-
-
-@pytest.mark.slow
-def test_modelopt_makes_the_same_int8_convolutions_without_a_gpu_or_a_word(capfd: pytest.CaptureFixture[str]) -> None:
-    quantized = quantize_with_modelopt(lab.models.digit_cnn().onnx(), digits(64), calibrator="minmax")
-    assert capfd.readouterr() == ("", "")
-    assert len(quantized.quantized) == 8
-    assert quantized.sums == SUMS
-    assert quantized.left["node"].tolist() == ["classifier/Gemm"]
-    assert kernels_on(built(quantized), "INT8") == 8
-    ours = calibrate(lab.models.digit_cnn().onnx(), digits(64), "minmax")
-    assert quantized.scales["block1.relu/Relu"] == pytest.approx(ours["block1.relu/Relu"], rel=0.01)
-
-
-def test_modelopt_refuses_what_quantize_refuses() -> None:
-    model, samples = tiny()
-    with pytest.raises(lab.AssetError, match="no INT8 calibrator 'mse'"):
-        quantize_with_modelopt(model, samples, calibrator="mse")
-    with pytest.raises(lab.ModelError, match="quantised already"):
-        quantize_with_modelopt(quantize(model, samples).model, samples)
-    with pytest.raises(lab.AssetError, match="no samples"):
-        quantize_with_modelopt(model, [])
-
-
 def test_histograms_are_there_to_be_drawn() -> None:
     model, samples = tiny()
     found = histograms(model, samples, ["x", "relu1"])
     assert found["x"].counts.sum() == samples["x"].size
-    assert found["relu1"].counts[:1023].sum() == 0
+    half = len(found["relu1"].counts) // 2
+    assert found["relu1"].counts[:half].sum() == 0

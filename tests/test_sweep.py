@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import tiny_models as tiny
+from chapter07 import sweep
 from conftest import compilers
 
 import trtlab as lab
-from trtlab import ModelError, ProfileError, profiles
+from trtlab import ModelError, ProfileError
+from trtlab import cache as engine_cache
+from trtlab.process import CompilerProcess
 
 
 def test_each_shape_has_a_row_with_tensorrts_figures(cache: Path) -> None:
     model = tiny.conv("N")
-    table = profiles.sweep(model, [{"x": (batch, 3, 8, 8)} for batch in (1, 4, 16)], "RTX 4090")
+    table = sweep(model, [{"x": (batch, 3, 8, 8)} for batch in (1, 4, 16)], "RTX 4090")
     assert list(table.columns) == ["shapes", "activation_bytes", "weight_bytes", "scratch_bytes", "kernels", "error"]
     assert list(table["shapes"]) == ["x 1×3×8×8", "x 4×3×8×8", "x 16×3×8×8"]
     assert table["activation_bytes"].is_monotonic_increasing
@@ -47,7 +48,7 @@ BAD: list[tuple[Any, str]] = [
 
 def test_a_shape_that_fails_keeps_its_error_in_its_row_and_the_others_their_figures(cache: Path) -> None:
     good = {"x": ((1, 3, 8, 8), (2, 3, 8, 8), (4, 3, 8, 8))}
-    table = profiles.sweep(tiny.conv("N"), [good, *[shapes for shapes, _ in BAD], {"x": (2, 3, 8, 8)}])
+    table = sweep(tiny.conv("N"), [good, *[shapes for shapes, _ in BAD], {"x": (2, 3, 8, 8)}])
     assert list(table["error"].str.len() > 0) == [False, *[True] * len(BAD), False]
     for row, (_, says) in enumerate(BAD, 1):
         assert says in table["error"][row]
@@ -56,24 +57,24 @@ def test_a_shape_that_fails_keeps_its_error_in_its_row_and_the_others_their_figu
 
 
 def test_shapes_from_numpy_are_shapes(cache: Path) -> None:
-    table = profiles.sweep(tiny.conv("N"), [{"x": np.array([2, 3, 8, 8])}])
+    table = sweep(tiny.conv("N"), [{"x": np.array([2, 3, 8, 8])}])
     assert table["error"][0] == ""
 
 
 @pytest.mark.parametrize("shapes", [{"x": (1, 3, 8, 8)}, "x", 3, None])
 def test_a_list_of_shapes_is_asked_for(shapes: Any) -> None:
     with pytest.raises(ProfileError, match="a list of shapes"):
-        profiles.sweep(tiny.conv("N"), shapes)
+        sweep(tiny.conv("N"), shapes)
 
 
 def test_no_shapes_make_an_empty_table() -> None:
-    assert profiles.sweep(tiny.conv("N"), []).empty
+    assert sweep(tiny.conv("N"), []).empty
 
 
 @pytest.mark.parametrize(("model", "says"), [(b"junk", "is text"), ("nowhere.onnx", "no file"), (b"", "empty")])
 def test_what_is_no_model_is_an_error_and_not_a_table_of_errors(model: Any, says: str) -> None:
     with pytest.raises(ModelError, match=says):
-        profiles.sweep(model, [{"x": (1,)}, {"x": (2,)}])
+        sweep(model, [{"x": (1,)}, {"x": (2,)}])
 
 
 def test_the_model_is_read_once_and_two_compilers_run_at_most(
@@ -81,41 +82,30 @@ def test_the_model_is_read_once_and_two_compilers_run_at_most(
 ) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(tiny.conv("N").SerializeToString())
-    reads, most, stop = [], [0], threading.Event()
-    read_bytes = Path.read_bytes
+    reads: list[Path] = []
+    running: list[int] = []
+    read_bytes, run = Path.read_bytes, CompilerProcess.finish
+
+    def counted(process: CompilerProcess, *arguments: Any) -> Any:
+        running.append(len(compilers()))
+        return run(process, *arguments)
+
     monkeypatch.setattr(Path, "read_bytes", lambda self: (reads.append(self), read_bytes(self))[1])
-
-    def watch() -> None:
-        while not stop.wait(0.01):
-            most[0] = max(most[0], len(compilers()))
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    profiles.sweep(path, [{"x": (batch, 3, 8, 8)} for batch in range(1, 7)])
-    stop.set()
-    watcher.join()
+    monkeypatch.setattr(CompilerProcess, "finish", counted)
+    sweep(path, [{"x": (batch, 3, 8, 8)} for batch in range(1, 5)])
     assert reads.count(path) == 1
-    assert most[0] == 2
+    assert len(running) == 4
+    assert max(running) <= 2
 
 
-def test_ctrl_c_ends_every_build(cache: Path, tmp_path: Path) -> None:
-    model = tmp_path / "model.onnx"
-    model.write_bytes(tiny.conv("N").SerializeToString())
-    script = (
-        "import sys, trtlab\n"
-        "print('go', flush=True)\n"
-        "trtlab.profiles.sweep(sys.argv[1], [{'x': (batch, 3, 8, 8)} for batch in range(1, 200)])\n"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, str(model)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    assert process.stdout
-    assert process.stdout.readline() == b"go\n"
-    time.sleep(2.0)
-    children = psutil.Process(process.pid).children(recursive=True)
-    assert children
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
-    assert process.returncode != 0
-    assert b"KeyboardInterrupt" in errors
-    assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+def test_ctrl_c_ends_every_build(cache: Path) -> None:
+    def interrupt() -> None:
+        while not compilers():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        sweep(tiny.conv("N"), [{"x": (batch, 3, 8, 8)} for batch in range(1, 200)])
+    assert not compilers()
+    assert len(engine_cache.entries()) < 199

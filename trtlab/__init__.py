@@ -44,7 +44,6 @@ _HOME = {
     "AssetError": "errors",
 }
 _MODULES = ("models", "datasets", "numerics", "precision", "profiles", "memory", "recordings", "draw", "exercises")
-
 __all__ = ["trt", *_HOME, *_MODULES]
 
 

@@ -1,14 +1,15 @@
-"""Read the compiled engine out of TensorRT's own verbose build log.
+"""From TensorRT's own verbose build log, or the JSON of its IEngineInspector, to an Engine.
 
-With `ProfilingVerbosity.DETAILED` one message starts with `Layers:` and holds one entry a kernel, in the vocabulary of
-`IEngineInspector`; the memory figures are messages of their own.
+With `ProfilingVerbosity.DETAILED` one message of the log starts with `Layers:` and holds one entry a kernel, in the
+vocabulary of the inspector; the memory figures are messages of their own.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from trtlab.engine import Engine, Layer, Port, Tensor
@@ -19,51 +20,46 @@ DTYPES = {
     "Float": "FP32", "Half": "FP16", "BFloat16": "BF16", "FP8": "FP8", "Int8": "INT8", "UInt8": "UINT8", "Int4": "INT4",
     "FP4": "FP4", "FP4E2M1": "FP4", "Int32": "INT32", "Int64": "INT64", "Bool": "BOOL",
 }  # fmt: skip
+_SHORT = {**{name.lower(): short for name, short in DTYPES.items()}, **{name.lower(): name for name in DTYPES.values()}}
 
-
+# One entry of the log, with the inspector's names for its parts.
 _LAYER = re.compile(
-    r"(?P<name>.*?), LayerType: (?P<type>\w*), Inputs: \[(?P<inputs>.*?)\], Constants: \[(?P<constants>.*?)\], "
-    r"Outputs: \[(?P<outputs>.*?)\], TacticName: (?P<tactic>.*?), StreamId: (?P<stream>-?\d+)"
-    r"(?:, EventId: (?P<event>-?\d+))?, Metadata: (?P<nodes>.*)",
+    r"(?P<Name>.*?), LayerType: (?P<LayerType>\w*), Inputs: \[(?P<Inputs>.*?)\], Constants: \[(?P<Constants>.*?)\], "
+    r"Outputs: \[(?P<Outputs>.*?)\], TacticName: (?P<TacticName>.*?), StreamId: (?P<StreamId>-?\d+)"
+    r"(?:, EventId: (?P<EventId>-?\d+))?, Metadata: (?P<Metadata>.*)",
     re.DOTALL,
 )
-
-
 _TENSOR = re.compile(
-    r"\{ Name: (?P<name>.*?), Dimensions: \[(?P<shape>[-\d,]*)\], Strides: \[[^\]]*\], StrideOrder: \[[^\]]*\], "
-    r"Datatype: (?P<dtype>\w+), Format: (?P<format>.*?) \}",
+    r"\{ Name: (?P<Name>.*?), Dimensions: \[(?P<Dimensions>[-\d,]*)\], Strides: \[[^\]]*\], StrideOrder: \[[^\]]*\], "
+    r"Datatype: (?P<Datatype>\w+), Format: (?P<Format>.*?) \}",
     re.DOTALL,
 )
-
-
 _PORT = re.compile(
-    r"^ Name: (?P<name>.*?), IOMode: (?P<mode>\w+), DataType: (?P<dtype>\w+), Dimensions: \[(?P<shape>[-\d,]*)\]"
-    r"(?P<rest>.*)",
+    r"^ Name: (?P<Name>.*?), IOMode: (?P<IOMode>\w+), DataType: (?P<DataType>\w+), "
+    r"Dimensions: \[(?P<Dimensions>[-\d,]*)\](?P<ProfileInfo>.*)",
     re.MULTILINE,
 )
-
-
-_RANGE = re.compile(r"MinShape: \[([-\d,]*)\], OptShape: \[([-\d,]*)\], MaxShape: \[([-\d,]*)\]")
-
-
+_RANGE = re.compile(", ".join(rf"{end}Shape: \[(?P<{end}Shape>.*?)\]" for end in ("Min", "Opt", "Max")))
 _NODE = re.compile(r"\[ONNX Layer: (.*?)\](?=[\x1e\x1f]|\[ONNX Layer: |\s*$)", re.DOTALL)
-
-
 _PROFILE = re.compile(r" \[profile (\d+)\]")
+_GROUP = re.compile(r"_myl(\d+)_\d+$")  # the compiled subgraph that a layer belongs to: 1 of relu_myl1_3
+_FIGURE = re.compile(r"(Total Activation Memory|Total Weights Memory|Max Scratch Memory|Original): (\d+) ")
+_FIGURES = {
+    "Total Activation Memory": "activation_bytes", "Total Weights Memory": "weight_bytes",
+    "Max Scratch Memory": "scratch_bytes", "Original": "original_layers",
+}  # fmt: skip
+_TYPE = re.compile(r"\b(FP32|FP16|BF16|FP8|FP4|U?INT8|INT4|INT32|INT64|BOOL|BFLOAT16|FLOAT|HALF)\b", re.IGNORECASE)
+_STUBS = (None, "", "__myelin_CASK_STUB")
+_DETAILED = "build the engine with ProfilingVerbosity.DETAILED and ask for LayerInformationFormat.JSON."
 
 
-_GROUP = re.compile(r"_myl(\d+)_\d+$")
-
-
-_MEMORY = {
-    "activation_bytes": re.compile(r"^Total Activation Memory: (\d+) bytes"),
-    "weight_bytes": re.compile(r"^Total Weights Memory: (\d+) bytes"),
-    "scratch_bytes": re.compile(r"^Max Scratch Memory: (\d+) bytes"),
-    "original_layers": re.compile(r"^Original: (\d+) layers"),
-}
-
-
-_STUBS = ("", "__myelin_CASK_STUB")
+def read_engine(messages: Sequence[Sequence[str]], result: Mapping[str, Any]) -> Engine:
+    """The Engine of a build from its (severity, message) pairs and what the compiler process told beside them."""
+    engine = read_build_log(message for _, message in messages)
+    if "inspector" in result:  # full TensorRT does not print its layers
+        described = read_inspector(result["inspector"])
+        engine = replace(engine, layers=described.layers, ports=described.ports)
+    return replace(engine, network_layers=result["network_layers"])
 
 
 def read_build_log(messages: Iterable[str]) -> Engine:
@@ -77,13 +73,10 @@ def read_build_log(messages: Iterable[str]) -> Engine:
     for message in messages:
         if message.startswith("Layers:"):
             body, _, rest = message.partition("\nI/O Tensors:\n")
-            layers = _layers(body)
-            ports = tuple(_port(match) for match in _PORT.finditer(rest))
-            continue
-        for name, pattern in _MEMORY.items():
-            match = pattern.match(message)
-            if match:
-                figures[name] = max(figures.get(name, 0), int(match[1]))
+            layers, ports = _printed_layers(body), tuple(_port(_parts(match)) for match in _PORT.finditer(rest))
+        elif match := _FIGURE.match(message):
+            name = _FIGURES[match[1]]
+            figures[name] = max(figures.get(name, 0), int(match[2]))
     return Engine(layers=layers, ports=ports, **figures)  # type: ignore[arg-type]
 
 
@@ -92,79 +85,24 @@ def onnx_nodes(metadata: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_NODE.findall(metadata)))
 
 
-def dims(text: str) -> tuple[int, ...]:
-    """The shape in "1,3,-1" as a tuple; an empty text is a scalar."""
-    return tuple(int(size) for size in text.split(",") if size)
-
-
-def _layers(body: str) -> tuple[Layer, ...]:
+def _printed_layers(body: str) -> tuple[Layer, ...]:
     chunks = re.split(r"^Name: (?=.*, LayerType: )", body, flags=re.MULTILINE)[1:]
     matches = [match for chunk in chunks if (match := _LAYER.match(chunk.rstrip("\n")))]
-    profile_of: dict[str, int] = {}
-    for match in matches:
-        marked = _PROFILE.search(match[0])
-        if marked:
-            profile_of[_group(match["name"])] = int(marked[1])
-    return tuple(_layer(match, profile_of.get(_group(match["name"]), 0)) for match in matches)
+    groups = [found[1] if (found := _GROUP.search(match["Name"])) else "" for match in matches]
+    # All layers of a compiled subgraph serve the same profile, and some of them say which.
+    said = zip(groups, (_PROFILE.search(match[0]) for match in matches), strict=True)
+    profiles = {group: int(found[1]) for group, found in said if found}
+    layers = (_layer(_parts(match)) for match in matches)
+    return tuple(replace(one, profile=profiles.get(group, 0)) for one, group in zip(layers, groups, strict=True))
 
 
-def _group(layer_name: str) -> str:
-    """The compiled subgraph that a layer belongs to, `1` of `relu_myl1_3`: all its layers serve the same profile."""
-    match = _GROUP.search(layer_name)
-    return match[1] if match else ""
-
-
-def _layer(match: re.Match[str], profile: int) -> Layer:
-    return Layer(
-        name=_PROFILE.sub("", match["name"]),
-        type=match["type"],
-        onnx_nodes=onnx_nodes(match["nodes"]),
-        inputs=_tensors(match["inputs"]),
-        outputs=_tensors(match["outputs"]),
-        constants=_tensors(match["constants"]),
-        stream=int(match["stream"]),
-        tactic=None if match["tactic"] in _STUBS else match["tactic"],
-        profile=profile,
-        event=None if match["event"] is None else int(match["event"]),
-    )
-
-
-def _tensors(text: str) -> tuple[Tensor, ...]:
-    return tuple(
-        Tensor(
-            name=_PROFILE.sub("", match["name"]),
-            shape=dims(match["shape"]),
-            dtype=DTYPES.get(match["dtype"], match["dtype"]),
-            format=_format(match["format"]),
-        )
-        for match in _TENSOR.finditer(text)
-    )
-
-
-def _format(text: str) -> str:
-    """The short name in "(NHWC) Channel major format"."""
-    match = re.match(r"\((.*?)\)", text)
-    return match[1] if match else text
-
-
-def _port(match: re.Match[str]) -> Port:
-    ranges = _RANGE.findall(match["rest"])
-    return Port(
-        name=match["name"],
-        mode=match["mode"],
-        dtype=DTYPES.get(match["dtype"], match["dtype"]),
-        shape=dims(match["shape"]),
-        profiles=tuple((dims(low), dims(opt), dims(high)) for low, opt, high in ranges),
-    )
-
-
-_SHORT = {"float": "FP32", "half": "FP16", "bfloat16": "BF16", **{name.lower(): name for name in DTYPES.values()}}
-
-
-_TYPE = re.compile(r"\b(FP32|FP16|BF16|FP8|FP4|U?INT8|INT4|INT32|INT64|BOOL|BFLOAT16|FLOAT|HALF)\b", re.IGNORECASE)
-
-
-_MISSING_DETAIL = "build the engine with ProfilingVerbosity.DETAILED and ask for LayerInformationFormat.JSON."
+def _parts(match: re.Match[str]) -> dict[str, Any]:
+    """An entry of the log as the inspector would write it."""
+    entry: dict[str, Any] = match.groupdict()
+    for name in {"Inputs", "Constants", "Outputs", "ProfileInfo"} & entry.keys():
+        pattern = _RANGE if name == "ProfileInfo" else _TENSOR
+        entry[name] = [found.groupdict() for found in pattern.finditer(entry[name])]
+    return entry
 
 
 def read_inspector(text: str) -> Engine:
@@ -176,35 +114,31 @@ def read_inspector(text: str) -> Engine:
             raise TypeError("'Layers' is not a list")
     except (ValueError, KeyError, TypeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise AssetError(
-            f"This is not the JSON of an engine inspector ({reason}).",
-            fix="pass what IEngineInspector.get_engine_information or trtexec --exportLayerInfo wrote.",
-        ) from error
+        fix = "pass what IEngineInspector.get_engine_information or trtexec --exportLayerInfo wrote."
+        raise AssetError(f"This is not the JSON of an engine inspector ({reason}).", fix=fix) from error
     if any(isinstance(layer, str) for layer in layers):
-        raise AssetError("This inspector JSON holds only the names of the layers.", fix=_MISSING_DETAIL)
+        raise AssetError("This inspector JSON holds only the names of the layers.", fix=_DETAILED)
     try:
-        return Engine(layers=tuple(map(_layer_inspector, layers)), ports=_ports(content, layers))
+        return Engine(layers=tuple(map(_layer, layers)), ports=_ports(content, layers))
     except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise AssetError(
-            f"This inspector JSON has a part of another form than TensorRT 8, 10 and 11 write ({error}).",
-            fix="export it again; " + _MISSING_DETAIL,
-        ) from error
+        message = f"This inspector JSON has a part of another form than TensorRT 8, 10 and 11 write ({error})."
+        raise AssetError(message, fix="export it again; " + _DETAILED) from error
 
 
-def _layer_inspector(entry: dict[str, Any]) -> Layer:
-    name, profile = _split_profile(str(entry.get("Name", "")))
-    metadata = entry.get("Metadata")
-    nodes = onnx_nodes(str(metadata)) if metadata is not None else nodes_in_name(name)
+def _layer(entry: dict[str, Any]) -> Layer:
+    name, profile = _split_profile(entry)
+    metadata, tactic, event = entry.get("Metadata"), entry.get("TacticName"), entry.get("EventId")
     return Layer(
         name=name,
         type=str(entry.get("LayerType", "")),
-        onnx_nodes=nodes,
+        onnx_nodes=nodes_in_name(name) if metadata is None else onnx_nodes(str(metadata)),
         inputs=tuple(map(_tensor, entry.get("Inputs") or ())),
         outputs=tuple(map(_tensor, entry.get("Outputs") or ())),
         constants=(*map(_tensor, entry.get("Constants") or ()), *_weights(entry)),
         stream=int(entry.get("StreamId", 0)),
-        tactic=entry.get("TacticName") or None,
+        tactic=None if tactic in _STUBS else tactic,
         profile=profile,
+        event=None if event is None else int(event),
     )
 
 
@@ -212,66 +146,54 @@ def nodes_in_name(name: str) -> tuple[str, ...]:
     """TensorRT 8 has no metadata: its layer names say it, "Conv_0 + Relu_1" and "PWN(PWN(Sigmoid_3), Mul_4)"."""
     if name.startswith(("Reformatting CopyNode", "reshape_", "squeeze_", "unsqueeze_", "{ForeignNode")):
         return ()
-    parts = re.split(r" \+ | \|\| ", name)
-    return tuple(
-        dict.fromkeys(
-            node.strip() for part in parts for node in re.sub(r"PWN\(|\)$", "", part).replace(")", "").split(",")
-        )
-    )
+    parts = (re.sub(r"PWN\(|\)", "", part) for part in re.split(r" \+ | \|\| ", name))
+    return tuple(dict.fromkeys(node.strip() for part in parts for node in part.split(",")))
 
 
 def _tensor(entry: dict[str, Any]) -> Tensor:
+    """A tensor; of a format such as "(NHWC) Channel major" only the short name."""
     layout = str(entry.get("Format/Datatype") or entry.get("Format") or "")
     named = str(entry.get("Datatype") or "")
     found = _TYPE.search(named) or _TYPE.search(layout)
-    dtype = DTYPES.get(named) or (_SHORT[found[1].lower()] if found else "")
-    return Tensor(
-        name=_split_profile(str(entry.get("Name", "")))[0],
-        shape=tuple(int(size) for size in entry.get("Dimensions") or ()),
-        dtype=dtype,
-        format=layout,
-    )
+    dtype = DTYPES.get(named) or (_SHORT[found[1].lower()] if found else named)
+    short = re.match(r"\((.*?)\)", layout)
+    return Tensor(_split_profile(entry)[0], _shape(entry.get("Dimensions")), dtype, short[1] if short else layout)
 
 
-def _weights(entry: dict[str, Any]) -> tuple[Tensor, ...]:
+def _shape(given: Any) -> tuple[int, ...]:
+    """The shape in "1,3,-1" or [1, 3, -1]; nothing is a scalar."""
+    return tuple(map(int, re.findall(r"-?\d+", given) if isinstance(given, str) else given or ()))
+
+
+def _weights(entry: dict[str, Any]) -> Iterable[Tensor]:
     """TensorRT 8 gives a count of weights in place of a list of constants."""
-    found = []
     for key in ("Weights", "Bias"):
         value = entry.get(key)
         if isinstance(value, dict) and value.get("Count"):
             kind = str(value.get("Type", ""))
-            found.append(Tensor(name=key.lower(), shape=(int(value["Count"]),), dtype=DTYPES.get(kind, kind)))
-    return tuple(found)
+            yield Tensor(key.lower(), (int(value["Count"]),), DTYPES.get(kind, kind))
 
 
 def _ports(content: dict[str, Any], layers: list[dict[str, Any]]) -> tuple[Port, ...]:
     if "I/O Tensors" in content:
-        return tuple(_port_inspector(entry) for entry in content["I/O Tensors"])
+        return tuple(map(_port, content["I/O Tensors"]))
     read = {tensor.get("Name"): tensor for layer in layers for tensor in layer.get("Inputs") or ()}
     written = {tensor.get("Name"): tensor for layer in layers for tensor in layer.get("Outputs") or ()}
-    ports = []
-    for name in content.get("Bindings", ()):
-        bare, profile = _split_profile(name)
-        known = written.get(name) or read.get(name)
-        if profile == 0:
-            tensor = _tensor(known or {"Name": name})
-            ports.append(Port(bare, "Output" if name in written else "Input", tensor.dtype, tensor.shape))
-    return tuple(ports)
+    first = [name for name in content.get("Bindings", ()) if not _PROFILE.search(name)]
+    tensors = [_tensor(written.get(name) or read.get(name) or {"Name": name}) for name in first]
+    return tuple(Port(one.name, "Output" if one.name in written else "Input", one.dtype, one.shape) for one in tensors)
 
 
-def _port_inspector(entry: dict[str, Any]) -> Port:
+def _port(entry: dict[str, Any]) -> Port:
     named = str(entry.get("DataType") or entry.get("Datatype") or "")
     ranges = [item for item in entry.get("ProfileInfo") or () if isinstance(item, dict) and "MinShape" in item]
-    return Port(
-        name=str(entry.get("Name", "")),
-        mode=str(entry.get("IOMode", "Input")),
-        dtype=DTYPES.get(named, named),
-        shape=tuple(int(size) for size in entry.get("Dimensions") or ()),
-        profiles=tuple(tuple(tuple(item[key]) for key in ("MinShape", "OptShape", "MaxShape")) for item in ranges),
-    )
+    profiles = tuple(tuple(_shape(item[key]) for key in ("MinShape", "OptShape", "MaxShape")) for item in ranges)
+    mode, shape = str(entry.get("IOMode", "Input")), _shape(entry.get("Dimensions"))
+    return Port(str(entry.get("Name", "")), mode, DTYPES.get(named, named), shape, profiles)
 
 
-def _split_profile(name: str) -> tuple[str, int]:
+def _split_profile(entry: dict[str, Any]) -> tuple[str, int]:
     """TensorRT marks the copies of later profiles: "conv1 [profile 1]" -> ("conv1", 1)."""
-    match = re.search(r" \[profile (\d+)\]", name)
-    return (name.replace(match[0], ""), int(match[1])) if match else (name, 0)
+    name = str(entry.get("Name", ""))
+    match = _PROFILE.search(name)
+    return _PROFILE.sub("", name), int(match[1]) if match else 0

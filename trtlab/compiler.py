@@ -1,33 +1,38 @@
-"""The compiler process: TensorRT builds one engine here, so that nothing it does can reach the caller.
+"""The compiler process: TensorRT works here, so that nothing it does can reach the caller.
 
-`python -m trtlab.compiler` reads a job from standard input and writes frames to standard output: a kind (one byte), a
-length (8 bytes, little endian) and that many bytes. Standard input stays open as a lifeline: when it closes, the caller
-is gone, and this process ends at once. The TensorRT calls are those of chapter 00.
+`python -m trtlab.compiler tensorrt_rtx` reads jobs from standard input, two frames each (JSON, and the model or plan),
+and writes frames to standard output. A frame is a kind (one byte), a length (8 bytes, little endian) and that many
+bytes. When standard input closes, the caller is gone, and this process ends at once. The TensorRT calls are those of
+chapter 00. Nothing is imported here but TensorRT: what this file imports, every build waits for.
 """
 
 from __future__ import annotations
 
-import ctypes
+import importlib
 import json
+import mmap
 import os
-import resource
-import signal
+import queue
 import struct
 import sys
 import threading
 import time
 from typing import Any, BinaryIO
 
-from trtlab.machine import load_tensorrt
+if sys.platform == "linux":
+    import ctypes
+    import resource
 
-LOG, STAGE, PROGRESS, ERROR, RESULT, PLAN = b"L", b"S", b"A", b"E", b"R", b"P"
+JOB, DATA = b"J", b"D"
+LOG, STAGE, PROGRESS, ERROR, RESULT, PLAN, DONE = b"L", b"S", b"A", b"E", b"R", b"P", b"."
 
 
-def write_frame(pipe: BinaryIO, kind: bytes, data: bytes | memoryview) -> None:
-    """Send one frame."""
+def write_frame(pipe: BinaryIO, kind: bytes, data: bytes | memoryview, flush: bool = True) -> None:
+    """Send one frame, at the latest with the next that flushes."""
     pipe.write(kind + struct.pack("<Q", len(data)))
     pipe.write(data)
-    pipe.flush()
+    if flush:
+        pipe.flush()
 
 
 def read_frame(pipe: BinaryIO) -> tuple[bytes, bytes] | None:
@@ -41,189 +46,179 @@ def read_frame(pipe: BinaryIO) -> tuple[bytes, bytes] | None:
 
 
 class Failed(Exception):
-    """The build stopped; the error frame says why."""
+    """The job stopped: {stage, message} and what else is known (node, op)."""
+
+    def __init__(self, stage: str, message: str, **facts: str) -> None:
+        super().__init__({"stage": stage, "message": message, **facts})
 
 
 class Job:
-    """One build: what the caller asked for, and the way back to it."""
+    """One job after the other, TensorRT to do them with, and the way back to the caller.
 
-    def __init__(self, order: dict[str, Any], model: bytes, pipe: BinaryIO) -> None:
-        self.order = order
-        self.model = model
-        self.pipe = pipe
-        self.lock = threading.Lock()
+    `order` holds `task` (build or deserialize), and for a build: `target`, `profiles`, `file` (the model, when it does
+    not come as data), `path` (where external weights are looked for), `setting` (lines of Python that see trt, config,
+    builder and network before the build) and `tolerant` (go on after a refused profile, and tell).
+    """
 
-    def send(self, kind: bytes, content: Any) -> None:
+    def __init__(self, trt: Any, pipe: BinaryIO) -> None:
+        self.trt, self.pipe, self.lock = trt, pipe, threading.Lock()
+        self.order: dict[str, Any] = {}
+        self.logger = _logger(self)  # one for all jobs: TensorRT keeps the first that it gets
+        self.building = False  # thousands of messages come then; until then a crash must find the last one sent
+
+    def send(self, kind: bytes, content: Any, flush: bool = True) -> None:
         """Send a frame; `content` is bytes or becomes JSON."""
         data = content if isinstance(content, bytes | memoryview) else json.dumps(content).encode("utf-8", "replace")
         with self.lock:
-            write_frame(self.pipe, kind, data)
+            write_frame(self.pipe, kind, data, flush)
 
-    def fail(self, stage: str, message: str, **facts: Any) -> Failed:
-        """Report why the build stopped."""
-        self.send(ERROR, {"stage": stage, "message": message, **facts})
-        return Failed(message)
+    def do(self, order: dict[str, Any], data: bytes) -> None:
+        """Do a job; whatever happens is sent as frames, and DONE is the last."""
+        self.order, self.building = order, False
+        try:
+            (build if order["task"] == "build" else deserialize)(self, data)
+        except Failed as failed:
+            self.send(ERROR, failed.args[0])
+        except Exception as error:  # whatever it is, the caller gets it as a message
+            self.send(ERROR, {"stage": "build", "message": f"{type(error).__name__}: {error}"})
+        self.send(DONE, b"")
 
 
-def compile_job(job: Job, trt: Any) -> None:
+def build(job: Job, data: bytes) -> None:
     """Parse, configure and build; the engine's description and its plan go back as frames."""
+    trt = job.trt
     job.send(STAGE, "builder")
-    logger = _logger(job, trt)
-    builder = trt.Builder(logger)
-    network = builder.create_network(_network_flags(trt))
+    builder = trt.Builder(job.logger)
+    typed = getattr(getattr(trt, "NetworkDefinitionCreationFlag", None), "STRONGLY_TYPED", None)
+    network = builder.create_network(0 if typed is None else 1 << int(typed))  # TensorRT 10 must be asked for it
     job.send(STAGE, "parse")
-    _parse(job, trt.OnnxParser(network, logger), network)
+    parser = trt.OnnxParser(network, job.logger)  # it lives as long as the network
+    _parse(job, parser, network, data)
     job.send(STAGE, "profile")
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    config.progress_monitor = _progress(job, trt)
-    _target(job, trt, config)
+    config.progress_monitor = _progress(job)
+    if hasattr(trt, "ComputeCapability"):  # full TensorRT always compiles for the GPU of this machine
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(getattr(trt.ComputeCapability, job.order["target"]), 0)
     _profiles(job, builder, network, config)
+    if job.order.get("setting"):
+        names = {"trt": trt, "config": config, "builder": builder, "network": network}
+        exec(compile(job.order["setting"], "setting", "exec"), names)
     job.send(STAGE, "build")
+    job.building = True
     start = time.perf_counter()
     plan = builder.build_serialized_network(network, config)
     seconds = time.perf_counter() - start
     if plan is None:
-        raise job.fail("build", "")
-    result = {"network_layers": network.num_layers, "seconds": seconds}
+        raise Failed("build", "")
+    job.send(RESULT, {"network_layers": network.num_layers, "seconds": seconds})
     if not hasattr(trt, "ComputeCapability"):
-        result["inspector"] = _inspect(job, plan, trt, logger)
-    job.send(RESULT, result)
+        _inspect(job, plan)
     job.send(PLAN, memoryview(plan).cast("B"))
 
 
-def _network_flags(trt: Any) -> int:
-    """TensorRT 11 and RTX know only strongly typed networks; TensorRT 10 must be asked for one."""
-    flag = getattr(getattr(trt, "NetworkDefinitionCreationFlag", None), "STRONGLY_TYPED", None)
-    return 0 if flag is None else 1 << int(flag)
+def deserialize(job: Job, data: bytes) -> None:
+    """Let the runtime read a plan; what it says is in the log."""
+    job.send(STAGE, "deserialize")
+    job.send(RESULT, {"loaded": job.trt.Runtime(job.logger).deserialize_cuda_engine(data) is not None})
 
 
-def _parse(job: Job, parser: Any, network: Any) -> None:
-    path = job.order["path"]
-    parsed = parser.parse(job.model, path) if path else parser.parse(job.model)
+def _parse(job: Job, parser: Any, network: Any, model: Any) -> None:
+    path = job.order.get("path")
+    if job.order.get("file"):
+        with open(job.order["file"], "rb") as file:
+            model = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    parsed = parser.parse(model, path) if path else parser.parse(model)
     if parser.num_errors or not parsed:
         error = parser.get_error(0) if parser.num_errors else None
         facts = {"node": error.node_name(), "op": error.node_operator()} if error else {}
-        raise job.fail("parse", error.desc() if error else "", **facts)
+        raise Failed("parse", error.desc() if error else "", **facts)
     if network.num_outputs == 0:
-        raise job.fail("parse", "The network has no outputs.")
-
-
-def _target(job: Job, trt: Any, config: Any) -> None:
-    """Compile for a GPU that need not be here; full TensorRT always compiles for the GPU of this machine."""
-    target = job.order["target"]
-    if hasattr(trt, "ComputeCapability"):
-        config.num_compute_capabilities = 1
-        config.set_compute_capability(getattr(trt.ComputeCapability, target), 0)
+        raise Failed("parse", "The network has no outputs.")
 
 
 def _profiles(job: Job, builder: Any, network: Any, config: Any) -> None:
     """A profile gives the shape of an input, or the values of one that TensorRT takes for a shape tensor."""
     ports = [network.get_input(index) for index in range(network.num_inputs)] if job.order["profiles"] else []
-    sizes = {port.name for port in ports if port.is_shape_tensor}
+    shape_tensors = {port.name for port in ports if port.is_shape_tensor}
+    raised, returned = "", []
     for number, shapes in enumerate(job.order["profiles"]):
         profile = builder.create_optimization_profile()
-        for name, (low, opt, high) in shapes.items():
-            (profile.set_shape_input if name in sizes else profile.set_shape)(name, low, opt, high)
-        if config.add_optimization_profile(profile) < 0:
-            raise job.fail("profile", f"TensorRT refuses profile {number}: {shapes}.")
+        for name, sizes in shapes.items():
+            try:
+                (profile.set_shape_input if name in shape_tensors else profile.set_shape)(name, *sizes)
+            except (TypeError, RuntimeError) as error:
+                raised = raised or f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        returned.append(config.add_optimization_profile(profile))
+        if (raised or returned[-1] < 0) and not job.order.get("tolerant"):
+            raise Failed("profile", raised or f"TensorRT refuses profile {number}: {shapes}.")
+    job.send(RESULT, {"raised": raised, "returned": returned})
 
 
-def _inspect(job: Job, plan: Any, trt: Any, logger: Any) -> str:
+def _inspect(job: Job, plan: Any) -> None:
     """Full TensorRT does not print its layers; its inspector tells them, on the GPU that built them."""
-    engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
+    engine = job.trt.Runtime(job.logger).deserialize_cuda_engine(plan)
     if engine is None:
-        raise job.fail("build", "The engine was built, but the runtime of this machine cannot read it.")
-    return str(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
+        raise Failed("build", "The engine was built, but the runtime of this machine cannot read it.")
+    text = engine.create_engine_inspector().get_engine_information(job.trt.LayerInformationFormat.JSON)
+    job.send(RESULT, {"inspector": str(text)})
 
 
-def _logger(job: Job, trt: Any) -> Any:
-    class Logger(trt.ILogger):
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
+def _logger(job: Job) -> Any:
+    class Logger(job.trt.ILogger):  # type: ignore[name-defined]
         def log(self, severity: Any, message: str) -> None:
-            job.send(LOG, [severity.name, message])
+            text = f"{severity.name} {message}".encode("utf-8", "replace")
+            job.send(LOG, text, flush=not job.building or severity.name != "VERBOSE")
 
     return Logger()
 
 
-def _progress(job: Job, trt: Any) -> Any:
-    class Progress(trt.IProgressMonitor):
-        def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
-            self.steps: dict[str, int] = {}
+def _progress(job: Job) -> Any:
+    steps: dict[str, int] = {}
 
-        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
-            self.steps[phase] = steps
-            job.send(PROGRESS, [phase, 0, steps, parent])
+    class Progress(job.trt.IProgressMonitor):  # type: ignore[name-defined]
+        def phase_start(self, phase: str, parent: str | None, count: int) -> None:
+            steps[phase] = count
+            job.send(PROGRESS, [phase, 0, count])
 
         def step_complete(self, phase: str, step: int) -> bool:
-            job.send(PROGRESS, [phase, step + 1, self.steps.get(phase, 0), ""])
+            job.send(PROGRESS, [phase, step + 1, steps.get(phase, 0)])
             return True
 
         def phase_finish(self, phase: str) -> None:
-            job.send(PROGRESS, [phase, self.steps.get(phase, 0), self.steps.get(phase, 0), ""])
+            job.send(PROGRESS, [phase, steps.get(phase, 0), steps.get(phase, 0)])
 
     return Progress()
-
-
-def _private_stdout() -> BinaryIO:
-    """Standard output for frames alone: what C++ code prints goes to standard error."""
-    pipe = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    return pipe
 
 
 def _under_control() -> None:
     """Let this process go down with the caller, before the caller when memory runs out, and without a core file."""
     if sys.platform != "linux":
         return
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    try:
-        with open("/proc/self/oom_score_adj", "w") as file:
-            file.write("1000")
-    except OSError:
-        pass
+    with open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")
 
 
-def _hold_the_line(pipe: BinaryIO) -> None:
-    pipe.read(1)
+def _receive(frames: queue.SimpleQueue[bytes]) -> None:
+    while (frame := read_frame(sys.stdin.buffer)) is not None:
+        frames.put(frame[1])
     os._exit(3)
 
 
-def _load_tensorrt() -> Any:
-    """TensorRT, or the exception that its import raised."""
-    try:
-        return load_tensorrt()
-    except Exception as error:
-        return error
-
-
-def main() -> int:
-    """Read the job, build, and report; the exit status is 0 also for a build that failed with a message."""
-    pipe = _private_stdout()
+def main() -> None:
+    """Do every job that comes; a job that fails with a message is done too."""
+    pipe = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what C++ code prints must not get between the frames
     _under_control()
-    trt = _load_tensorrt()  # while the caller checks the model
-    order = read_frame(sys.stdin.buffer)
-    model = read_frame(sys.stdin.buffer)
-    if order is None or model is None:
-        return 2
-    threading.Thread(target=_hold_the_line, args=(sys.stdin.buffer,), daemon=True).start()
-    job = Job(json.loads(order[1]), model[1], pipe)
-    del model
-    try:
-        if isinstance(trt, Exception):
-            raise trt
-        compile_job(job, trt)
-    except Failed:
-        pass
-    except Exception as error:  # whatever it is, the caller gets it as a message
-        job.send(ERROR, {"stage": "build", "message": f"{type(error).__name__}: {error}"})
-    pipe.flush()
-    os._exit(0)  # the lifeline thread still reads; a normal exit would wait for it
+    frames: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_receive, args=(frames,), daemon=True).start()
+    job = Job(importlib.import_module(sys.argv[1]), pipe)
+    while True:
+        job.do(json.loads(frames.get()), frames.get())
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

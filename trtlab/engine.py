@@ -7,15 +7,13 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import cached_property
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import onnx
-
+from trtlab import tables
 from trtlab.errors import AssetError
 from trtlab.files import write_atomically
-from trtlab.graph import vanishing_reasons
+from trtlab.graph import Facts
 from trtlab.node_names import node_names
 from trtlab.onnx_model import Model, read_model
 
@@ -24,8 +22,6 @@ if TYPE_CHECKING:
 
 # Layer types that launch nothing: RTX's bookkeeping, and the inspector's name for a tensor that only changes its label.
 BOOKKEEPING = frozenset({"allocate", "deallocate", "shape_call", "signal", "wait", "NoOp"})
-
-
 BITS = {
     "FP32": 32, "FP16": 16, "BF16": 16, "FP8": 8, "INT8": 8, "UINT8": 8, "INT4": 4, "FP4": 4,
     "INT32": 32, "INT64": 64, "BOOL": 8,
@@ -80,8 +76,7 @@ class Layer:
     @property
     def nbytes(self) -> int | None:
         """Bytes read and written once: inputs, constants and outputs; None when a size is unknown."""
-        sizes = [tensor.nbytes for tensor in (*self.inputs, *self.constants, *self.outputs)]
-        return None if None in sizes else sum(size for size in sizes if size is not None)
+        return _total([tensor.nbytes for tensor in (*self.inputs, *self.constants, *self.outputs)])
 
 
 @dataclass(frozen=True)
@@ -93,6 +88,11 @@ class Port:
     dtype: str
     shape: tuple[int, ...]
     profiles: tuple[tuple[tuple[int, ...], ...], ...] = ()
+
+    def __str__(self) -> str:
+        ranges = "; ".join(" … ".join("×".join(map(str, dims)) for dims in profile) for profile in self.profiles)
+        tensor = f"{self.name}: {Tensor(self.name, self.shape, self.dtype)}"
+        return f"{tensor} ({ranges})" if ranges and -1 in self.shape else tensor
 
 
 @dataclass(frozen=True, repr=False)
@@ -126,68 +126,41 @@ class Engine:
         """One row a layer; `KiB` is what the layer reads and writes, missing where a shape is dynamic."""
         import pandas as pd
 
+        columns = "layer type onnx_nodes inputs outputs constants KiB stream tactic profile"
         rows = [
-            {
-                "layer": layer.name,
-                "type": layer.type,
-                "onnx_nodes": ", ".join(layer.onnx_nodes),
-                "inputs": ", ".join(map(str, layer.inputs)),
-                "outputs": ", ".join(map(str, layer.outputs)),
-                "constants": len(layer.constants),
-                "KiB": None if layer.nbytes is None else round(layer.nbytes / 1024, 1),
-                "stream": layer.stream,
-                "tactic": layer.tactic,
-                "profile": layer.profile,
-            }
-            for layer in self.layers
-        ]
-        columns = [
-            "layer",
-            "type",
-            "onnx_nodes",
-            "inputs",
-            "outputs",
-            "constants",
-            "KiB",
-            "stream",
-            "tactic",
-            "profile",
-        ]
-        return pd.DataFrame(rows, columns=columns)
+            (one.name, one.type, *(", ".join(map(str, part)) for part in (one.onnx_nodes, one.inputs, one.outputs)),
+             len(one.constants), None if one.nbytes is None else round(one.nbytes / 1024, 1), one.stream, one.tactic,
+             one.profile) for one in self.layers
+        ]  # fmt: skip
+        return pd.DataFrame(rows, columns=columns.split())
 
     def fate(self, model: Model) -> pd.DataFrame:
-        """What became of each ONNX node of `model`: its layer, or from the graph alone why it needs none."""
-        return fate(self, model)
+        """One row an ONNX node, in the graph's order: node, op, layer (or None), reason ("" when a layer runs it).
 
-    def folded(self, model: Model) -> list[str]:
-        """The names of the ONNX nodes that are in no layer."""
-        table = self.fate(model)
-        return table.loc[table["layer"].isna(), "node"].tolist()
+        A node in no layer is `constant` (its value is known at build time), `unreachable` (no output depends on it),
+        `no-op` (its output is its input, perhaps with another shape), `shape` (it computes sizes or chooses a branch,
+        not data), `duplicate` (another node computes the same), `cancelled` (a Transpose that others undo), `layout`
+        (one at a matrix product, which reads and writes in any order) or `in place` (a Concat whose parts are written
+        where they belong, as the engine's tensors show); `unexplained` when there is no such reason.
+        """
+        import pandas as pd
+
+        proto = read_model(model)
+        facts, names, owner = Facts(proto), node_names(proto.graph), owners(self)
+        in_place = _concats_in_place(self, facts)
+        constant = {name for name, reason in zip(names, facts.reasons, strict=True) if reason == "constant"}
+        rows = []
+        for name, node, reason in zip(names, proto.graph.node, facts.reasons, strict=True):
+            layer, why = owner.get(name), reason or ("in place" if node.output[0] in in_place else "unexplained")
+            # The compiler puts the names of what it computed beforehand on the layer that reads the result.
+            runs = layer if layer and (name not in constant or constant.issuperset(layer.onnx_nodes)) else None
+            rows.append((name, node.op_type, runs and runs.name, "" if runs else why))
+        return pd.DataFrame(rows, columns=["node", "op", "layer", "reason"], dtype=object)  # else None becomes NaN
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the serialized engine for a TensorRT runtime of the same version; returns the path."""
-        if self.plan is None:
-            raise AssetError("This engine was read from text, so there is no plan to save.", fix="build() the model.")
-        write_atomically(Path(path), self.plan, overwrite=overwrite)
+        write_atomically(Path(path), self.plan_bytes(), overwrite=overwrite)
         return Path(path)
-
-    def summary(self) -> dict[str, str]:
-        """The engine in six lines, {fact: value}; what a bare log does not say is left out."""
-        facts = {
-            "compiled by": " for ".join(filter(None, (self.compiler, self.target))),
-            "network layers → kernels": f"{self.network_layers or '?'} → {len(self.kernels)}",
-            "weights": _mib(self.weight_bytes),
-            "activations": _mib(self.activation_bytes),
-            "inputs": "; ".join(_port(port) for port in self.ports if port.mode == "Input"),
-            "outputs": "; ".join(_port(port) for port in self.ports if port.mode == "Output"),
-        }
-        return {fact: value for fact, value in facts.items() if value}
-
-    def __repr__(self) -> str:
-        return "Engine(" + ", ".join(f"{key}: {value}" for key, value in self.summary().items()) + ")"
-
-    def __str__(self) -> str:
-        return "\n".join(f"{key}: {value}" for key, value in self.summary().items())
 
     def plan_bytes(self) -> bytes:
         """The serialized engine, as a TensorRT runtime takes it."""
@@ -196,131 +169,90 @@ class Engine:
         try:
             return self.plan if isinstance(self.plan, bytes) else self.plan.read_bytes()
         except OSError as error:
-            raise AssetError("This engine's plan is no longer in the cache.", fix="build() the model again.") from error
+            raise AssetError("This engine's plan is no longer in the cache.", fix="build the model again.") from error
+
+    def summary(self) -> dict[str, str]:
+        """The engine in six lines, {fact: value}; what a bare log does not say is left out."""
+        facts = {
+            "compiled by": " for ".join(filter(None, (self.compiler, self.target))),
+            "network layers → kernels": f"{self.network_layers or '?'} → {len(self.kernels)}",
+            "weights": _mib(self.weight_bytes),
+            "activations": _mib(self.activation_bytes),
+            "inputs": "; ".join(str(port) for port in self.ports if port.mode == "Input"),
+            "outputs": "; ".join(str(port) for port in self.ports if port.mode == "Output"),
+        }
+        return {fact: value for fact, value in facts.items() if value}
+
+    def __repr__(self) -> str:
+        return "Engine(" + str(self).replace("\n", ", ") + ")"
+
+    def __str__(self) -> str:
+        return "\n".join(f"{key}: {value}" for key, value in self.summary().items())
 
     def _repr_html_(self) -> str:
-        left = "style='text-align:left'"
-        rows = "".join(
-            f"<tr><th {left}>{key}</th><td {left}>{escape(value)}</td></tr>" for key, value in self.summary().items()
-        )
-        return f"<table>{rows}</table>"
+        return tables.facts(self.summary())
 
 
 def _mib(size: int | None) -> str:
     return "not reported" if size is None else f"{size / 2**20:.1f} MiB"
 
 
-def _port(port: Port) -> str:
-    shape = "×".join("?" if size < 0 else str(size) for size in port.shape)
-    ranges = "; ".join(" … ".join("×".join(map(str, dims)) for dims in profile) for profile in port.profiles)
-    return f"{port.name}: {port.dtype} {shape}" + (f" ({ranges})" if ranges and "?" in shape else "")
-
-
 # Which layer owns a node that several layers name: the one that computes it, not its prologue or epilogue.
 _OWNERS = ("correlation", "gemm", "runtime_fusion", "mha")
 
 
-def fate(engine: Engine, model: Model) -> pd.DataFrame:
-    """One row an ONNX node, in the graph's order: node, op, layer (or None), reason ("" when a layer runs it).
-
-    A node in no layer is `constant` (its value is known at build time), `unreachable` (no output depends on it),
-    `no-op` (its output is its input, perhaps with another shape), `shape` (it computes sizes or chooses a branch, not
-    data), `duplicate` (another node computes the same), `cancelled` (a Transpose that others undo), `layout` (one at a
-    matrix product, which reads and writes in any order) or `in place` (a Concat whose parts are written where they
-    belong, as the engine's tensors show); `unexplained` when there is no such reason.
-    """
-    import pandas as pd
-
-    proto = read_model(model)
-    names = node_names(proto.graph)
-    reasons = vanishing_reasons(proto)
-    in_place = dict.fromkeys(concats_in_place(engine, proto.graph), "in place")
-    constant = {name for name, reason in zip(names, reasons, strict=True) if reason == "constant"}
-    # The compiler puts the names of what it computed beforehand on the layer that reads the result.
-    owner = {
-        name: layer
-        for name, layer in owners(engine).items()
-        if name not in constant or constant.issuperset(layer.onnx_nodes)
-    }
-    rows = [
-        {
-            "node": name,
-            "op": node.op_type,
-            "layer": owner[name].name if name in owner else None,
-            "reason": "" if name in owner else reason or in_place.get(node.output[0], "unexplained"),
-        }
-        for name, node, reason in zip(names, proto.graph.node, reasons, strict=True)
-    ]
-    table = pd.DataFrame(rows, columns=["node", "op", "layer", "reason"])
-    table["layer"] = table["layer"].astype(object).where(table["layer"].notna(), None)
-    return table
-
-
-def unexplained(engine: Engine, model: Model) -> list[str]:
-    """The names of the nodes that are in no layer and have no reason for it, which should be none."""
-    table = fate(engine, model)
-    return table.loc[table["reason"] == "unexplained", "node"].tolist()
-
-
 def owners(engine: Engine) -> dict[str, Layer]:
     """The one layer that does the work of each node, for the first profile."""
-    ranked: dict[str, tuple[int, Layer]] = {}
-    for layer in engine.layers:
-        if layer.profile:
-            continue
-        rank = _OWNERS.index(layer.type) if layer.type in _OWNERS else len(_OWNERS) + (not layer.is_kernel)
+
+    def rank(layer: Layer) -> int:
+        return _OWNERS.index(layer.type) if layer.type in _OWNERS else len(_OWNERS) + (not layer.is_kernel)
+
+    found: dict[str, Layer] = {}
+    for layer in sorted((layer for layer in engine.layers if layer.profile == 0), key=rank):
         for node in layer.onnx_nodes:
-            if node not in ranked or rank < ranked[node][0]:
-                ranked[node] = (rank, layer)
-    return {node: layer for node, (_, layer) in ranked.items()}
+            found.setdefault(node, layer)
+    return found
 
 
 # What the compiler adds to the name of an ONNX tensor inside an engine, such as `d_U3.1_myl0` for `d`.
 _SUFFIX = r"(?:_U\d+)?(?:\.\d+)?(?:_\d+)?_myl\d+"
 
 
-def concats_in_place(engine: Engine, graph: onnx.GraphProto) -> set[str]:
+def _concats_in_place(engine: Engine, facts: Facts) -> set[str]:
     """The first outputs of the Concat nodes that `engine` has no work for, by the evidence of its own tensors.
 
     Several kernels write a tensor of the Concat's name, and their parts add up to the whole that is read; or the Concat
     feeds only others of that kind. Where sizes are dynamic, only the names are compared.
     """
-    written = _shared(engine)
-    readers = defaultdict(list)
-    for node in graph.node:
-        for name in node.input:
-            readers[name].append(node)
-    outputs = {value.name for value in graph.output}
+    written = _written_in_parts(engine)
     found: set[str] = set()
-    for node in reversed(graph.node):
-        if node.op_type != "Concat":
-            continue
-        name = node.output[0]
-        joined = name not in outputs and readers[name] and all(found & set(one.output) for one in readers[name])
-        if joined or any(re.fullmatch(re.escape(name) + f"(?:{_SUFFIX})?", tensor) for tensor in written):
-            found.add(name)
+    for node in reversed(facts.graph.node):
+        if node.op_type == "Concat":
+            name, follow = node.output[0], facts.readers[node.output[0]]
+            joined = follow and all(found & set(reader.output) for reader in follow)
+            if joined or any(re.fullmatch(re.escape(name) + f"(?:{_SUFFIX})?", tensor) for tensor in written):
+                found.add(name)
     return found
 
 
-def _shared(engine: Engine) -> set[str]:
+def _written_in_parts(engine: Engine) -> set[str]:
     """The names of the tensors that several kernels write, each a part of what is read."""
-    parts: dict[str, list[Tensor]] = defaultdict(list)
+    parts: dict[str, list[int | None]] = defaultdict(list)
     whole = {port.name: Tensor(port.name, port.shape, port.dtype).nbytes for port in engine.ports}
     for layer in engine.kernels:
         for tensor in layer.outputs:
-            parts[tensor.name].append(tensor)
+            parts[tensor.name].append(tensor.nbytes)
         for tensor in layer.inputs:  # a part may be read before the rest is written
             whole[tensor.name] = max((whole.get(tensor.name), tensor.nbytes), key=lambda size: size or 0)
-    return {name for name, tensors in parts.items() if len(tensors) > 1 and _adds_up(tensors, whole.get(name))}
 
-
-def _adds_up(parts: list[Tensor], whole: int | None) -> bool:
-    sizes = [part.nbytes for part in parts]
-    known = [size for size in sizes if size is not None]
-    return whole is None or len(known) < len(sizes) or sum(known) == whole
+    several = {name: _total(sizes) for name, sizes in parts.items() if len(sizes) > 1}
+    return {name for name, size in several.items() if None in (size, whole.get(name)) or size == whole[name]}
 
 
 def fused_bytes(engine: Engine) -> int | None:
     """Bytes that the kernels of `engine` read and write in all; None where a shape is dynamic."""
-    sizes = [layer.nbytes for layer in engine.kernels]
+    return _total([layer.nbytes for layer in engine.kernels])
+
+
+def _total(sizes: list[int | None]) -> int | None:
     return None if None in sizes else sum(size or 0 for size in sizes)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
+
+from trtlab.tables import facts
 
 
 @dataclass(frozen=True)
@@ -20,13 +21,7 @@ class Diagnosis:
         return "\n".join([self.cause, *(f"  {name}: {text}" for name, text in rows if text)])
 
     def _repr_html_(self) -> str:
-        rows = (("cause", self.cause), ("evidence", self.evidence), ("fix", self.fix), ("see", self.reference))
-        cells = "".join(
-            f"<tr><th style='text-align:left'>{name}</th><td style='text-align:left'>{escape(text)}</td></tr>"
-            for name, text in rows
-            if text
-        )
-        return f"<table>{cells}</table>"
+        return facts({"cause": self.cause, "evidence": self.evidence, "fix": self.fix, "see": self.reference})
 
 
 class TrtlabError(Exception):

@@ -6,15 +6,13 @@ In a notebook the cell to fill in is tagged `exercise`, and the next cell folds 
 from __future__ import annotations
 
 import importlib
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from html import escape
 from typing import Any
 
 from trtlab.errors import AssetError
-
-_given: Counter[str] = Counter()  # hints by exercise: a notebook asks get(name).hint(), a new object each time
 
 
 @dataclass(frozen=True)
@@ -27,22 +25,21 @@ class Verdict:
     def __bool__(self) -> bool:
         return self.right
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"{'✓' if self.right else '✗'} {self.message}"
-
-    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         return f"<b>{'✓' if self.right else '✗'}</b> {escape(self.message)}"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Exercise:
     """A task with hints. `examine(answer)` returns (right, message); the message never gives the answer away."""
 
     name: str
     hints: tuple[str, ...]
     examine: Callable[..., tuple[bool, str]] = field(repr=False)
+    hints_given: int = 0
 
     def check(self, *answer: Any) -> Verdict:
         """Say whether the answer is right and, if not, what is wrong with it; no answer raises."""
@@ -55,14 +52,18 @@ class Exercise:
 
     def hint(self) -> str:
         """The next hint; after the last one they start again."""
-        number = _given[self.name] % len(self.hints)
-        _given[self.name] += 1
+        number = self.hints_given % len(self.hints)
+        self.hints_given += 1
         return f"Hint {number + 1} of {len(self.hints)}: {self.hints[number]}"
 
 
+@cache
 def get(name: str) -> Exercise:
-    """The exercise of that name, such as "00.1", of notebooks/chapter00.py; AssetError for an unknown one."""
-    chapter = f"chapter{str(name).partition('.')[0]}"
+    """The exercise of that name, such as "00.1", of notebooks/chapter00.py; the same one on every call of a kernel.
+
+    Raises AssetError for an unknown name. `get.cache_clear()` starts all hints anew.
+    """
+    chapter = f"chapter{name.partition('.')[0]}"
     try:
         found = {exercise.name: exercise for exercise in importlib.import_module(chapter).exercises()}
     except ModuleNotFoundError as error:

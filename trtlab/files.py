@@ -7,11 +7,11 @@ import os
 import tempfile
 from pathlib import Path
 
+import platformdirs
+
 from trtlab.errors import AssetError
 
 _HERE = Path(__file__).resolve().parent
-
-
 DATA = _HERE / "data" if (_HERE / "data").is_dir() else _HERE.parent / "data"
 
 
@@ -25,8 +25,6 @@ def data_file(name: str) -> Path:
 
 def cache_folder() -> Path:
     """The folder for everything that can be made again: TRTLAB_CACHE, else the user's cache folder."""
-    import platformdirs
-
     return Path(os.environ.get("TRTLAB_CACHE") or platformdirs.user_cache_dir("trtlab", appauthor=False))
 
 
@@ -39,19 +37,15 @@ def write_atomically(path: Path, content: bytes | str | Path, *, overwrite: bool
         data = content.read_bytes() if isinstance(content, Path) else content
     except OSError as error:
         raise AssetError(f"'{content!s}' cannot be read ({error.strerror}).", fix="build the model again.") from error
-    data = data.encode() if isinstance(data, str) else data
+    if not overwrite and os.path.lexists(path):
+        raise AssetError(f"'{path}' exists.", fix="choose another name or pass overwrite=True.")
     temporary = None
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            file.write(data.encode() if isinstance(data, str) else data)
         os.chmod(temporary, 0o644)
-        if overwrite:
-            os.replace(temporary, path)
-        else:
-            _move_to_new(temporary, path)
-    except FileExistsError as error:
-        raise AssetError(f"'{path}' exists.", fix="choose another name or pass overwrite=True.") from error
+        os.replace(temporary, path)
     except OSError as error:
         raise AssetError(
             f"'{path}' cannot be written ({error.strerror or error}).",
@@ -61,15 +55,3 @@ def write_atomically(path: Path, content: bytes | str | Path, *, overwrite: bool
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
-
-
-def _move_to_new(temporary: str, path: Path) -> None:
-    """Give a file its final name; raises FileExistsError when something has that name."""
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without hard links, where a race for the name can be lost
-        if os.path.lexists(path):
-            raise FileExistsError(path) from None
-        os.replace(temporary, path)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import difflib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
 
 from trtlab.errors import AssetError
 from trtlab.files import data_file
-from trtlab.machine import compute_capability, has_gpu
+from trtlab.tensorrt_choice import compute_capability, has_gpu
 
 
 @dataclass(frozen=True)
@@ -40,114 +40,125 @@ class Gpu:
         return "SM" + self.compute_capability.replace(".", "")
 
 
+# The compute capability of a family, for cards without figures (developer.nvidia.com/cuda-gpus); the first that fits.
+_FAMILIES = {
+    "121": r"gb10",
+    "120": r"(rtx)?50[5-9]0.*|rtxpro\d000.*",
+    "110": r"(agx)?thor|t[45]000",
+    "100": r"g?b200.*",
+    "90": r"g?h[128]00.*|h20",
+    "89": r"(rtx)?40[5-9]0.*|rtx\d{3,4}.*ada|l4|l40.*|l20",
+    "87": r".*orin.*",
+    "86": r"a2|a10[gm]?|a16|a40|rtxa\d+|a[2-6][05]00|(rtx)?30[5-9]0.*|rtx2050",
+    "80": r"(a30|a100|a800).*",
+    "75": r"(rtx)?20[678]0.*|gtx16[356]0.*|titanrtx|rtx[34568]000|t4g?|t\d{3,4}",
+    "72": r".*xavier.*",
+    "70": r"v100.*|titanv|gv100",
+    "61": r"gtx10[1-8]0.*|p40?|titanxp",
+    "60": r"p100(?!0).*|gp100",
+    "52": r"gtx9[5-8]0(ti)?|m40|m60",
+    "37": r"k80",
+}
+
+
 @cache
 def all_gpus() -> tuple[Gpu, ...]:
     """Every GPU of data/gpus.csv, in the order of the file."""
     with data_file("gpus.csv").open(encoding="utf-8", newline="") as file:
-        return tuple(_gpu(row) for row in csv.DictReader(file))
+        return tuple(map(_gpu, csv.DictReader(file)))
 
 
 def _gpu(row: dict[str, str]) -> Gpu:
-    def number(column: str) -> float | None:
-        return float(row[column]) if row[column] else None
-
-    def known(column: str) -> float:
-        return float(row[column])
-
-    return Gpu(
-        name=row["name"].replace("-", " "),
-        compute_capability=row["compute_capability"],
-        arch=row["arch"],
-        sm=int(row["sm"]),
-        boost_mhz=known("boost_mhz"),
-        fp32_tflops=known("fp32_tflops"),
-        fp16_tflops=number("fp16_tensor_dense_tflops"),
-        tf32_tflops=number("tf32_dense_tflops"),
-        int8_tops=number("int8_dense_tops"),
-        fp8_tflops=number("fp8_dense_tflops"),
-        bandwidth_gb_s=known("mem_bw_gbs"),
-        l2_mb=known("l2_mb"),
-        memory_gb=known("mem_gb"),
-        tdp_w=known("tdp_w"),
-        source=row["source"],
-    )
+    kinds: dict[Any, Any] = {"str": str, "int": int}
+    found = {field.name: kinds.get(field.type, float)(row[field.name] or "nan") for field in fields(Gpu)}
+    known: dict[str, Any] = {name: None if value != value else value for name, value in found.items()}
+    return Gpu(**known | {"name": row["name"].replace("-", " ")})
 
 
 def gpu(name: str) -> Gpu:
-    """The GPU called `name`, in any spelling ("rtx4090", "A100 80GB"); an unknown name raises with the closest ones."""
-    if not isinstance(name, str):
-        raise AssetError(f"A GPU's name is text, not {type(name).__name__}.", fix='write it like "RTX 4090".')
-    words = re.findall(r"[a-z]+|\d+", name.lower().replace("geforce", "").replace("nvidia", "").replace("tesla", ""))
-    wanted = "".join(words)
-    by_key = {re.sub(r"[^a-z0-9]", "", entry.name.lower()): entry for entry in all_gpus()}
-    if wanted in by_key:
-        return by_key[wanted]
-    telling = len(wanted) > 2 or not wanted.isdigit()  # "4090" says which, "4" does not
-    partial = [entry for key, entry in by_key.items() if words and telling and _contains(key, words)]
-    if partial:
-        return partial[0]
-    close = difflib.get_close_matches(wanted, by_key, n=4, cutoff=0.4) or list(by_key)[:4]
-    raise AssetError(
-        f"No GPU called '{name}' is known.",
-        fix=f"try {', '.join(by_key[key].name for key in close)}; lab.gpus.all_gpus() lists all {len(by_key)}.",
-    )
+    """The GPU called `name`, in any spelling ("rtx4090", "A100 80GB"), with its figures.
+
+    Raises AssetError for one that is not in data/gpus.csv; it names the closest, of the same compute capability.
+    """
+    if found := _find(name):
+        return found
+    family = _family(name)
+    known = {key: entry.name for key, entry in _by_key().items() if family in ("", entry.target)}
+    close = difflib.get_close_matches(_key(name), known, n=4, cutoff=0.4) or list(known)[:4]
+    names = ", ".join(known[key] for key in close) or "a newer GPU"
+    if family:
+        what = f"The figures of '{name}' are not known, only its compute capability, {family[2:-1]}.{family[-1]}."
+        raise AssetError(what, fix=f"try {names}; lab.build() takes '{name}' as it is.")
+    fix = f'try {names}, or give its compute capability, such as gpu="8.9"; lab.gpus.all_gpus() lists all {len(known)}.'
+    raise AssetError(f"No GPU called '{name}' is known.", fix=fix)
 
 
-def _contains(key: str, words: list[str]) -> bool:
-    """True when the words stand in the key in this order, numbers whole: "a10" is not part of "a100"."""
-    position = 0
-    for word in words:
-        match = re.compile(rf"(?<!\d){word}(?!\d)" if word.isdigit() else word).search(key, position)
-        if match is None:
-            return False
-        position = match.end()
-    return True
+@cache
+def _by_key() -> dict[str, Gpu]:
+    return {_key(entry.name): entry for entry in all_gpus()}
 
 
-def target_of(where: str | float | Gpu | None) -> str:
-    """The build target for a GPU, its name, a compute capability (8.9, "8.9") or a target ("SM89"); None is SM89.
+def _key(name: str) -> str:
+    """The name without case, blanks and what says nothing: "geforcertx4090" and "RTX-4090" are one."""
+    noise = "nvidia|geforce|tesla|quadro|jetson|laptop|mobile|gpu|generation|[^a-z0-9]"
+    return re.sub(noise, "", str(name).lower())
+
+
+def _find(name: str) -> Gpu | None:
+    """The GPU whose name is `name`, or the first with its parts in this order, numbers whole: A10 is not in A100."""
+    known, wanted = _by_key(), _key(name)
+    parts = [rf"(?<!\d){part}(?!\d)" if part.isdigit() else part for part in re.findall(r"[a-z]+|\d+", wanted)]
+    telling = len(wanted) > 2 or len(parts) > 1  # "4090" says which, "4" does not
+    holding = (entry for key, entry in known.items() if telling and re.search(".*".join(parts), key))
+    return known.get(wanted) or next(holding, None)
+
+
+def _family(name: str) -> str:
+    """The target of every card whose name is like this one; "" when there is none."""
+    return next((f"SM{number}" for number, names in _FAMILIES.items() if re.fullmatch(names, _key(name))), "")
+
+
+def target_of(where: str | float | tuple[int, int] | Gpu | None) -> str:
+    """The build target for a GPU, its name, a compute capability (8.9, "8.9", (8, 9)) or a target; None is SM89.
 
     Whether this TensorRT can build for it is for `check_target` to say.
     """
-    if where is None:
-        return "SM89"
-    if isinstance(where, Gpu):
-        return where.target
-    text = str(where).strip()
+    if where is None or isinstance(where, Gpu):
+        return where.target if where else "SM89"
+    text = ".".join(map(str, where)) if isinstance(where, tuple) else str(where).strip()
     match = re.fullmatch(r"(?:sm_?|compute_?)?(\d{1,2})\.?(\d)", text, re.IGNORECASE)
-    return f"SM{match[1]}{match[2]}" if match else gpu(text).target
+    if match:
+        return f"SM{match[1]}{match[2]}"
+    found = _find(text)
+    return found.target if found else _family(text) or gpu(text).target
 
 
 def targets(trt: Any) -> tuple[str, ...]:
     """The build targets that this TensorRT offers without a GPU, such as SM75 … SM120; empty for full TensorRT."""
-    members = getattr(trt, "ComputeCapability", None)
-    found = [name for name in dir(members) if re.fullmatch(r"SM\d+", name)] if members else []
+    found = [name for name in dir(getattr(trt, "ComputeCapability", None)) if re.fullmatch(r"SM\d+", name)]
     return tuple(sorted(found, key=lambda name: int(name[2:])))
 
 
-def check_target(where: str | float | Gpu | None, trt: Any) -> str:
+def check_target(where: str | float | tuple[int, int] | Gpu | None, trt: Any) -> str:
     """The target for `where` if this TensorRT can build for it, else an AssetError that names what can be chosen.
 
     Full TensorRT builds for the GPU of this machine alone; None is that GPU, and SM89 where there is none.
     """
-    target, offered = target_of(where), targets(trt)
-    if where is None and target_here() in offered:
-        return target_here()
-    if target in offered:
+    target, offered, here = target_of(where), targets(trt), target_here()
+    if where is None and (here in offered or not offered):
+        return here or "this GPU"
+    if target in (offered or (here,)):
         return target
     if not offered:
-        here = target_here()
-        if where is None or target == here:
-            return here or "this GPU"
         raise AssetError(
             f"TensorRT {trt.__version__} builds only for the GPU in this machine, not for {target}.",
             fix="leave gpu= out, or set TRTLAB_TENSORRT=rtx to compile for another GPU.",
         )
-    names = {name: [entry.name for entry in all_gpus() if entry.target == name][-1:] for name in offered}
-    choice = ", ".join(f"{name} ({', '.join(gpus)})" if gpus else name for name, gpus in names.items())
+    newest = {entry.target: f" ({entry.name})" for entry in all_gpus()}
+    old = f", which is too old: {offered[0]} and newer" if int(target[2:]) < int(offered[0][2:]) else ""
     raise AssetError(
-        f"TensorRT-RTX {trt.__version__} cannot build for {target}.",
-        fix=f"choose one of {choice}.",
+        f"TensorRT-RTX {trt.__version__} cannot build for {target}{old}.",
+        fix=f"choose one of {', '.join(name + newest.get(name, '') for name in offered)}.",
     )
 
 

@@ -1,4 +1,4 @@
-"""Run the compiler process and outlive it: whatever ends it becomes a BuildError."""
+"""The compiler process as its caller sees it: a job, its limits, and every end of it as a BuildError."""
 
 from __future__ import annotations
 
@@ -9,281 +9,179 @@ import queue
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+import psutil
 
 from trtlab import compiler
 from trtlab.errors import BuildError
 from trtlab.messages import place_of_parser
+from trtlab.progress import Progress
 
-Progress = Callable[[str, int, int], None]
-
-
+_HOME = str(Path(__file__).resolve().parent.parent)
 _POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one job may take: `seconds` of time and `memory` bytes resident in the compiler process."""
+
+    seconds: float
+    memory: float
 
 
 @dataclass
 class Transcript:
-    """What the compiler process said so far."""
+    """What the compiler process said about a job so far."""
 
     messages: list[tuple[str, str]] = field(default_factory=list)
     stage: str = "start"
     error: dict[str, Any] | None = None
-    result: dict[str, Any] | None = None
+    result: dict[str, Any] = field(default_factory=dict)
     plan: bytes | None = None
-    stderr: str = ""
 
     @property
     def log(self) -> str:
         """Everything TensorRT printed, one message a paragraph."""
         return "\n".join(f"[{severity}] {message}" for severity, message in self.messages)
 
+    def spoken(self, severity: str) -> list[str]:
+        """The messages of TensorRT of a severity: ERROR (also INTERNAL_ERROR), WARNING, INFO or VERBOSE."""
+        return [message for name, message in self.messages if name.endswith(severity)]
 
-@dataclass(frozen=True)
-class Limits:
-    """What one build may take: `seconds` of time and `memory` bytes resident in the compiler process."""
-
-    seconds: float
-    memory: int
+    @property
+    def place(self) -> str:
+        """The stage, and where the parser was when the log ended: "stage 'parse', at node 'conv1' (Conv)"."""
+        node = place_of_parser([message for _, message in self.messages]) if self.stage == "parse" else ""
+        return f"stage '{self.stage}'{node and f',{node}'}"
 
 
 class CompilerProcess:
-    """One compiler process; a context manager that leaves no process behind."""
+    """One compiler process (trtlab.compiler), for one job after the other; a context manager that leaves none behind.
 
-    def __init__(self) -> None:
-        package = str(Path(__file__).resolve().parent.parent)
-        path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "trtlab.compiler"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": path},
-            pipesize=2**20,  # models and plans are large
-            start_new_session=True,  # Ctrl-C reaches the caller, which then ends this process
-        )
-        self.frames: queue.Queue[tuple[bytes, bytes] | None] = queue.Queue()
+    `tensorrt` is the name of the module to import: tensorrt_rtx or tensorrt. The process has a session of its own, so
+    that Ctrl-C reaches only the caller, who ends it.
+    """
+
+    def __init__(self, tensorrt: str) -> None:
         self.transcript = Transcript()
-        self._errors: list[bytes] = []
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
+        path = os.pathsep.join(filter(None, (_HOME, os.environ.get("PYTHONPATH"))))
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "trtlab.compiler", tensorrt], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=self._errors, pipesize=2**20, start_new_session=True,  # models and plans are large
+            env={**os.environ, "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8"},
+        )  # fmt: skip
+        # Progress; True at the end of a job, None at that of the process.
+        self._events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        threading.Thread(target=self._receive, args=(self.process.stdout,), daemon=True).start()
 
     def __enter__(self) -> CompilerProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end()
+        with contextlib.suppress(OSError):  # and what it may have started
+            os.killpg(self.process.pid, signal.SIGKILL) if hasattr(os, "killpg") else self.process.kill()
         self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
-            if pipe:
-                with contextlib.suppress(OSError):
-                    pipe.close()
+        for pipe in filter(None, (self.process.stdin, self.process.stdout, self._errors)):
+            with contextlib.suppress(OSError):
+                pipe.close()
 
-    def _end(self) -> None:
-        """Kill the process and what it may have started."""
-        with contextlib.suppress(OSError):
-            if hasattr(os, "killpg"):
-                os.killpg(self.process.pid, signal.SIGKILL)
-            else:
-                self.process.kill()
+    def run(self, order: dict[str, Any], data: bytes, limits: Limits) -> Transcript:
+        """Do a job; raises BuildError at a crash, a limit or Ctrl-C, with the transcript's log."""
+        self.begin(order, data)
+        return self.finish(limits)
 
-    def run(self, order: dict[str, Any], model: bytes, limits: Limits, progress: Progress | None) -> Transcript:
-        """Compile; raises BuildError at a crash, a limit or Ctrl-C, with the transcript's log."""
-        threads = [
-            threading.Thread(target=target, args=args, daemon=True)
-            for target, args in (
-                (self._send, (order, model)),
-                (self._receive, (self.process.stdout,)),
-                (self._collect, (self.process.stderr,)),
-            )
-        ]
-        for thread in threads:
-            thread.start()
+    def begin(self, order: dict[str, Any], data: bytes) -> None:
+        """Hand a job over (see compiler.Job) and return while it is done."""
+        self.transcript = Transcript()
+        threading.Thread(target=self._send, args=(order, data), daemon=True).start()
+
+    def finish(self, limits: Limits, progress: Progress | None = None) -> Transcript:
+        """Wait for the end of the job and report its progress."""
+        until = time.monotonic() + limits.seconds
         try:
-            for kind, data in self._watch(limits):
-                self._take(kind, data, progress)
+            while True:
+                self._check(limits, until)
+                with contextlib.suppress(queue.Empty):
+                    event = self._events.get(timeout=_POLL_SECONDS)
+                    if event is None:
+                        raise self._crash()
+                    if event is True:
+                        return self.transcript
+                    if progress:
+                        progress(*event)
         except KeyboardInterrupt as interrupt:
             raise cancelled(f"TensorRT was in stage '{self.transcript.stage}'", self.transcript.log) from interrupt
-        self.process.wait()
-        self._end()
-        threads[2].join(timeout=1)
-        self.transcript.stderr = b"".join(self._errors).decode(errors="replace")
-        if self.transcript.error is None and self.transcript.plan is None:
-            raise self._crash()
-        return self.transcript
 
-    def _send(self, order: dict[str, Any], model: bytes) -> None:
-        pipe = self.process.stdin
-        assert pipe is not None
+    def _send(self, order: dict[str, Any], data: bytes) -> None:
+        pipe: Any = self.process.stdin
         with contextlib.suppress(OSError, ValueError):  # a process that died says so by its exit status
-            compiler.write_frame(pipe, b"J", json.dumps(order).encode())  # type: ignore[arg-type]
-            compiler.write_frame(pipe, b"M", model)  # type: ignore[arg-type]
+            compiler.write_frame(pipe, compiler.JOB, json.dumps(order).encode())
+            compiler.write_frame(pipe, compiler.DATA, data)
 
-    def _receive(self, pipe: IO[bytes]) -> None:
+    def _receive(self, pipe: Any) -> None:
         with contextlib.suppress(OSError, ValueError):
-            while (frame := compiler.read_frame(pipe)) is not None:  # type: ignore[arg-type]
-                self.frames.put(frame)
-        self.frames.put(None)
+            while (frame := compiler.read_frame(pipe)) is not None:
+                self._take(*frame)
+        self._events.put(None)
 
-    def _collect(self, pipe: IO[bytes]) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            for line in pipe:
-                self._errors = [*self._errors[-200:], line]
-
-    def _watch(self, limits: Limits) -> Iterator[tuple[bytes, bytes]]:
-        """The frames as they come; raises BuildError when a limit is passed."""
-        end = time.monotonic() + limits.seconds
-        next_look = 0.0
-        while True:
-            now = time.monotonic()
-            if now > end:
-                raise self._over("time", f"did not finish within {limits.seconds:g} s", "time_limit")
-            if now >= next_look:
-                next_look = now + _POLL_SECONDS
-                if _resident(self.process.pid) > limits.memory:
-                    raise self._over("memory", f"used more than {limits.memory / 2**20:,.0f} MiB", "memory_limit")
-            try:
-                frame = self.frames.get(timeout=_POLL_SECONDS)
-            except queue.Empty:
-                continue
-            if frame is None:
-                return
-            yield frame
-
-    def _take(self, kind: bytes, data: bytes, progress: Progress | None) -> None:
-        if kind == compiler.PLAN:
-            self.transcript.plan = data
-            return
-        content = json.loads(data)
+    def _take(self, kind: bytes, data: bytes) -> None:
+        transcript = self.transcript
         if kind == compiler.LOG:
-            self.transcript.messages.append((content[0], content[1]))
+            severity, _, message = data.decode().partition(" ")
+            transcript.messages.append((severity, message))
+        elif kind == compiler.PLAN:
+            transcript.plan = data
+        elif kind == compiler.DONE:
+            self._events.put(True)
+        elif kind == compiler.PROGRESS:
+            self._events.put(json.loads(data))
         elif kind == compiler.STAGE:
-            self.transcript.stage = content
+            transcript.stage = json.loads(data)
         elif kind == compiler.ERROR:
-            self.transcript.error = content
-        elif kind == compiler.RESULT:
-            self.transcript.result = content
-        elif kind == compiler.PROGRESS and progress:
-            progress(content[0], content[1], content[2])
+            transcript.error = json.loads(data)
+        else:
+            transcript.result |= json.loads(data)
 
-    def _over(self, stage: str, what: str, option: str) -> BuildError:
-        last = last_node(self.transcript)
-        return BuildError(
-            f"TensorRT {what} (stage '{self.transcript.stage}'{last}), so its process was ended.",
-            stage=stage,
-            log=self.transcript.log,
-            fix=f"raise {option}=, or build for smaller shapes.",
-        )
+    def _check(self, limits: Limits, until: float) -> None:
+        """Raise BuildError when a limit is passed."""
+        resident = 0
+        with contextlib.suppress(psutil.Error):
+            resident = psutil.Process(self.process.pid).memory_info().rss
+        stage, what = "time", f"did not finish within {limits.seconds:g} s"
+        if time.monotonic() <= until:
+            if resident <= limits.memory:
+                return
+            stage, what = "memory", f"used more than {limits.memory / 2**20:,.0f} MiB"
+        told = self.transcript
+        message = f"TensorRT {what} ({told.place}), so its process was ended."
+        raise BuildError(message, stage=stage, log=told.log, fix=f"raise {stage}_limit=, or build for smaller shapes.")
 
     def _crash(self) -> BuildError:
-        code = self.process.returncode
-        how = f"exit status {code}"
-        if code is not None and code < 0:
-            with contextlib.suppress(ValueError):
-                how = signal.Signals(-code).name
-        lines = [line for line in self.transcript.stderr.splitlines() if line.strip()]
-        said = f" It said: {lines[-1].strip()[:200].rstrip('.')}." if lines else ""
-        stage, where = self.transcript.stage, last_node(self.transcript)
-        kind, fix = "crash", "simplify the model around the node named here; 'polygraphy debug reduce' finds the part."
-        message = f"TensorRT crashed ({how}) in stage '{stage}'{where}.{said}"
+        how, told = f"exit status {self.process.wait()}", self.transcript
+        with contextlib.suppress(ValueError):
+            how = signal.Signals(-self.process.returncode).name
+        self._errors.seek(max(0, self._errors.seek(0, 2) - 4096))
+        lines = self._errors.read().decode(errors="replace").split("\n")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        said = f" It said: {last[:200].rstrip('.')}." if last else ""
+        stage, message = "crash", f"TensorRT crashed ({how}) in {told.place}.{said}"
+        fix = "simplify the model around the node named here; 'polygraphy debug reduce' finds the part."
         if how == "SIGKILL":
-            kind, fix = "memory", "build for smaller shapes, or on a machine with more memory."
-            message = f"The system ended TensorRT (SIGKILL) in stage '{stage}'{where}: most likely memory ran out."
-        elif stage == "start":
+            stage, fix = "memory", "build for smaller shapes, or on a machine with more memory."
+            message = f"The system ended TensorRT (SIGKILL) in {told.place}: most likely memory ran out."
+        elif told.stage == "start":
             message = f"The compiler process ended before TensorRT was loaded ({how}).{said}"
             fix = "run 'python -m trtlab doctor'; it says which package is missing or broken."
-        return BuildError(message, stage=kind, log=self.transcript.log, fix=fix)
+        return BuildError(message, stage=stage, log=told.log, fix=fix)
 
 
 def cancelled(when: str, log: str = "") -> BuildError:
     """The BuildError for Ctrl-C."""
     return BuildError(f"The build was cancelled while {when}.", stage="cancelled", log=log, fix="run the cell again.")
-
-
-def last_node(transcript: Transcript) -> str:
-    """Where the parser was, from the log: ", at node 'conv1' (Conv)"; empty when parsing was over."""
-    if transcript.stage != "parse":
-        return ""
-    place = place_of_parser([message for _, message in transcript.messages])
-    return place and f",{place}"
-
-
-def _resident(pid: int) -> int:
-    import psutil
-
-    try:
-        return int(psutil.Process(pid).memory_info().rss)
-    except psutil.Error:
-        return 0
-
-
-Report = Callable[[str, int, int], None]
-
-
-_PATIENCE_SECONDS = 1.0
-
-
-@contextlib.contextmanager
-def progress_display(wish: bool | Report, title: str) -> Iterator[Report | None]:
-    """The function to report (phase, done, total) to; a bar appears once a build has taken a second.
-
-    No bar for `wish` False, when TRTLAB_PROGRESS is 0, and where nobody watches (neither terminal nor notebook).
-    """
-    if callable(wish):
-        yield wish
-    elif not wish or os.environ.get("TRTLAB_PROGRESS") == "0":
-        yield None
-    elif "ipykernel" in sys.modules:
-        yield from _notebook(title)
-    elif sys.stderr is not None and sys.stderr.isatty():
-        yield from _terminal(title)
-    else:
-        yield None
-
-
-def _terminal(title: str) -> Iterator[Report]:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    start = time.monotonic()
-    bar = Progress(console=Console(stderr=True), transient=True)
-    task = bar.add_task(f"compiling {title}", total=None)
-
-    def report(phase: str, done: int, total: int) -> None:
-        if time.monotonic() - start > _PATIENCE_SECONDS:
-            bar.start()
-            bar.update(task, description=f"compiling {title}: {phase}", completed=done, total=total or None)
-
-    try:
-        yield report
-    finally:
-        bar.stop()
-
-
-def _notebook(title: str) -> Iterator[Report]:
-    from IPython.display import HTML, display
-
-    start = shown = time.monotonic()
-    handle = None
-
-    def report(phase: str, done: int, total: int) -> None:
-        nonlocal handle, shown
-        now = time.monotonic()
-        if now - start < _PATIENCE_SECONDS or now - shown < 0.1:
-            return
-        shown = now
-        words = escape(f"compiling {title}: {phase}")
-        bar = HTML(f"<progress value='{done}' max='{max(total, 1)}'></progress> {words}")
-        if handle is None:
-            handle = display(bar, display_id=True)
-        else:
-            handle.update(bar)
-
-    try:
-        yield report
-    finally:
-        if handle is not None:
-            handle.update(HTML(""))

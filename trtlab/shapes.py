@@ -16,7 +16,6 @@ Shape = tuple[int, ...]
 Range = tuple[Shape, Shape, Shape]
 Profile = dict[str, Range]
 Shapes = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
-
 _EXAMPLE = 'write shapes={"input": ((1,3,224,224), (8,3,224,224), (32,3,224,224))}: min, opt and max.'
 # What TensorRT-RTX 1.7 does with a mistake (tests/test_profiles_check.py makes it do so).
 _TYPE, _RANGE = "set_shape() raises TypeError", "set_shape() raises RuntimeError"

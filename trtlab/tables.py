@@ -25,7 +25,7 @@ def rows(columns: Sequence[str], rows: Sequence[Sequence[Any]], note: str = "") 
 
 
 def _cell(content: Any) -> str:
-    if content in MARKS:
+    if isinstance(content, str) and content in MARKS:
         return f"<td><b style='color:{COLOURS[content]}'>{MARKS[content]}</b></td>"
     return f"<td {_side(content)}>{escape('' if content is None else str(content))}</td>"
 

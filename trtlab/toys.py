@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,6 @@ import onnx
 from trtlab.errors import ModelError
 
 _HEADER = '<ir_version: 10, opset_import: ["": 20]>'
-
-
 TYPES = {"FP32": "float", "FP16": "float16"}  # the name in a model's text of each precision
 
 
@@ -50,7 +48,7 @@ class Pattern:
     """A group of nodes that compilers look for, as a model whose floating-point type can be chosen."""
 
     text: str
-    weights: Mapping[str, Any] = field(default_factory=dict)
+    weights: Mapping[str, Any]
 
     def model(self, precision: str = "FP32") -> onnx.ModelProto:
         """The pattern as a model whose tensors are all "FP32" or all "FP16"."""
@@ -58,13 +56,8 @@ class Pattern:
 
 
 _IMAGE = "(float[8,64,56,56] x) => (float[8,64,56,56] y)"
-
-
 _TOKENS = "(float[1,512,256] x) => (float[1,512,256] y)"
-
-
 _NORM = {"scale": (64,), "shift": (64,), "mean": (64,), "var": [1.0] * 64}
-
 
 PATTERNS: dict[str, Pattern] = {
     "Pointwise chain": Pattern(

@@ -21,8 +21,9 @@ def dropdown(description: str, options: Sequence[Any]) -> ipywidgets.Dropdown:
 
 def slider(description: str, options: Sequence[Any], value: Any) -> ipywidgets.SelectionSlider:
     """A slider over `options` that reports when it is let go."""
-    return ipywidgets.SelectionSlider(options=list(options), value=value, description=description,
-                                      continuous_update=False)  # fmt: skip
+    return ipywidgets.SelectionSlider(
+        options=list(options), value=value, description=description, continuous_update=False
+    )
 
 
 def explorer(make: Callable[..., Any], **controls: ipywidgets.Widget) -> VBox:
@@ -34,4 +35,5 @@ def explorer(make: Callable[..., Any], **controls: ipywidgets.Widget) -> VBox:
         except TrtlabError as error:
             display(error.diagnosis)
 
-    return VBox([ipywidgets.HBox(list(controls.values())), ipywidgets.interactive_output(show, controls)])
+    row = ipywidgets.HBox(list(controls.values()), layout={"flex_flow": "row wrap"})
+    return VBox([row, ipywidgets.interactive_output(show, controls)])

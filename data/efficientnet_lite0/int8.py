@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ import pandas as pd
 import trtlab as lab
 from trtlab import datasets, models, numerics, precision
 from trtlab.files import write_atomically
+from trtlab.numerics.samples import batches
 
 GPU = "SM89"
 SHAPES = {"x": ((1, 3, 224, 224), (8, 3, 224, 224), (8, 3, 224, 224))}
@@ -67,13 +68,53 @@ RECIPES = (
 )
 
 
+SOURCES = (  # none of them is held out
+    ("sklearn", "scikit-learn", "datasets/images/china.jpg"),
+    ("sklearn", "scikit-learn", "datasets/images/flower.jpg"),
+    ("matplotlib", "matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
+)
+
+
+def calibration_photos(count: int = IMAGES, seed: int = 0) -> np.ndarray:
+    """`count` random cut-outs of five photographs that take turns, float32 (count, 3, 224, 224)."""
+    return np.concatenate(_cutouts(calibration_sources(), count, seed))
+
+
+def calibration_sources() -> list[np.ndarray]:
+    """The photographs to calibrate with, uint8 (H, W, 3)."""
+    shown = datasets.photos()
+    files = [datasets.package_folder(package, distribution) / path for package, distribution, path in SOURCES]
+    return [shown["astronaut"], shown["rocket"], *map(datasets.read_photo, files)]
+
+
+def held_out_views(views: int) -> datasets.Dataset:
+    """The labelled photos whole, and then `views` - 1 times as random cut-outs: more evidence, not more photos."""
+    whole, folder = datasets.imagenet_photos(), datasets.package_folder("foolbox", "foolbox") / "data"
+    photos = [datasets.read_photo(file) for file in sorted(folder.glob("imagenet_*.jpg"))]
+    cutouts = _cutouts(photos, (views - 1) * len(photos), seed=0)
+    return datasets.Dataset(np.concatenate([whole.images, *cutouts]), np.tile(whole.labels, views))
+
+
+def _cutouts(sources: list[np.ndarray], count: int, seed: int) -> list[np.ndarray]:
+    """`count` inputs made of random squares of `sources` in turn: half to all of the shorter side, some mirrored."""
+    random, found = np.random.default_rng(seed), []
+    for index in range(count):
+        photo = sources[index % len(sources)]
+        height, width, _ = photo.shape
+        side = int(min(height, width) * random.uniform(0.5, 1))
+        top, left = random.integers(height - side + 1), random.integers(width - side + 1)
+        square = photo[top : top + side, left : left + side]
+        found.append(datasets.imagenet_input(square[:, ::-1] if random.random() < 0.5 else square))
+    return found
+
+
 class Bench:
     """The network, the pictures, and what several recipes share."""
 
     def __init__(self) -> None:
         self.model = onnx.load(models.efficientnet_lite0().onnx())
-        self.held_out = datasets.imagenet_photos(views=3)
-        self.seen = datasets.calibration_photos(20, seed=1)  # other cut-outs of the photographs calibrated with
+        self.held_out = held_out_views(3)
+        self.seen = calibration_photos(20, seed=1)  # other cut-outs of the photographs calibrated with
         self.scales = cache(self._scales)
 
     @cached_property
@@ -90,11 +131,11 @@ class Bench:
     def histograms(self) -> dict[str, precision.Histogram]:
         """Every tensor's values over the calibration pictures, counted once for all calibrators."""
         names = list(self.scales("minmax", IMAGES, 0.0))
-        return precision.histograms(self.model, {"x": datasets.calibration_photos(IMAGES)}, names)
+        return precision.histograms(self.model, {"x": calibration_photos(IMAGES)}, names)
 
     def _scales(self, calibrator: str, images: int, percent: float) -> dict[str, float]:
         if calibrator == "minmax":
-            return precision.calibrate(self.model, {"x": datasets.calibration_photos(images)}, "minmax")
+            return precision.calibrate(self.model, {"x": calibration_photos(images)}, "minmax")
         kind: Any = calibrator
         found = self.histograms.items()
         return {name: precision.threshold(counts, kind, percent=percent) / 127 for name, counts in found}
@@ -119,7 +160,7 @@ def corrected(bench: Bench, recipe: Recipe, ranking: list[str]) -> onnx.ModelPro
 
     Bias correction of Nagel et al. 2019, arXiv:1906.04721, in its empirical form, on 20 calibration pictures.
     """
-    samples = {"x": datasets.calibration_photos(20)}
+    samples = {"x": calibration_photos(20)}
     plain = Recipe(**{**vars(recipe), "corrected": False})
     model = onnx.ModelProto()
     model.CopyFrom(bench.model)
@@ -138,8 +179,9 @@ def corrected(bench: Bench, recipe: Recipe, ranking: list[str]) -> onnx.ModelPro
 def means(model: onnx.ModelProto, samples: dict[str, np.ndarray], names: list[str]) -> dict[str, np.ndarray]:
     """The mean of each channel of the tensors (N, C, …)."""
     sums: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    for _, result in numerics.run_batches(model, samples, names, batch=5):
-        for name, array in result.items():
+    compute = numerics.runner(model, names)
+    for feed in batches(samples, model, 5):
+        for name, array in compute(feed).items():
             sums[name].append(array.mean(axis=(0, *range(2, array.ndim))))
     return {name: np.mean(parts, axis=0) for name, parts in sums.items()}
 
@@ -158,7 +200,7 @@ def measure(bench: Bench, recipe: Recipe, ranking: list[str]) -> dict[str, Any]:
         "calibrator": recipe.calibrator,
         "cut_outs": recipe.images,
         "int8_nodes": len(quantized.quantized),
-        "int8_percent": round(100 * precision.int8_share(engine, quantized.model), 2),
+        "int8_percent": round(100 * precision.precision_share(engine, quantized.model, "int8"), 2),
         "kernels": len(engine.kernels),
         "weights_mb": round((engine.weight_bytes or 0) / 1e6, 2),
         **scores(bench, quantized.model),
@@ -194,7 +236,7 @@ def references(bench: Bench) -> Iterator[tuple[str, Callable[[], dict[str, Any]]
         return {"recipe": name, **nothing, **sizes, **scores(bench, model, name == "FP16")}
 
     yield "FP32", lambda: row("FP32", bench.model)
-    samples = {"x": datasets.calibration_photos(8)}
+    samples = {"x": calibration_photos(8)}
     yield "FP16", lambda: row("FP16", precision.to_half(bench.model, "fp16", samples).model)
 
 
@@ -226,14 +268,35 @@ def kept(bench: Bench, ranking: list[str]) -> Iterator[tuple[str, Callable[[], d
     whole = datasets.imagenet_photos()
     quantized = cache(lambda: bench.quantized(_MSE, []))
     for k in KEPT:
-        yield (
-            str(k),
-            lambda k=k: (
-                precision.keep_worst(bench.model, whole, quantized(), ranking, [k], gpu=GPU)
-                .round({"int8_percent": 2, "sqnr_db": 2, "cosine": 6})
-                .to_dict("records")[0]
-            ),
-        )
+        yield str(k), lambda k=k: keep_worst(bench.model, whole, quantized(), ranking[:k], GPU)
+
+
+def keep_worst(
+    model: onnx.ModelProto, dataset: datasets.Dataset, quantized: precision.Quantized, worst: Sequence[str], gpu: str
+) -> dict[str, Any]:
+    """What is gained by leaving the nodes `worst` in the base of `quantized`: a row of kept.csv.
+
+    `int8_percent` is of the multiply-adds of the engine compiled for `gpu`; SQNR, cosine and `same_top1` (the samples
+    that keep their class) compare the logits with `model`'s; `right` counts the samples that get their label.
+    """
+    samples = {"x": dataset.images}
+    nodes = [node for node in quantized.quantized if node not in worst]
+    sums, scales = bool(quantized.sums), quantized.scales
+    some = precision.quantize(model, samples, base=quantized.base, nodes=nodes, residual=sums, scales=scales)
+    shapes = {"x": (1, *dataset.images.shape[1:])}
+    engine = lab.build(some.model, gpu=gpu, shapes=shapes, progress=False)
+    share = precision.precision_share(engine, some.model, "int8")
+    before, after = (numerics.run(one, samples)["logits"] for one in (model, some.model))
+    return {
+        "kept": len(worst),
+        "int8_percent": round(100 * share, 2),
+        "share_from": f"engine for {gpu}",
+        "sqnr_db": round(numerics.sqnr(before, after), 2),
+        "cosine": round(numerics.cosine(before, after), 6),
+        "same_top1": int((before.argmax(1) == after.argmax(1)).sum()),
+        "right": numerics.score(after, dataset.labels).right,
+        "count": len(dataset),
+    }
 
 
 def main() -> int:

@@ -21,7 +21,11 @@ from typing import TYPE_CHECKING
 import psutil
 
 import trtlab as lab
+from trtlab.building import build_each
 from trtlab.buildlog import read_build_log
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "notebooks")]
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,11 +66,13 @@ class Row:
     unit: str = "s"
 
     def __str__(self) -> str:
+        digits = 2 if self.unit else 0
         middle = statistics.median(self.figures)
-        spread = f"{min(self.figures):.2f} … {max(self.figures):.2f}"
+        spread = f"{min(self.figures):,.{digits}f} … {max(self.figures):,.{digits}f}"
         verdict = "met" if middle <= self.target else "MISSED"
-        target = f"<= {self.target:g} {self.unit}"
-        return f"| {self.name} | {target} | {middle:.2f} {self.unit} | {spread} | {len(self.figures)} | {verdict} |"
+        target = f"<= {self.target:,g} {self.unit}"
+        found = f"{middle:,.{digits}f} {self.unit}"
+        return f"| {self.name} | {target} | {found} | {spread} | {len(self.figures)} | {verdict} |"
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -79,6 +85,24 @@ def seconds(work: Callable[[], object]) -> float:
 def python(*arguments: str) -> str:
     """What a fresh Python prints."""
     return subprocess.run([sys.executable, *arguments], check=True, capture_output=True, text=True).stdout
+
+
+def house() -> list[Row]:
+    """The size of the package and the directions of its imports, as tests/test_house.py counts them."""
+    import test_house as house
+
+    alone = set(house.used_by_one_chapter()) - set(house.INTERFACES.split())
+
+    figures = {
+        "lines of trtlab": (house.lines(*house.TEXTS), 7500),
+        "lines of the chapters' modules": (house.lines(*house.COMPANIONS), 6000),
+        "lines of the tests": (house.lines(*house.TESTS.rglob("*.py")), 12_000),
+        "files of trtlab": (len(house.TEXTS), 90),
+        "files of trtlab in an import circle": (sum(bool(house.in_a_circle(path)) for path in house.INSIDE), 0),
+        "imports from a floor above": (sum(len(house.climbing(path)) for path in house.INSIDE), 0),
+        "names of trtlab that one chapter alone uses": (len(alone), 0),
+    }
+    return [Row(name, [figure], target, "") for name, (figure, target) in figures.items()]
 
 
 def importing() -> Row:
@@ -102,11 +126,29 @@ def building(path: Path) -> list[Row]:
     ]
 
 
+def comparing(path: Path) -> list[Row]:
+    """Whole process against whole process: a script that builds ResNet-50 with lab.build(), and the plain script."""
+    code = "import sys, trtlab as lab; lab.build(sys.argv[1], shapes={'x': (1, 3, 224, 224)}, cache=False)"
+    pairs = [(_cost("-c", code, str(path)), _cost("-c", PLAIN_SCRIPT, str(path))) for _ in range(9)]
+    wall, processor = ([ours[kind] / plain[kind] for ours, plain in pairs] for kind in (0, 1))
+    return [
+        Row("script with build() of ResNet-50, its time over the plain script's", wall, 1.4, "times"),
+        Row("script with build() of ResNet-50, its processor time over the plain script's", processor, 1.6, "times"),
+    ]
+
+
+def _cost(*arguments: str) -> tuple[float, float]:
+    """(wall, processor) seconds of a Python process and of the processes it waited for."""
+    before = os.times()
+    python(*arguments)
+    after = os.times()
+    processor = after.children_user + after.children_system - before.children_user - before.children_system
+    return after.elapsed - before.elapsed, processor
+
+
 def remembering(path: Path) -> Row:
     """The most memory that a process building ResNet-50 and its compiler process take together."""
-    code = (
-        "import sys, trtlab; trtlab.building(sys.argv[1], shapes={'x': (1, 3, 224, 224)}, cache=False, progress=False)"
-    )
+    code = "import sys, trtlab; trtlab.build(sys.argv[1], shapes={'x': (1, 3, 224, 224)}, cache=False, progress=False)"
     figures = [peak_gib(subprocess.Popen([sys.executable, "-c", code, str(path)]), every=0.01) for _ in range(3)]
     return Row("build() of ResNet-50, cold: peak memory of both processes", figures, 4, "GiB")
 
@@ -124,9 +166,11 @@ def reading() -> Row:
 
 def changing() -> Row:
     """The widget of chapter 00: from a change of the batch to the picture as PNG, nothing cached."""
+    import chapter00
+
     network = lab.models.efficientnet_lite0()
     figures = [
-        seconds(lambda batch=batch: lab.widgets.compiled_picture(network, "RTX 3090", batch).png())
+        seconds(lambda batch=batch: chapter00.compiled_picture(network, "RTX 3090", batch).png())
         for batch in (3, 5, 6, 7, 9)
     ]
     return Row("widget, change to picture, EfficientNet-Lite0", figures, 1.5)
@@ -137,7 +181,7 @@ def sweeping(path: Path) -> Row:
     figures = []
     for start in (1, 100, 200):
         shapes = [{"x": (batch, 3, 224, 224)} for batch in range(start, start + 8)]
-        figures.append(seconds(lambda shapes=shapes: lab.profiles.sweep(path, shapes, "RTX 3090")))
+        figures.append(seconds(lambda shapes=shapes: build_each(path, shapes, "RTX 3090")))
     return Row("sweep of 8 shapes of ResNet-50", figures, 8)
 
 
@@ -206,7 +250,7 @@ def calibrating_much() -> Row:
 def chapters() -> list[Row]:
     """Every notebook as a new reader runs it, with empty caches, and the most memory that it and its children took."""
     rows = []
-    folder = Path(__file__).parents[2] / "notebooks"
+    folder = ROOT / "notebooks"
     for path in sorted(folder.glob("[0-9]*.ipynb")):
         with tempfile.TemporaryDirectory() as new:
             copy = Path(new) / path.name
@@ -214,7 +258,7 @@ def chapters() -> list[Row]:
             start = time.perf_counter()
             run = subprocess.Popen(
                 [sys.executable, str(folder / "execute.py"), str(copy)],
-                env={**os.environ, "TRTLAB_CACHE": new},
+                env={**os.environ, "TRTLAB_CACHE": new, "PYTHONPATH": str(folder)},
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
@@ -245,8 +289,9 @@ def main() -> int:
         os.environ["TRTLAB_CACHE"] = new
         resnet = lab.models.resnet50().onnx()
         lab.models.efficientnet_lite0().onnx()
-        network = (lambda: building(resnet), lambda: remembering(resnet), reading, changing, lambda: sweeping(resnet))
-        for rows in (importing, *network, calibrating, calibrating_much):
+        building_it = (building, comparing, remembering, sweeping)
+        network = (*(lambda row=row: row(resnet) for row in building_it), reading, changing)
+        for rows in (house, importing, *network, calibrating, calibrating_much):
             found = rows()
             for row in found if isinstance(found, list) else [found]:
                 print(row, flush=True)

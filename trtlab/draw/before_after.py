@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pandas as pd
-from matplotlib.patches import PathPatch, Polygon
+import pygraphviz
+from matplotlib.patches import FancyArrowPatch
 from matplotlib.path import Path
 
-from trtlab.draw.frame import MARGIN, Card, Picture, fit, message, number, style, unit_of, width_of
+from trtlab.draw import palette
+from trtlab.draw.frame import MARGIN, Card, Picture, in_unit, message, style, width_of
 from trtlab.draw.fusion import finding, footer, type_of
-from trtlab.draw.palette import (
-    BAR,
-    KINDS,
-    MUTED,
-    OUTLINE,
-    TEXT,
-    UNASKED,
-    VANISHED,
-    Ink,
-    is_fused_attention,
-    kind_of_layer,
-    kind_of_op,
-    short_name,
-)
 from trtlab.engine import Engine, Layer, fused_bytes
 from trtlab.errors import ModelError
-from trtlab.graph import unfused_bytes, vanishing_reasons
+from trtlab.graph import Facts, unfused_bytes
 from trtlab.onnx_model import Model, read_model
 
 WIDEST, NODES = 12.6, 40  # inches of a card, and nodes that it can hold
+TILE, WORDS = 10.0, 9.0  # font sizes in points
+HIGH, GAP = 0.34, 0.04  # inches: a tile's height, and between tiles
+ASKED = palette.Ink("#FFFFFF", palette.OUTLINE)  # the frame of a kernel that runs nodes
 
 
 def before_after(engine: Engine, model: Model, *, title: str | None = None) -> Picture:
@@ -48,15 +40,15 @@ def before_after(engine: Engine, model: Model, *, title: str | None = None) -> P
     fate = _fate(engine, proto)
     moved = _bytes(engine, proto)
     with style():
-        before = place("ONNX: a kernel for each node", moved[0], _before(engine, proto, fate), _edges(proto))
-        after = place("TensorRT", moved[1], _after(engine, fate), _kernel_edges(engine), _first_nodes(engine, fate))
+        before = place("ONNX: a kernel for each node", moved[0], *_before(engine, proto, fate))
+        after = place("TensorRT", moved[1], *_after(engine, fate), first=_first_nodes(engine, fate))
         return _draw(title or finding(engine, fate), footer(engine), before, after)
 
 
 def _fate(engine: Engine, proto: Any) -> pd.DataFrame:
     """The fate of each node; one whose value is known at build time is `constant` even where a kernel names it."""
     fate = engine.fate(proto)
-    known = [reason == "constant" for reason in vanishing_reasons(proto)]
+    known = [reason == "constant" for reason in Facts(proto).reasons]
     fate.loc[known, "layer"] = None
     fate.loc[known, "reason"] = "constant"
     return fate
@@ -74,145 +66,27 @@ def _bytes(engine: Engine, proto: Any) -> tuple[int | None, int | None]:
         return None, after
 
 
-def _before(engine: Engine, proto: Any, fate: pd.DataFrame) -> list[Box]:
-    number_of = {layer.name: index for index, layer in enumerate(engine.kernels, 1)}
-    boxes = []
-    for op, layer, reason in zip(fate["op"], fate["layer"], fate["reason"], strict=True):
-        badge = number_of.get(layer, 0)
-        boxes.append(Box((_tile(op, len(fate), "" if badge else reason or "bookkeeping"),), badge=badge))
-    return [*boxes, *[Box(port=name) for name in _ports(proto)]]
-
-
-def _tile(op: str, many: int, reason: str = "") -> Tile:
-    label = op if many <= 9 and len(op) <= 9 else short_name(op)
-    return Tile(label, VANISHED if reason else KINDS[kind_of_op(op)], reason)
-
-
-def _ports(proto: Any) -> list[str]:
-    weights = {tensor.name for tensor in proto.graph.initializer}
-    inputs = [value.name for value in proto.graph.input if value.name not in weights]
-    return [*inputs, *[value.name for value in proto.graph.output]]
-
-
-def _edges(proto: Any) -> Edges:
-    nodes = proto.graph.node
-    ports = _ports(proto)
-    outputs = {value.name for value in proto.graph.output}
-    source = {name: len(nodes) + index for index, name in enumerate(ports) if name not in outputs}
-    source.update({name: index for index, node in enumerate(nodes) for name in node.output if name})
-    found = {(source[name], index) for index, node in enumerate(nodes) for name in node.input if name in source}
-    found |= {(source[name], len(nodes) + ports.index(name)) for name in outputs if name in source}
-    return found
-
-
-def _after(engine: Engine, fate: pd.DataFrame) -> list[Box]:
-    sizes = [layer.nbytes for layer in engine.kernels]
-    size, unit = unit_of(max((size or 0 for size in sizes), default=0))
-    boxes = []
-    for index, layer in enumerate(engine.kernels, 1):
-        words = [] if layer.nbytes is None else [f"{number(layer.nbytes / size)} {unit}"]
-        words += [f"stream {layer.stream}"] if layer.stream else []
-        ops = fate.loc[fate["layer"] == layer.name, "op"]
-        tiles = tuple(_tile(op, len(fate)) for op in ops) or (_unasked(layer),)
-        if is_fused_attention(layer):
-            words = ["fused attention", *words]
-        boxes.append(Box(tiles, tuple(words), index, kernel=True, asked=bool(len(ops))))
-    return [*boxes, *[Box(port=port.name) for port in engine.ports]]
-
-
-def _first_nodes(engine: Engine, fate: pd.DataFrame) -> list[int]:
-    """For each box of `_after` the place of its first node in the model, so that both rows have the same order.
-
-    A kernel that nobody asked for goes with those that read what it writes.
-    """
-    first: dict[str, int] = {}
-    for index, layer in enumerate(fate["layer"]):
-        first.setdefault(layer or "", index)
-    for layer in reversed(engine.kernels):
-        written = {tensor.name for tensor in layer.outputs}
-        readers = [other for other in engine.kernels if written & {tensor.name for tensor in other.inputs}]
-        first.setdefault(layer.name, min((first.get(other.name, len(fate)) for other in readers), default=len(fate)))
-    return [*[first[layer.name] for layer in engine.kernels], *[0 for _ in engine.ports]]
-
-
-def _unasked(layer: Layer) -> Tile:
-    kind = kind_of_layer(layer)
-    moves = kind == "data movement" and len(layer.inputs) == len(layer.outputs) == 1 and not layer.onnx_nodes
-    if kind == "data movement":
-        return Tile("layout" if moves else "copy", UNASKED)
-    return Tile(f"{type_of(layer)} {kind}" if layer.onnx_nodes else "added", UNASKED)
-
-
-def _kernel_edges(engine: Engine) -> Edges:
-    kernels, found = engine.kernels, set()
-    port_of = {port.name: len(kernels) + index for index, port in enumerate(engine.ports)}
-    for index, layer in enumerate(kernels):
-        for tensor in layer.inputs:
-            writers = [other for other, one in enumerate(kernels) if tensor.name in {out.name for out in one.outputs}]
-            sources = [other for other in writers if other != index] or [port_of.get(tensor.name, index)]
-            found |= {(source, index) for source in sources if source != index}
-        found |= {(index, port_of[tensor.name]) for tensor in layer.outputs if tensor.name in port_of}
-    return found
-
-
-def _draw(title: str, words: str, before: Row, after: Row) -> Picture:
-    """The rows under each other, both shrunk alike where one is too wide."""
-    scale = min(1.0, (WIDEST - 2 * MARGIN) / max(before.size[0], after.size[0]))
-    width = max(8.0, scale * max(before.size[0], after.size[0]), min(width_of(title, 15, "bold"), 11.0)) + 2 * MARGIN
-    tops = [0.75, 0.75 + 0.62 + scale * before.size[1]]
-    bottom = tops[1] + 0.5 + scale * after.size[1]
-    card = Card(width, bottom + 0.5)
-    card.title(title, 15)
-    largest = max(before.nbytes or 0, after.nbytes or 0)
-    for row, top in zip((before, after), tops, strict=True):
-        card.text(MARGIN, top + 0.1, row.heading, 11, weight="bold", color=MUTED, gid="heading")
-        if largest and row.nbytes is not None:
-            _bar(card, top + 0.1, row.nbytes, largest)
-        left = MARGIN + (width - 2 * MARGIN - scale * row.size[0]) / 2
-        draw_graph(card, row, left, top + 0.34, scale)
-    card.line([MARGIN, width - MARGIN], [bottom + 0.08, bottom + 0.08])
-    card.text(MARGIN, bottom + 0.27, fit(words, width - 2 * MARGIN, 8.5), 8.5, color=MUTED, gid="footer")
-    return card.figure
-
-
-def _bar(card: Card, y: float, nbytes: int, largest: int) -> None:
-    """The bytes of a row as a bar on the right of its heading."""
-    size, unit = unit_of(largest)
-    left, room = MARGIN + 2.75, card.width - 2 * MARGIN - 2.75 - 2.2
-    card.box(left, y - 0.09, max(0.02, room * nbytes / largest), 0.15, BAR, radius=0.0, gid="bar")
-    words = f"{number(nbytes / size)} {unit} read and written"
-    card.text(left + max(0.02, room * nbytes / largest) + 0.08, y, words, WORDS, color=MUTED, gid="bytes")
-
-
-TILE, WORDS = 10.0, 9.0  # font sizes in points
-
-
-HIGH, GAP = 0.34, 0.04  # inches: a tile's height, and between tiles
-
-
 class Tile(NamedTuple):
-    """What stands in a tile, its colours, and what stands under it where the node vanished."""
+    """What stands in a tile, and its colours."""
 
     label: str
-    ink: Ink
-    reason: str = ""
+    ink: palette.Ink
 
     @property
     def width(self) -> float:
         """Inches across."""
-        return max(0.42, width_of(self.label, TILE, "bold") + 0.14, width_of(self.reason, WORDS) + 0.04)
+        return max(0.42, width_of(self.label, TILE, "bold") + 0.14)
 
 
 @dataclass(frozen=True)
 class Box:
-    """A node, a kernel or a port of one of the two graphs: tiles in rows, words under them, a number to match by."""
+    """A node, a kernel with its `frame`, or a `port`: tiles in rows, words under them, a number to match by."""
 
     tiles: tuple[Tile, ...] = ()
     words: tuple[str, ...] = ()
     badge: int = 0
-    kernel: bool = False
+    frame: palette.Ink | None = None
     port: str = ""
-    asked: bool = True
 
     @property
     def rows(self) -> list[tuple[Tile, ...]]:
@@ -221,28 +95,91 @@ class Box:
 
     @property
     def size(self) -> tuple[float, float]:
-        """Width and height in inches, words included."""
+        """Width, words included, and height of tiles and frame in inches."""
         if self.port:
             return width_of(self.port, WORDS) + 0.16, 0.26
-        wide = max(sum(tile.width for tile in row) + GAP * (len(row) - 1) for row in self.rows)
-        wide = max(wide + (0.12 if self.kernel else 0.0), *[width_of(line, WORDS) + 0.04 for line in self.words], 0.0)
-        return wide, self.inner + 0.17 * len(self.words) + (0.17 if self.tiles[0].reason else 0.0)
-
-    @property
-    def inner(self) -> float:
-        """The height of the tiles and the frame around them."""
-        return HIGH * len(self.rows) + GAP * (len(self.rows) - 1) + (0.12 if self.kernel else 0.0)
+        border = 0.12 if self.frame else 0.0
+        wide = max(map(width_of_row, self.rows)) + border
+        high = (HIGH + GAP) * len(self.rows) - GAP + border
+        return max(wide, *[width_of(line, WORDS) + 0.04 for line in self.words], 0.0), high
 
     @property
     def below(self) -> float:
-        """The height of what stands under the frame."""
-        return 0.0 if self.port else self.size[1] - self.inner
+        """Inches that the words under the frame take."""
+        return 0.17 * len(self.words) + 0.05 * bool(self.words)
 
 
-Edges = set[tuple[int, int]]
+def width_of_row(tiles: Sequence[Tile]) -> float:
+    """Inches across tiles that stand side by side."""
+    return sum(tile.width for tile in tiles) + GAP * (len(tiles) - 1)
 
 
+Steps = list[tuple[list[str], list[str]]]  # for each node or kernel the tensors it reads, and those it writes
+Graph = tuple[list[Box], set[tuple[int, int]]]  # boxes, and arrows from one to another
 Points = list[tuple[float, float]]
+
+
+def _graph(boxes: list[Box], steps: Steps, inputs: list[str], outputs: list[str]) -> Graph:
+    """The boxes of the steps and of the ports; an arrow from each that writes a tensor to each that reads it."""
+    writers: dict[str, list[int]] = {}
+    for index, (_, written) in enumerate([*steps, *[([], [name]) for name in inputs]]):
+        for name in written:
+            writers.setdefault(name, []).append(index)
+    readers = [*[read for read, _ in steps], *[[] for _ in inputs], *[[name] for name in outputs]]
+    arrows = {(tail, head) for head, read in enumerate(readers) for name in read for tail in writers.get(name, [])}
+    ports = [Box(port=name) for name in (*inputs, *outputs)]
+    return [*boxes, *ports], {(tail, head) for tail, head in arrows if tail != head}
+
+
+def _before(engine: Engine, proto: Any, fate: pd.DataFrame) -> Graph:
+    number_of = {layer.name: index for index, layer in enumerate(engine.kernels, 1)}
+    boxes = []
+    for op, layer, reason in zip(fate["op"], fate["layer"], fate["reason"], strict=True):
+        badge = number_of.get(layer, 0)
+        tile = _tile(op, len(fate)) if badge else _tile(op, len(fate))._replace(ink=palette.VANISHED)
+        boxes.append(Box((tile,), () if badge else (reason or "bookkeeping",), badge))
+    weights = {tensor.name for tensor in proto.graph.initializer}
+    inputs = [value.name for value in proto.graph.input if value.name not in weights]
+    steps = [(list(node.input), [name for name in node.output if name]) for node in proto.graph.node]
+    return _graph(boxes, steps, inputs, [value.name for value in proto.graph.output])
+
+
+def _tile(op: str, many: int) -> Tile:
+    return Tile(op if many <= 9 and len(op) <= 9 else palette.short_name(op), palette.KINDS[palette.kind_of_op(op)])
+
+
+def _after(engine: Engine, fate: pd.DataFrame) -> Graph:
+    boxes, largest = [], max(layer.nbytes or 0 for layer in engine.kernels)
+    for index, layer in enumerate(engine.kernels, 1):
+        words = ["fused attention"] if palette.is_fused_attention(layer) else []
+        words += [] if layer.nbytes is None else [in_unit(layer.nbytes, largest)]
+        words += [f"stream {layer.stream}"] if layer.stream else []
+        tiles = tuple(_tile(op, len(fate)) for op in fate.loc[fate["layer"] == layer.name, "op"])
+        boxes.append(Box(tiles or (_unasked(layer),), tuple(words), index, ASKED if tiles else palette.UNASKED))
+    steps = [([one.name for one in layer.inputs], [one.name for one in layer.outputs]) for layer in engine.kernels]
+    inputs, outputs = ([port.name for port in engine.ports if port.mode == mode] for mode in ("Input", "Output"))
+    return _graph(boxes, steps, inputs, outputs)
+
+
+def _first_nodes(engine: Engine, fate: pd.DataFrame) -> list[int]:
+    """For each box of `_after` the place of its first node in the model, so that both rows have the same order.
+
+    A kernel that nobody asked for goes with those that read what it writes.
+    """
+    first = {layer: index for index, layer in reversed(list(enumerate(fate["layer"])))}
+    for layer in reversed(engine.kernels):
+        written = {tensor.name for tensor in layer.outputs}
+        readers = [other for other in engine.kernels if written & {tensor.name for tensor in other.inputs}]
+        first.setdefault(layer.name, min((first.get(other.name, len(fate)) for other in readers), default=len(fate)))
+    return [*[first[layer.name] for layer in engine.kernels], *[0 for _ in engine.ports]]
+
+
+def _unasked(layer: Layer) -> Tile:
+    kind = palette.kind_of_layer(layer)
+    if kind == "data movement":
+        moves = len(layer.inputs) == len(layer.outputs) == 1 and not layer.onnx_nodes
+        return Tile("layout" if moves else "copy", palette.UNASKED)
+    return Tile(f"{type_of(layer)} {kind}" if layer.onnx_nodes else "added", palette.UNASKED)
 
 
 @dataclass(frozen=True)
@@ -257,100 +194,99 @@ class Row:
     size: tuple[float, float]
 
 
-def place(heading: str, nbytes: int | None, boxes: list[Box], edges: Edges, first: list[int] | None = None) -> Row:
-    """The graph from left to right, as Graphviz places it; what `first` puts earlier stands above its neighbours."""
-    import pygraphviz
+_NODE = '<<table border="0" cellborder="0" cellspacing="0" cellpadding="0">{}</table>>'
+_CELL = '<tr><td {} fixedsize="true" width="{:.0f}" height="{:.0f}"></td></tr>'
 
+
+def place(
+    heading: str, nbytes: int | None, boxes: list[Box], arrows: set[tuple[int, int]], first: list[int] | None = None
+) -> Row:
+    """The graph from left to right, as Graphviz places it; what `first` puts earlier stands above its neighbours."""
     paper = pygraphviz.AGraph(directed=True, rankdir="LR", ranksep="0.24", nodesep="0.12")
     if first:
         paper.graph_attr["ordering"] = "out"
     for index, box in enumerate(boxes):
-        width, height = box.size[0], box.size[1] + box.below  # as much above, for arrows that end at the frame's middle
-        paper.add_node(
-            f"n{index}", label="", shape="box", fixedsize="true", width=f"{width:.3f}", height=f"{height:.3f}"
-        )
-    for tail, head in sorted(edges, key=lambda edge: (edge[0], first[edge[1]] if first else edge[1])):
-        paper.add_edge(f"n{tail}", f"n{head}", arrowsize="0.6", tailport="e", headport="w")
+        width, height, below = (72 * inches for inches in (*box.size, box.below))
+        words = _CELL.format("", width, below) if below else ""
+        label = _NODE.format(_CELL.format('port="frame"', width, height) + words)
+        paper.add_node(f"n{index}", shape="plain", label=label)
+    for tail, head in sorted(arrows, key=lambda arrow: (arrow[0], first[arrow[1]] if first else arrow[1])):
+        paper.add_edge(f"n{tail}", f"n{head}", arrowsize="0.6", tailport="frame:e", headport="frame:w")
     paper.layout(prog="dot")
     across, down = (float(size) / 72 for size in paper.graph_attr["bb"].split(",")[2:])
 
-    def at(text: str) -> tuple[float, float]:
+    def at(text: str, up: float = 0.0) -> tuple[float, float]:
         x, y = text.split(",")
-        return float(x) / 72, down - float(y) / 72
+        return float(x) / 72, down - float(y) / 72 - up
 
-    places = [at(paper.get_node(f"n{index}").attr["pos"]) for index in range(len(boxes))]
-    lines = [paper.get_edge(f"n{tail}", f"n{head}").attr["pos"] for tail, head in sorted(edges)]
+    places = [at(paper.get_node(f"n{i}").attr["pos"], box.below / 2) for i, box in enumerate(boxes)]
+    lines = [paper.get_edge(f"n{tail}", f"n{head}").attr["pos"] for tail, head in sorted(arrows)]
     curves = [[at(point) for point in line.removeprefix("e,").split()] for line in lines]
-    top, end = _extent(boxes, places, curves)
-    places = [(x, y - top) for x, y in places]
-    curves = [[(x, y - top) for x, y in curve] for curve in curves]
-    return Row(heading, nbytes, boxes, places, curves, (across, end - top))
+    return Row(heading, nbytes, boxes, places, curves, (across, down))
 
 
-def _extent(boxes: list[Box], places: Points, curves: list[Points]) -> tuple[float, float]:
-    """Where the drawing begins and ends: the highest frame or curve, the lowest words or curve."""
-    bends = [y for curve in curves for y in _curve(curve[1:]).get_extents().intervaly]
-    tops = [y - (box.size[1] - box.below) / 2 for box, (_, y) in zip(boxes, places, strict=True)]
-    ends = [y + (box.size[1] + box.below) / 2 for box, (_, y) in zip(boxes, places, strict=True)]
-    return min([*tops, *bends]), max([*ends, *bends])
+def _draw(title: str, words: str, before: Row, after: Row) -> Picture:
+    """The rows under each other, both shrunk alike where one is too wide."""
+    scale = min(1.0, (WIDEST - 2 * MARGIN) / max(before.size[0], after.size[0]))
+    width = max(8.0, scale * max(before.size[0], after.size[0]), min(width_of(title, 15, "bold"), 11.0)) + 2 * MARGIN
+    tops = [0.75, 0.75 + 0.62 + scale * before.size[1]]
+    bottom = tops[1] + 0.5 + scale * after.size[1]
+    card = Card(width, bottom + 0.5)
+    card.title(title, 15)
+    largest = max(before.nbytes or 0, after.nbytes or 0)
+    for row, top in zip((before, after), tops, strict=True):
+        card.text(MARGIN, top + 0.1, row.heading, 11, weight="bold", color=palette.MUTED, gid="heading")
+        if largest and row.nbytes is not None:
+            long = max(0.02, (width - 2 * MARGIN - 4.95) * row.nbytes / largest)
+            card.box(MARGIN + 2.75, top + 0.01, long, 0.15, palette.BAR, radius=0.0, gid="bar")
+            moved = f"{in_unit(row.nbytes, largest)} read and written"
+            card.text(MARGIN + 2.83 + long, top + 0.1, moved, WORDS, color=palette.MUTED, gid="bytes")
+        left = MARGIN + (width - 2 * MARGIN - scale * row.size[0]) / 2
+        _draw_row(card, row, left, top + 0.34, scale)
+    card.footer(words, bottom + 0.08)
+    return card.figure
 
 
-def draw_graph(card: Card, row: Row, left: float, top: float, scale: float) -> None:
+def _draw_row(card: Card, row: Row, left: float, top: float, scale: float) -> None:
     """Put a placed graph on the card, its upper left corner at left, top."""
-    for points in row.curves:
-        _arrow(card, [(left + scale * x, top + scale * y) for x, y in points], scale)
+    for tip, *curve in row.curves:  # Graphviz gives the arrow's tip first, then the points of a Bézier curve
+        points = [(left + scale * x, top + scale * y) for x, y in (*curve, tip)]
+        path = Path(points, [Path.MOVETO, *[Path.CURVE4] * (len(curve) - 1), Path.LINETO])
+        card.axes.add_patch(
+            FancyArrowPatch(path=path, arrowstyle="-|>,head_length=0.6,head_width=0.24", mutation_scale=10 * scale,
+                            color=palette.OUTLINE, linewidth=1.2 * scale, shrinkA=0, shrinkB=0, zorder=1)
+        )  # fmt: skip
     for box, (x, y) in zip(row.boxes, row.places, strict=True):
-        width, height = (scale * size for size in box.size)
-        corner = left + scale * x - width / 2, top + scale * y - (height - scale * box.below) / 2
-        if box.port:
-            card.box(*corner, width, height, "#FFFFFF", edge=OUTLINE, radius=height / 2)
-            middle = corner[0] + width / 2, corner[1] + height / 2
-            card.text(*middle, box.port, WORDS * scale, color=MUTED, ha="center", va="center", gid="port")
-        else:
-            _box(card, box, *corner, scale)
+        _draw_box(card, box, left + scale * x, top + scale * y, scale)
 
 
-def _curve(points: Points) -> Path:
-    return Path(points, [Path.MOVETO, *[Path.CURVE4] * (len(points) - 1)])
-
-
-def _arrow(card: Card, points: Points, scale: float) -> None:
-    """Graphviz gives the arrow's tip first, then the points of a Bézier curve."""
-    tip, *curve = points
-    card.axes.add_patch(PathPatch(_curve(curve), facecolor="none", edgecolor=OUTLINE, linewidth=1.2 * scale, zorder=1))
-    (x, y), (right, top) = curve[-1], tip
-    across, down = (top - y) * 0.4, (right - x) * 0.4
-    corners = [tip, (x + across, y - down), (x - across, y + down)]
-    card.axes.add_patch(Polygon(corners, facecolor=OUTLINE, edgecolor="none", zorder=1))
-
-
-def _box(card: Card, box: Box, x: float, y: float, scale: float) -> None:
-    """Tiles, the frame of a kernel around them, its number and the words under it; x, y is the upper left corner."""
-    width = scale * box.size[0]
-    middle, inset = x + width / 2, scale * 0.06 * box.kernel
-    if box.kernel:
-        fill, edge = ("#FFFFFF", OUTLINE) if box.asked else (UNASKED.fill, UNASKED.text)
-        card.box(x, y, width, scale * box.inner, fill, edge=edge, line=1.4, dash="solid" if box.asked else "dashed")
+def _draw_box(card: Card, box: Box, x: float, y: float, scale: float) -> None:
+    """Tiles, the frame of a kernel around them, its number and the words under it; x, y is the middle of the frame."""
+    width, height = (scale * size for size in box.size)
+    left, top = x - width / 2, y - height / 2
+    if box.port:
+        card.box(left, top, width, height, "#FFFFFF", edge=palette.OUTLINE, radius=height / 2)
+        card.text(x, y, box.port, WORDS * scale, color=palette.MUTED, ha="center", va="center", gid="port")
+    if box.frame:
+        dash = "dashed" if box.frame is palette.UNASKED else "solid"
+        card.box(left, top, width, height, box.frame.fill, edge=box.frame.text, line=1.4, dash=dash)
     for line, tiles in enumerate(box.rows):
-        start = middle - scale * (sum(tile.width for tile in tiles) + GAP * (len(tiles) - 1)) / 2
+        start, down = x - scale * width_of_row(tiles) / 2, top + scale * (bool(box.frame) * 0.06 + line * (HIGH + GAP))
         for tile in tiles:
-            _draw_tile(card, tile, start, y + inset + scale * line * (HIGH + GAP), scale)
+            _draw_tile(card, tile, start, down, scale)
             start += scale * (tile.width + GAP)
     if box.badge:
-        card.box(x - 0.1 * scale, y - 0.1 * scale, 0.2 * scale, 0.2 * scale, TEXT, radius=1.0, zorder=5)
-        card.text(x, y, str(box.badge), 8 * scale, color="#FFFFFF", weight="bold", ha="center", va="center", zorder=6)
+        card.box(left - 0.1 * scale, top - 0.1 * scale, 0.2 * scale, 0.2 * scale, palette.TEXT, radius=1.0, zorder=5)
+        look = {"color": "#FFFFFF", "weight": "bold", "ha": "center", "va": "center", "zorder": 6}
+        card.text(left, top, str(box.badge), 8 * scale, **look)
     for line, words in enumerate(box.words):
-        down = scale * (box.inner + 0.12 + 0.17 * line)
-        card.text(middle, y + down, words, WORDS * scale, color=MUTED, ha="center", gid="words")
+        below = top + height + scale * (0.12 + 0.17 * line)
+        card.text(x, below, words, WORDS * scale, color=palette.MUTED, ha="center", gid="words")
 
 
 def _draw_tile(card: Card, tile: Tile, x: float, y: float, scale: float) -> None:
-    width, middle = scale * tile.width, x + scale * tile.width / 2
-    edge, dash = (VANISHED.text, "dashed") if tile.reason else ("none", "solid")
-    fill = "none" if tile.ink is UNASKED else tile.ink.fill
-    card.box(x, y, width, scale * HIGH, fill, edge=edge, dash=dash, zorder=3)
-    size, color = TILE * scale, tile.ink.text
-    down = y + scale * HIGH / 2
-    card.text(middle, down, tile.label, size, color=color, weight="bold", ha="center", va="center", gid="label")
-    if tile.reason:
-        card.text(middle, y + scale * (HIGH + 0.11), tile.reason, WORDS * scale, color=MUTED, ha="center", gid="reason")
+    width, height, ink = scale * tile.width, scale * HIGH, tile.ink
+    edge, dash = (ink.text, "dashed") if ink is palette.VANISHED else ("none", "solid")
+    card.box(x, y, width, height, "none" if ink is palette.UNASKED else ink.fill, edge=edge, dash=dash, zorder=3)
+    look = {"color": ink.text, "weight": "bold", "ha": "center", "va": "center", "gid": "label"}
+    card.text(x + width / 2, y + height / 2, tile.label, TILE * scale, **look)

@@ -4,60 +4,34 @@ from __future__ import annotations
 
 import io
 import unicodedata
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import cache
 from typing import Any
 
-import matplotlib
-from matplotlib import font_manager
+import matplotlib.style
+from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.text import Text
-from matplotlib.ticker import ScalarFormatter
 
 from trtlab.draw.palette import CARD, EDGE, MUTED, TEXT
 
-DPI = 120
-
-
-MARGIN = 0.3
-
-
-# DejaVu Sans ships with matplotlib; the others draw Chinese, Japanese and Korean names where they are installed.
-_FALLBACKS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Microsoft YaHei", "PingFang SC", "Yu Gothic", "Malgun Gothic")
-
-
-@cache
-def fonts() -> tuple[str, ...]:
-    """The font families to draw with, in order of preference."""
-    installed = {font.name for font in font_manager.fontManager.ttflist}
-    return ("DejaVu Sans", *[name for name in _FALLBACKS if name in installed][:1])
-
-
+DPI, MARGIN, GLUE = 120, 0.3, "   ·   "
+FONT = "DejaVu Sans"  # ships with matplotlib
 STYLE: Any = {
-    "figure.dpi": DPI,
-    "savefig.dpi": DPI,
-    "figure.facecolor": "none",
-    "text.color": TEXT,
-    "text.parse_math": False,
-    "axes.edgecolor": EDGE,
-    "axes.labelcolor": TEXT,
-    "xtick.color": TEXT,
-    "ytick.color": TEXT,
-}
-
-
-_SESSION = ("backend", "interactive", "toolbar", "webagg.", "timezone")  # settings of the session, not of a picture
+    "figure.dpi": DPI, "savefig.dpi": DPI, "figure.facecolor": "none", "font.family": FONT, "text.color": TEXT,
+    "text.parse_math": False, "axes.edgecolor": EDGE, "axes.labelcolor": TEXT, "xtick.color": TEXT, "ytick.color": TEXT,
+}  # fmt: skip
 
 
 def style() -> AbstractContextManager[None]:
     """Matplotlib's defaults and STYLE for a while, whatever the user's rcParams are; afterwards those are back."""
-    base: Any = {name: value for name, value in matplotlib.rcParamsDefault.items() if not name.startswith(_SESSION)}
-    return matplotlib.rc_context({**base, **STYLE, "font.family": list(fonts())})
+    return matplotlib.style.context(["default", STYLE])
 
 
 class Picture(Figure):
@@ -74,13 +48,8 @@ class Picture(Figure):
         self.savefig(buffer, format="png", metadata={"Software": None})
         return buffer.getvalue()
 
-    def _repr_png_(self) -> bytes:
-        return self.png()
-
     def _ipython_display_(self) -> None:
         # Jupyter asks this before the formatter that the inline backend registers for figures, which crops the card.
-        from IPython.display import display
-
         display({"image/png": self.png(), "text/plain": repr(self)}, raw=True)
 
     def __repr__(self) -> str:
@@ -95,20 +64,15 @@ def _renderer() -> Any:
 @cache
 def width_of(text: str, size: float, weight: str = "normal") -> float:
     """The width of `text` in inches at `size` points."""
-    font = FontProperties(family=list(fonts()), size=size, weight=weight)
+    font = FontProperties(family=FONT, size=size, weight=weight)
     return float(_renderer().get_text_width_height_descent(text, font, False)[0]) / 1440
 
 
-@cache
-def _drawable(character: str) -> bool:
-    paths = [font_manager.findfont(FontProperties(family=[name])) for name in fonts()]
-    return any(font_manager.get_font(path).get_char_index(ord(character)) for path in paths)
-
-
 def clean(text: str, limit: int = 60) -> str:
-    """`text` on one line, without what no font can draw, its middle cut out when longer than `limit` characters."""
+    """`text` on one line, "□" for what the font cannot draw, its middle cut out when longer than `limit` characters."""
+    font = get_font(findfont(FONT))
     flat = "".join(" " if unicodedata.category(one).startswith(("C", "Z")) else one for one in str(text))
-    flat = "".join(one if _drawable(one) else "□" for one in " ".join(flat.split()))
+    flat = "".join(one if font.get_char_index(ord(one)) else "□" for one in " ".join(flat.split()))
     keep = limit - 1
     return flat if len(flat) <= limit else f"{flat[: keep - keep // 3]}…{flat[-(keep // 3) :]}"
 
@@ -135,28 +99,17 @@ class Card:
 
     def box(
         self, x: float, y: float, width: float, height: float, fill: str, *,
-        edge: str = "none", line: float = 1.0, radius: float = 0.05, dash: str = "solid", zorder: float = 2,
-        gid: str | None = None,
+        edge: str = "none", line: float = 1.0, radius: float = 0.05, dash: str = "solid", **options: Any,
     ) -> None:  # fmt: skip
-        """A rounded box with its upper left corner at x, y."""
+        """A rounded box with its upper left corner at x, y; `options` as for matplotlib's patches."""
         shape = f"round,pad=0,rounding_size={min(radius, width / 2, height / 2)}"
-        self.axes.add_patch(
-            FancyBboxPatch(
-                (x, y), width, height, boxstyle=shape, facecolor=fill, edgecolor=edge, linewidth=line,
-                linestyle=dash, zorder=zorder, gid=gid,
-            )
-        )  # fmt: skip
+        look = {"facecolor": fill, "edgecolor": edge, "linewidth": line, "linestyle": dash, "zorder": 2, **options}
+        self.axes.add_patch(FancyBboxPatch((x, y), width, height, boxstyle=shape, **look))
 
-    def text(
-        self, x: float, y: float, words: str, size: float = 9, *,
-        color: str = TEXT, weight: str = "normal", ha: str = "left", va: str = "center_baseline", rotation: float = 0,
-        zorder: float = 4, gid: str | None = None,
-    ) -> Text:  # fmt: skip
-        """Words at x, y; never read as mathematics."""
-        return self.axes.text(
-            x, y, words, fontsize=size, color=color, fontweight=weight, ha=ha, va=va, rotation=rotation,
-            zorder=zorder, gid=gid, parse_math=False, family=list(fonts()),
-        )  # fmt: skip
+    def text(self, x: float, y: float, words: str, size: float = 9, **options: Any) -> Text:
+        """Words at x, y, never read as mathematics; `options` as for matplotlib's `Axes.text`."""
+        look = {"color": TEXT, "va": "center_baseline", "zorder": 4, **options}
+        return self.axes.text(x, y, words, size=size, parse_math=False, family=FONT, **look)
 
     def title(self, words: str, size: float = 17) -> None:
         """The finding, at the top; smaller where it is long. It is also what the picture is called in text."""
@@ -164,6 +117,11 @@ class Card:
         size = max(0.7 * size, min(size, size * room / (width_of(words, size, "bold") or 1)))
         self.text(MARGIN, MARGIN + 0.12, fit(words, room, size, "bold"), size, weight="bold", gid="title")
         self.figure.set_label(words)
+
+    def footer(self, words: str, y: float) -> None:
+        """A line across the card and below it who says so."""
+        self.line([MARGIN, self.width - MARGIN], [y, y])
+        self.text(MARGIN, y + 0.18, fit(words, self.width - 2 * MARGIN, 8.5), 8.5, color=MUTED, gid="footer")
 
     def line(self, x: list[float], y: list[float], color: str = EDGE, width: float = 1.2, zorder: float = 1) -> None:
         """A straight line through the points."""
@@ -180,6 +138,17 @@ def message(title: str, lines: list[str], width: float = 8.5) -> Picture:
     return card.figure
 
 
+def wrap(words: Sequence[str], room: float, size: float) -> list[str]:
+    """The words side by side in as few lines of `room` inches as they need."""
+    lines: list[str] = []
+    for word in words:
+        if lines and width_of(lines[-1] + GLUE + word, size) <= room:
+            lines[-1] += GLUE + word
+        else:
+            lines.append(word)
+    return [fit(line, room, size) for line in lines]
+
+
 def number(value: float) -> str:
     """Two significant digits where they matter: 0.04, 1.2, 12, 345."""
     if value == 0 or value >= 9.95:
@@ -189,40 +158,34 @@ def number(value: float) -> str:
 
 def unit_of(largest: int) -> tuple[int, str]:
     """The unit in which a figure of at most `largest` bytes reads well: (bytes in it, its name)."""
-    return next(
-        ((size, name) for size, name in ((2**20, "MiB"), (2**10, "KiB")) if largest >= 0.95 * size), (1, "bytes")
-    )
+    units = ((2**20, "MiB"), (2**10, "KiB"), (1, "bytes"))
+    return next((unit for unit in units if largest >= 0.95 * unit[0]), units[-1])
+
+
+def in_unit(nbytes: int, largest: int | None = None) -> str:
+    """A figure of bytes with its unit: "1.2 MiB"; the unit is that in which `largest` reads well."""
+    size, name = unit_of(nbytes if largest is None else largest)
+    return f"{number(nbytes / size)} {name}"
 
 
 def plot(
     title: str, width: float, height: float, *, note: str = "", left: float = 0.75, right: float = 0.35,
-    bottom: float = 0.75,
+    bottom: float = 0.75, top: float = 0.0, size: float = 14,
 ) -> tuple[Card, Axes]:  # fmt: skip
     """A card and axes on it, in inches; `note` is the line under the title. Use it inside `style()`."""
     card = Card(width, height)
-    card.title(title, 14)
-    top = MARGIN + (0.7 if note else 0.45)
-    if note:
-        card.text(MARGIN, MARGIN + 0.42, fit(note, width - 2 * MARGIN, 9.5), 9.5, color=MUTED, gid="note")
-    axes = card.figure.add_axes(
-        (left / width, bottom / height, (width - left - right) / width, (height - top - bottom) / height)
-    )
-    axes.set_facecolor("none")
+    card.title(title, size)
+    top = top or MARGIN + (0.7 if note else 0.45)
+    card.text(MARGIN, MARGIN + 0.42, fit(note, width - 2 * MARGIN, 9.5), 9.5, color=MUTED, gid="note")
+    room = (left / width, bottom / height, (width - left - right) / width, (height - top - bottom) / height)
+    axes = card.figure.add_axes(room, facecolor="none", axisbelow=True)
     axes.tick_params(labelsize=9.5, length=0)
-    axes.set_axisbelow(True)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(EDGE)
+    axes.spines[["top", "right", "left"]].set_visible(False)
     return card, axes
 
 
 def label(axes: Axes, x: str, y: str, *, grid: str = "y") -> None:
     """Name both axes, with their units, and rule lines across the one that is read off; call it last."""
-    for axis in (axes.xaxis, axes.yaxis):
-        low, high = sorted(axis.get_view_interval())
-        if isinstance(axis.get_major_formatter(), ScalarFormatter):  # ticks of its own choice, some outside
-            axis.set_ticks([tick for tick in axis.get_majorticklocs() if low <= tick <= high])
-            axis.set_view_interval(low, high, ignore=True)
     axes.set_xlabel(x, fontsize=10)
     axes.set_ylabel(y, fontsize=10)
     axes.grid(axis=grid, color=EDGE, linewidth=0.8)  # type: ignore[arg-type]

@@ -30,34 +30,13 @@ KINDS: dict[str, Ink] = {
     "other": Ink("#3F5D7A", "#FFFFFF"),
 }
 
-
 VANISHED = Ink("#E1E5EA", "#6B7684")
-
-
 UNASKED = Ink("#FFF4E5", "#A84B00")  # a kernel that no ONNX node asked for: its fill, and its border and text
-
-
-# A number format, in pictures that compare precisions.
-PRECISIONS: dict[str, Ink] = {
-    "FP32": Ink("#3F5D7A", "#FFFFFF"),
-    "BF16": Ink("#5A8012", "#FFFFFF"),
-    "FP16": Ink("#1A6FC9", "#FFFFFF"),
-    "FP8": Ink("#784C36", "#FFFFFF"),
-    "INT8": Ink("#E58492", "#1F2933"),
-    "INT4": Ink("#F4B42A", "#1F2933"),
-    "FP4": Ink("#2A1D94", "#FFFFFF"),
-}
-
 
 # What a byte is for, in the memory picture.
 BYTES: dict[str, str] = {"reads inputs": "#80C2F5", "reads constants": "#F4B42A", "writes outputs": "#1A6FC9"}
-
-
 CARD, EDGE, OUTLINE, BAR = "#FCFCFA", "#D5DAE1", "#8996A5", "#9AA8B8"
-
-
 TEXT, MUTED = "#1F2933", "#52606D"
-
 
 _OPS = {
     "convolution": "Conv ConvTranspose ConvInteger QLinearConv DeformConv",
@@ -76,25 +55,19 @@ _OPS = {
     "other": "If Loop Scan",
 }
 
-
 _KIND_OF_OP = {op: kind for kind, ops in _OPS.items() for op in ops.split()}
 
-
-# What a tile says where the operation's own name would be too long.
-SHORT = {
+# What a tile says where the operation's own name would be too long and its first letters would not do.
+_SHORT = {
     "Add": "+", "Sub": "−", "Mul": "×", "Div": "÷", "Neg": "−x", "Relu": "ReLU", "Gemm": "FC", "MatMul": "MM",
-    "ConvTranspose": "Conv↑", "LeakyRelu": "LReLU", "PRelu": "PReLU", "HardSwish": "HSw", "HardSigmoid": "HSig",
-    "Sigmoid": "σ", "Softmax": "SoftM", "LogSoftmax": "LogSM", "Softplus": "SoftP", "BatchNormalization": "BN",
-    "LayerNormalization": "LN", "InstanceNormalization": "IN", "GroupNormalization": "GN", "RMSNormalization": "RMS",
-    "SimplifiedLayerNormalization": "RMS", "MaxPool": "MaxP", "AveragePool": "AvgP", "GlobalAveragePool": "GAP",
-    "GlobalMaxPool": "GMP", "ReduceMean": "Mean", "ReduceSum": "Sum", "ReduceMax": "Max", "ReduceMin": "Min",
-    "ReduceL2": "L2", "Reshape": "Rshp", "Flatten": "Flat", "Transpose": "Trsp", "Squeeze": "Sqz", "Unsqueeze": "Usqz",
-    "Concat": "Cat", "Gather": "Gath", "GatherElements": "GathE", "GatherND": "GathN", "ScatterND": "ScatN",
-    "ScatterElements": "ScatE", "Identity": "Id", "Constant": "Const", "ConstantOfShape": "Fill", "Expand": "Expd",
-    "Dropout": "Drop", "Upsample": "Up", "Resize": "Resz", "QuantizeLinear": "Q", "DequantizeLinear": "DQ",
-    "DynamicQuantizeLinear": "DynQ", "Attention": "Attn", "MultiHeadAttention": "MHA", "Einsum": "Eins",
-    "NonMaxSuppression": "NMS", "Reciprocal": "1/x", "GreaterOrEqual": "≥", "LessOrEqual": "≤", "Greater": ">",
-    "Less": "<", "Equal": "=", "DepthToSpace": "D2S", "SpaceToDepth": "S2D", "RotaryEmbedding": "RoPE",
+    "ConvTranspose": "Conv↑", "LeakyRelu": "LReLU", "PRelu": "PReLU", "HardSwish": "HSw", "Sigmoid": "σ",
+    "Softmax": "SoftM", "BatchNormalization": "BN", "LayerNormalization": "LN", "InstanceNormalization": "IN",
+    "GroupNormalization": "GN", "RMSNormalization": "RMS", "MaxPool": "MaxP", "AveragePool": "AvgP",
+    "GlobalAveragePool": "GAP", "ReduceMean": "Mean", "ReduceSum": "Sum", "ReduceMax": "Max", "ReduceL2": "L2",
+    "Reshape": "Rshp", "Flatten": "Flat", "Transpose": "Trsp", "Squeeze": "Sqz", "Unsqueeze": "Usqz", "Concat": "Cat",
+    "Gather": "Gath", "Identity": "Id", "Constant": "Const", "ConstantOfShape": "Fill", "Expand": "Expd",
+    "Dropout": "Drop", "Resize": "Resz", "QuantizeLinear": "Q", "DequantizeLinear": "DQ", "Attention": "Attn",
+    "NonMaxSuppression": "NMS", "Reciprocal": "1/x", "Greater": ">", "Less": "<", "Equal": "=",
 }  # fmt: skip
 
 
@@ -105,7 +78,7 @@ def kind_of_op(op: str) -> str:
 
 def short_name(op: str) -> str:
     """What fits on a tile: "Conv", "+", "LN"; an operation we do not know keeps its first letters."""
-    return SHORT.get(op) or (op if len(op) <= 5 else f"{op[:4]}…")
+    return _SHORT.get(op) or (op if len(op) <= 5 else f"{op[:4]}…")
 
 
 def readable_name(layer: Layer) -> str:
@@ -116,11 +89,7 @@ def readable_name(layer: Layer) -> str:
 
 
 # Most telling first: a kernel that convolves and adds is a convolution.
-_RANK = [
-    "attention", "convolution", "matrix multiplication", "normalisation, reduction", "pooling", "embedding, gather",
-    "quantize", "pointwise", "data movement", "other",
-]  # fmt: skip
-
+_RANK = sorted(KINDS, key=lambda kind: (kind != "attention", kind in ("pointwise", "data movement", "other")))
 
 # Words in TensorRT's layer types and in the names it makes up itself, of the full TensorRT and of RTX.
 _WORDS = {
@@ -135,7 +104,6 @@ _WORDS = {
         "slice", "__myl_slic", "__myl_repl", "__myl_pad", "resize", "reshape", "transpose",
     ),
 }  # fmt: skip
-
 
 _FUSED_ATTENTION = re.compile(r"gemm_mha|fmha|fused_?mha|flash_?att", re.IGNORECASE)
 
@@ -155,12 +123,7 @@ def kind_of_layer(layer: Layer, ops: Iterable[str] = ()) -> str:
     """The kind of a layer: from the operations of its ONNX nodes when given, else from TensorRT's type and name."""
     if is_fused_attention(layer):
         return "attention"
-    kind = strongest(ops)
-    if kind:
-        return kind
     own = layer.name if layer.name.startswith("_") else ""  # other names come from the model and promise nothing
-    for words in (layer.type.lower(), own.lower()):
-        for name, hints in _WORDS.items():
-            if any(hint in words for hint in hints):
-                return name
-    return "pointwise"
+    words = (layer.type.lower(), own.lower())
+    told = (name for one in words for name, hints in _WORDS.items() if any(hint in one for hint in hints))
+    return strongest(ops) or next(told, "pointwise")

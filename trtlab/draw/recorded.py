@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from trtlab.draw.frame import MARGIN, Card, Picture, fit, key, label, message, plot, style, width_of
+import pandas as pd
+
+from trtlab.draw.frame import MARGIN, Picture, fit, key, label, message, plot, style, width_of
 from trtlab.draw.palette import KINDS, MUTED, TEXT
 from trtlab.recordings import Recording, compare
-
-_ROW = 0.76  # inches a recording
-
 
 _COPIES = KINDS["quantize"].fill
 
@@ -18,50 +18,40 @@ def recordings(runs: Sequence[Recording], title: str = "") -> Picture:
     """Draw the layers of each run, stacked by kind, and a line as long as its end-to-end time, in milliseconds."""
     if not runs:
         return message("There is no recording to draw", ["Pass recordings, such as lab.recordings.recording('…')."])
-    longest = max(max(run.layer_sum_ms, run.end_to_end_ms) for run in runs)
-    fastest, slowest = min(runs, key=_end), max(runs, key=_end)
-    found = title or f"From {slowest.end_to_end_ms:.2f} ms to {fastest.end_to_end_ms:.2f} ms a run"
+    times = pd.DataFrame([run.by_kind() for run in runs])
+    kinds = [kind for kind in KINDS if kind in times]
+    ends = [run.end_to_end_ms for run in runs]
+    layers, longest = times.sum(axis=1), max(*ends, *times.sum(axis=1))
     with style():
-        card = Card(10.4, 1.25 + _ROW * len(runs) + 0.45)
-        card.title(found, 14)
-        card.text(MARGIN, MARGIN + 0.42, _where(runs), 9.5, color=MUTED, gid="note")
-        inch = (card.width - 2 * MARGIN - 2.2) / longest
+        words = title or f"From {max(ends):.2f} ms to {min(ends):.2f} ms a run"
+        card, axes = plot(words, 10.4, 1.7 + 0.76 * len(runs), note=_where(runs), left=MARGIN, right=2.5, bottom=0.6)
+        fills: Any = {kind: KINDS[kind].fill for kind in kinds}
+        times[kinds].plot.barh(ax=axes, stacked=True, width=0.4, color=fills, legend=False)
+        axes.set(xlim=(0, longest), ylabel="", ylim=(len(runs) - 0.5, -0.5), xticks=[], yticks=[])
+        axes.spines["bottom"].set_visible(False)
+        bars: Any
+        for kind, bars in zip(kinds, axes.containers, strict=True):
+            texts = [f"{time:.2f}" if time > 0.045 * longest else "" for time in times[kind]]
+            axes.bar_label(bars, texts, label_type="center", color=KINDS[kind].text, fontsize=9)
+        axes.barh([row + 0.28 for row in range(len(runs))], ends, height=0.08, color=TEXT, gid="end to end")
         for row, run in enumerate(runs):
-            _bar(card, run, 1.1 + _ROW * row, inch)
-        kinds = [kind for kind in KINDS if any(kind in run.by_kind() for run in runs)]
-        key(card, {kind: KINDS[kind].fill for kind in kinds}, card.height - 0.38)
+            axes.text(0, row - 0.35, fit(run.precision or run.name, 9.8, 10), size=10, weight="bold", gid="run")
+            beside, words = (max(layers[row], ends[row]), row), f"{ends[row]:.2f} ms end to end"
+            near: Any = {"textcoords": "offset points", "va": "center", "gid": "times"}
+            axes.annotate(words, beside, (9, 5), fontsize=9.5, weight="bold", **near)
+            axes.annotate(f"layers {layers[row]:.2f} ms", beside, (9, -8), fontsize=8.5, color=MUTED, **near)
+        key(card, fills, card.height - 0.38)
     return card.figure
-
-
-def _end(run: Recording) -> float:
-    return run.end_to_end_ms
 
 
 def _where(runs: Sequence[Recording]) -> str:
     """What all runs share, and how to read the mark."""
-    shared = [
-        next(iter(found)) for found in ({run.model for run in runs}, {run.gpu for run in runs}) if len(found) == 1
-    ]
+    models, gpus = {run.model for run in runs}, {run.gpu for run in runs}
     whose = "recorded by NVIDIA on" if all("NVIDIA" in run.source for run in runs) else "recorded on"
-    start = f"{shared[0]}, {whose} {shared[1]}   ·   " if len(shared) == 2 and all(shared) else ""
+    start = (
+        f"{models.pop()}, {whose} {gpus.pop()}   ·   " if len(models) == len(gpus) == 1 and all(models | gpus) else ""
+    )
     return f"{start}bar: sum of the layers, profiled one by one   ·   line: the run from end to end"
-
-
-def _bar(card: Card, run: Recording, y: float, inch: float) -> None:
-    """One run: its name, its stacked bar, its two times."""
-    card.text(MARGIN, y, fit(run.precision or run.name, card.width - 2 * MARGIN, 10), 10, weight="bold", gid="run")
-    x, kinds = MARGIN, run.by_kind()
-    for kind in (kind for kind in KINDS if kind in kinds):
-        wide = kinds[kind] * inch
-        card.box(x, y + 0.13, wide, 0.3, KINDS[kind].fill, radius=0.0, gid=f"bar:{kind}")
-        if wide > width_of("0.00", 9) + 0.1:
-            ink = KINDS[kind].text
-            card.text(x + wide / 2, y + 0.28, f"{kinds[kind]:.2f}", 9, color=ink, ha="center", va="center")
-        x += wide
-    card.box(MARGIN, y + 0.46, run.end_to_end_ms * inch, 0.06, TEXT, radius=0.0, gid="end to end")
-    words = f"{run.end_to_end_ms:.2f} ms end to end"
-    card.text(x + 0.12, y + 0.22, words, 9.5, weight="bold", va="center", gid="times")
-    card.text(x + 0.12, y + 0.39, f"layers {run.layer_sum_ms:.2f} ms", 8.5, color=MUTED, va="center", gid="times")
 
 
 def recorded_difference(a: Recording, b: Recording, title: str = "") -> Picture:
@@ -79,10 +69,9 @@ def recorded_difference(a: Recording, b: Recording, title: str = "") -> Picture:
         note = f"sums of layers, not end to end: {b.precision or b.name}, minus {a.precision or a.name}"
         left = MARGIN + max(width_of(name, 9) for name in names) + 0.12
         card, axes = plot(title or words, 10.4, 1.95 + 0.235 * len(table), note=note, left=left, bottom=0.95)
-        rows = [row + 0.0 for row in range(len(table))]
-        colors = [KINDS[kind].fill for kind in table["kind"]]
-        axes.barh([row - 0.2 for row in rows], work, height=0.38, color=colors)
-        axes.barh([row + 0.2 for row in rows], copies, height=0.38, color=_COPIES)
+        rows = pd.Series(range(len(table)))
+        axes.barh(rows - 0.2, work, height=0.38, color=[KINDS[kind].fill for kind in table["kind"]])
+        axes.barh(rows + 0.2, copies, height=0.38, color=_COPIES)
         axes.axvline(0, color=TEXT, linewidth=1)
         axes.set_yticks(rows, names, fontsize=9)
         axes.set_ylim(len(table) - 0.4, -0.6)

@@ -1,13 +1,15 @@
-"""What is the largest batch that fits a GPU? Engines are built and TensorRT's own figures added up."""
+"""How large a batch does a card hold? Engines are built, TensorRT's own figures added up, until the answer is known."""
 
 from __future__ import annotations
 
+import bisect
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+import onnx
 import pandas as pd
 
 from trtlab.building import build_each
@@ -15,11 +17,15 @@ from trtlab.engine import Engine
 from trtlab.errors import AssetError, BuildError, TrtlabError
 from trtlab.gpus import Gpu
 from trtlab.gpus import gpu as gpu_called
-from trtlab.memory.scaling import LEFT_OUT, LIMIT, allocates_at_run_time, computed_tensors, read_open_shapes
-from trtlab.memory.usage import io_bytes
+from trtlab.graph import sized_tensors
+from trtlab.memory.curves import LIMIT, OpenShapes, allocates_at_run_time, largest_shapes, largest_tensor, open_shapes
+from trtlab.memory.parts import io_bytes
 from trtlab.onnx_model import Model, inlined, parse, read_source
 
-_NOT_COUNTED = "other processes, the desktop, further contexts and engines"
+# An assumption. A CUDA context of PyTorch's took 287,047,680 bytes on a GPU with lazy loading of kernels, and
+# 666,632,192 without (github.com/pytorch/pytorch/pull/86509); TensorRT's own kernels come on top.
+RESERVE_GIB = 0.75
+NOT_COUNTED = "other processes, the desktop, further contexts and engines"
 
 
 @dataclass(frozen=True)
@@ -27,10 +33,10 @@ class Try:
     """An engine built for `size`, and its bytes; `fits` is False also where `note` says what is wrong with them."""
 
     size: int
-    weight_bytes: int = 0
-    activation_bytes: int = 0
-    io_bytes: int = 0
-    fits: bool = False
+    weight_bytes: int
+    activation_bytes: int
+    io_bytes: int
+    fits: bool
     note: str = ""
 
     @property
@@ -43,7 +49,7 @@ class Try:
 class Fit:
     """The largest `size` of `symbol` that fits (0: none), every size that was tried, and why the search ended there.
 
-    `capacity_bytes` is the GPU's memory or the limit that was set, `reserve_bytes` what stays free of it.
+    `capacity_bytes` is the card's memory or the limit that was set, `reserve_bytes` what stays free of it.
     """
 
     size: int
@@ -60,17 +66,17 @@ class Fit:
         rows = [
             (one.size, *(part / 2**30 for part in
              (one.weight_bytes, one.activation_bytes, one.io_bytes, one.total_bytes)), one.fits, one.note)
-            for one in self.tries
+            for one in sorted(self.tries, key=lambda one: one.size)
         ]  # fmt: skip
         columns = [self.symbol, "weights", "activations", "inputs, outputs", "total", "fits", "note"]
-        return pd.DataFrame(rows, columns=columns).set_index(self.symbol).sort_index()
+        return pd.DataFrame(rows, columns=columns).set_index(self.symbol)
 
     def __str__(self) -> str:
-        capacity, reserve = self.capacity_bytes / 2**30, self.reserve_bytes / 2**30
+        free = (self.capacity_bytes - self.reserve_bytes) / 2**30
         return (
             f"{self.symbol} = {self.size} on {self.gpu} ({self.shapes}): {self.reason} "
-            f"{capacity - reserve:.2f} GiB are free: {capacity:.2f} less {reserve:.2f} for the CUDA context (assumed). "
-            f"Not counted: {_NOT_COUNTED}."
+            f"Room for {free:.2f} GiB: {self.capacity_bytes / 2**30:.2f} GiB less a reserve of "
+            f"{self.reserve_bytes / 2**30:.2f} GiB for the CUDA context (assumed). Not counted: {NOT_COUNTED}."
         )
 
     __repr__ = __str__
@@ -84,143 +90,112 @@ def fits(
     gpu: str | Gpu,
     shapes: Mapping[str, Any] | None = None,
     *,
-    reserve_gib: float = 0.75,
+    reserve_gib: float = RESERVE_GIB,
     limit_gib: float | None = None,
     seconds: float = 60,
 ) -> Fit:
     """The largest batch (or other size) for which weights, one context's activation memory, inputs and outputs fit.
 
     `shapes` has a letter in place of the size, {"x": ("N", 3, 224, 224)}, also within a (min, opt, max); None takes
-    the model's own. What may be filled is the GPU's memory, or `limit_gib` of it, less `reserve_gib` (an assumption: a
-    CUDA context of PyTorch took 0.27 GiB with lazy loading of kernels and 0.62 without, github.com/pytorch/pytorch/
-    pull/86509; TensorRT's kernels come on top). Each size tried is built: TensorRT's figure is neither smooth nor
-    monotone, so estimates only choose what to try. No tensor may reach 2³¹ elements. After `seconds` the search ends
-    with what it knows. Raises AssetError for an unknown GPU or a limit that cannot be, else what `build` raises.
+    the model's own. There is room for the card's memory, or `limit_gib` of it, less `reserve_gib`. Each size tried is
+    built, for TensorRT's figure is neither smooth nor monotone: the size doubles until it does not fit, then the gap
+    is narrowed, and past the border a dip is looked for. No tensor may reach 2³¹ elements. After `seconds` the search
+    ends with what it knows. Raises AssetError for an unknown card or a limit that cannot be, else what `build` raises.
     """
-    device = gpu if isinstance(gpu, Gpu) else gpu_called(gpu)
-    capacity, reserve = _capacity(device, limit_gib, reserve_gib)
+    card = gpu if isinstance(gpu, Gpu) else gpu_called(gpu)
+    capacity, reserve = _room(card, limit_gib, reserve_gib)
     if not isinstance(seconds, int | float) or not seconds > 0:
         raise BuildError(f"seconds is {seconds!r}.", stage="time", fix="give a number of seconds above zero.")
-    search = _Search(model, device, shapes, capacity - reserve, time.monotonic() + seconds)
-    search.run()
-    opened, tries = search.shapes, tuple(search.tries.values())
-    return Fit(search.best, opened.symbol, str(opened), device.name, capacity, reserve, tries, search.reason)
+    source = read_source(model)
+    proto = inlined(parse(source))
+    given = open_shapes(shapes, proto)
+    last = _last_size(proto, given)
+    tries: dict[int, Try] = {}
+    deadline = time.monotonic() + seconds
+    low, high = 0, last + 1  # fits; does not, or cannot be
+    beyond = False
+    while not (beyond and high - low == 1) and low < last and time.monotonic() < deadline:
+        if high > last:
+            wanted = {max(1, 2 * low), max(2, 4 * low)}
+        elif high - low > 1:
+            guess = _guess(tries, low, high, capacity - reserve)
+            wanted = {guess, min(guess + 1, high - 1)}
+        else:  # the border; past it the figure may dip
+            wanted, beyond = {low * part // 8 for part in (9, 10, 12, 16)}, True
+        sizes = sorted({min(size, last) for size in wanted} - {0, low} - set(tries))
+        engines = build_each(
+            source, [given.at(size) for size in sizes], card, time_limit=max(1.0, deadline - time.monotonic())
+        )
+        for size, engine in zip(sizes, engines, strict=True):
+            tries[size] = _judge(size, engine, proto, given, capacity - reserve)
+        low = max((size for size, one in tries.items() if one.fits), default=0)
+        high = min((size for size in tries if size > low), default=last + 1)
+    reason = _reason(given.symbol, low, high, last, tries)
+    return Fit(low, given.symbol, str(given), card.name, capacity, reserve, tuple(tries.values()), reason)
 
 
-class _Search:
-    """The tries so far; two sizes are built at a time."""
-
-    def __init__(self, model: Model, gpu: Gpu, shapes: Mapping[str, Any] | None, free: int, deadline: float) -> None:
-        self.source, self.gpu, self.free, self.deadline = read_source(model), gpu, free, deadline
-        self.model = inlined(parse(self.source))
-        self.shapes = read_open_shapes(shapes, self.model)
-        self.last = self._last_size()
-        self.tries: dict[int, Try] = {}
-
-    def _last_size(self) -> int:
-        """The largest size at which no tensor of the model has 2³¹ elements; 1 at least."""
-
-        def counted(size: int) -> bool:
-            return all(one.elements < LIMIT for one in computed_tensors(self.model, self.shapes.at(size)).values())
-
-        low, high = 1, 2
-        while high < 2**24 and counted(high):
-            low, high = high, 2 * high
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if counted(middle) else (low, middle)
-        return low
-
-    @property
-    def best(self) -> int:
-        """The largest size that fits, of those tried."""
-        return max((size for size, one in self.tries.items() if one.fits), default=0)
-
-    @property
-    def above(self) -> int | None:
-        """The smallest size tried above the best."""
-        return min((size for size in self.tries if size > self.best), default=None)
-
-    def _in_time(self) -> bool:
-        return time.monotonic() < self.deadline
-
-    def run(self) -> None:
-        """Grow until something does not fit, close in on the border, and look beyond it for a dip."""
-        self._build(1, 2)
-        while self.best and self.above is None and self.best < self.last and self._in_time():
-            guess = max(2 * self.best, self._guess())
-            self._build(guess, guess + 1)
-        self._close_in()
-        if self.best and self.best < self.last and self._in_time():
-            self._build(*(self.best * part // 8 for part in (9, 10, 12, 16)))
-            self._close_in()
-
-    def _close_in(self) -> None:
-        while self.best and (above := self.above) and above - self.best > 1 and self._in_time():
-            guess = min(max(self._guess(), self.best + 1), above - 1)
-            self._build(guess, min(guess + 1, above - 1))
-
-    def _guess(self) -> int:
-        """Where a straight line through the figures around the border meets what is free: only what to try next."""
-        low = self.best
-        near = self.above or max((size for size in self.tries if size < low), default=low)
-        first, second = self.tries[low], self.tries[near]
-        slope = (second.total_bytes - first.total_bytes) / ((near - low) or 1)
-        if slope <= 0 or second.note:
-            return (low + near) // 2 if near > low else 2 * low
-        return low + int((self.free - first.total_bytes) / slope)
-
-    def _build(self, *sizes: int) -> None:
-        """Build the sizes not tried yet."""
-        wanted = sorted({min(size, self.last) for size in sizes} - set(self.tries))
-        shapes, left = [self.shapes.at(size) for size in wanted], max(1.0, self.deadline - time.monotonic())
-        for size, engine in zip(wanted, build_each(self.source, shapes, self.gpu, time_limit=left), strict=True):
-            self.tries[size] = self._judged(size, engine)
-
-    def _judged(self, size: int, engine: Engine | TrtlabError) -> Try:
-        """Whether the engine fits, by TensorRT's figures."""
-        if isinstance(engine, TrtlabError):
-            if size == 1:
-                raise engine
-            return Try(size, note=f"no engine: {engine.message}")
-        outputs = io_bytes(engine, "Output")
-        if outputs is None:
-            sized = computed_tensors(self.model, self.shapes.at(size))
-            outputs = sum(sized[value.name].nbytes for value in self.model.graph.output if value.name in sized)
-        weights, activations = engine.weight_bytes or 0, engine.activation_bytes or 0
-        ports = (io_bytes(engine, "Input") or 0) + outputs
-        note = LEFT_OUT if allocates_at_run_time(engine) else ""
-        return Try(size, weights, activations, ports, not note and weights + activations + ports <= self.free, note)
-
-    @property
-    def reason(self) -> str:
-        """The sentence that explains the answer."""
-        symbol, best, above = self.shapes.symbol, self.best, self.above
-        if not best:
-            return f"not even {symbol} = 1 fits."
-        if best == self.last:
-            return f"memory is not the limit: at {symbol} = {best + 1} a tensor would have 2³¹ elements."
-        if above == best + 1:
-            return f"at {symbol} = {above} {self.tries[above].note or 'it is more than is free'}."
-        border = f"{symbol} = {above} does not" if above else "no larger size was tried"
-        return f"the time was over before the border was found; {border}."
+def _guess(tries: Mapping[int, Try], low: int, high: int, room: int) -> int:
+    """Where a straight line meets the room; in the middle every other time, for steps, and where there is no figure."""
+    below, above = tries[low].total_bytes, tries[high].total_bytes
+    if tries[high].note or above <= below or len(tries) % 4 > 1:
+        return (low + high) // 2
+    return min(max(low + 1, low + (room - below) * (high - low) // (above - below)), high - 1)
 
 
-def _capacity(gpu: Gpu, limit_gib: float | None, reserve_gib: float) -> tuple[int, int]:
-    """Bytes of the GPU (of it what `limit_gib` allows) and those to keep free; raises AssetError where they cannot be.
+def _judge(size: int, engine: Engine | TrtlabError, model: onnx.ModelProto, given: OpenShapes, room: int) -> Try:
+    """Whether the engine fits, by TensorRT's figures."""
+    if isinstance(engine, TrtlabError):
+        if size == 1:
+            raise engine
+        return Try(size, 0, 0, 0, False, f"no engine: {engine.message}")
+    outputs = io_bytes(engine, "Output")
+    if outputs is None:
+        sized = sized_tensors(model, largest_shapes(given.at(size)))
+        outputs = sum(sized[value.name].nbytes for value in model.graph.output if value.name in sized)
+    parts = engine.weight_bytes or 0, engine.activation_bytes or 0, (io_bytes(engine, "Input") or 0) + outputs
+    late = "TensorRT's figure leaves out tensors that it allocates at run time" if allocates_at_run_time(engine) else ""
+    return Try(size, *parts, not late and sum(parts) <= room, late)
 
-    A GPU's GB are read as 10⁹ bytes: drivers show some more, and with error correction on about that.
+
+def _reason(symbol: str, low: int, high: int, last: int, tries: Mapping[int, Try]) -> str:
+    """The sentence that explains the answer."""
+    if 1 in tries and not low:
+        return f"not even {symbol} = 1 fits."
+    if low == last:
+        return f"memory is not the limit: at {symbol} = {last + 1} a tensor would have 2³¹ elements."
+    if high - low == 1:
+        return f"at {symbol} = {high} {tries[high].note or 'it is more than there is room for'}."
+    border = f"{symbol} = {high} does not" if high in tries else "no larger size was tried"
+    return f"the time was over before the border was found; {border}."
+
+
+def _last_size(model: onnx.ModelProto, given: OpenShapes) -> int:
+    """The largest size at which no tensor of the model has 2³¹ elements; 1 at least, 2²⁴ at most."""
+    return max(1, bisect.bisect_left(range(1, 2**24), LIMIT, key=lambda size: largest_tensor(model, given.at(size))[1]))
+
+
+def _room(card: Gpu, limit_gib: float | None, reserve_gib: float) -> tuple[int, int]:
+    """The bytes of the card, or the part of them that `limit_gib` allows, and what stays free of that.
+
+    A card's GB are read as 10⁹ bytes: drivers show some more, and with error correction on about that.
     """
-    whole = gpu.memory_gb * 1e9 / 2**30
-    limit = whole if limit_gib is None else limit_gib
-    if isinstance(limit, bool) or not isinstance(limit, int | float) or not limit > 0:
-        raise AssetError(f"A memory limit of {limit!r} GiB holds nothing.", fix="give a number above zero.")
-    if limit > whole:
-        has = f"limit_gib is {limit:g}, and {gpu.name} has {gpu.memory_gb:g} GB ({whole:.2f} GiB)."
-        raise AssetError(has, fix="give less than the GPU has, or leave limit_gib out.")
-    if isinstance(reserve_gib, bool) or not isinstance(reserve_gib, int | float) or not reserve_gib >= 0:
-        raise AssetError(f"A reserve of {reserve_gib!r} GiB cannot be kept.", fix="give a number, 0 or more.")
-    if reserve_gib >= limit:
-        has = f"The reserve of {reserve_gib:g} GiB is all of the {limit:.2f} GiB there are."
-        raise AssetError(has, fix="keep less in reserve, or allow more memory.")
-    return int(limit * 2**30), int(reserve_gib * 2**30)
+    whole = int(card.memory_gb * 1e9)
+    capacity = whole if limit_gib is None else _bytes(limit_gib, "limit_gib")
+    if capacity > whole:
+        raise AssetError(
+            f"limit_gib is {limit_gib:g}, and {card.name} has {card.memory_gb:g} GB ({whole / 2**30:.2f} GiB).",
+            fix="give less than the card has, or leave limit_gib out.",
+        )
+    reserve = _bytes(reserve_gib, "reserve_gib", least=0)
+    if not reserve < capacity:
+        raise AssetError(
+            f"reserve_gib is {reserve_gib:g}: with {capacity / 2**30:.2f} GiB in all there is room for nothing.",
+            fix="keep less in reserve, or allow more memory.",
+        )
+    return capacity, reserve
+
+
+def _bytes(gib: float, name: str, least: int = 1) -> int:
+    if isinstance(gib, bool) or not isinstance(gib, int | float) or not least <= gib * 2**30 < 2**62:
+        raise AssetError(f"{name} is {gib!r}.", fix=f"give a number of GiB, {'above zero' if least else '0 or more'}.")
+    return int(gib * 2**30)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import pandas as pd
 
 from trtlab import tables
 from trtlab.building import build
@@ -37,6 +39,7 @@ class Liveness:
     tensors: tuple[Lifetime, ...]
     present: tuple[tuple[int, ...], ...]
     reserved_bytes: int | None
+    compiler: str = ""
 
     @property
     def alive(self) -> tuple[int, ...]:
@@ -58,10 +61,21 @@ class Liveness:
         """The first kernel, counted from 0, at which the most bytes are alive."""
         return self.alive.index(self.peak_bytes) if self.alive else 0
 
+    @property
+    def streams(self) -> int:
+        """How many streams the kernels run on."""
+        return len({layer.stream for layer in self.kernels})
+
     def at(self, kernel: int) -> tuple[Lifetime, ...]:
         """The tensors alive while kernel number `kernel` (counted from 0) runs, the largest first."""
         found = (self.tensors[number] for number in self.present[kernel])
         return tuple(sorted(found, key=lambda tensor: -tensor.nbytes))
+
+    def table(self) -> pd.DataFrame:
+        """One row a tensor, the largest first: tensor, MiB, and the numbers of the kernels `born` and `last used`."""
+        rows = [(one.name, one.nbytes / 2**20, one.born, one.last) for one in self.tensors]
+        found = pd.DataFrame(rows, columns=["tensor", "MiB", "born", "last used"])
+        return found.sort_values(["MiB", "born"], ascending=[False, True], ignore_index=True)
 
     def summary(self) -> dict[str, str]:
         """The three figures, {what: MiB}."""
@@ -89,57 +103,46 @@ def liveness(
     """
     engine = given if isinstance(given, Engine) else build(given, gpu, shapes)
     if not engine.kernels:
-        fix = "build with ProfilingVerbosity.DETAILED, or use lab.build."
-        raise AssetError("This engine lists no layers, so nothing can be said about its tensors.", fix=fix)
+        raise AssetError(
+            "This engine lists no layers, so nothing can be said about its tensors.",
+            fix="build with ProfilingVerbosity.DETAILED, or use lab.build.",
+        )
     layers = engine.layers
     if any(layer.profile for layer in layers):
-        fix = "ask for one shape: lab.memory.liveness(model, shapes={…})."
-        raise ProfileError("This engine serves several profiles, each with tensors of its own.", fix=fix)
-    users, sizes = _users(engine, layers)
+        raise ProfileError(
+            "This engine serves several profiles, each with tensors of its own.",
+            fix="ask for one shape: lab.memory.liveness(model, shapes={…}).",
+        )
+    users = _users(engine)
     number = {place: index for index, place in enumerate(place for place, one in enumerate(layers) if one.is_kernel)}
     tensors = tuple(
-        Lifetime(name, sizes[name], number[min(writers)], number[max(writers + readers)])
-        for name, (writers, readers) in users.items()
+        Lifetime(name, nbytes, number[min(writers)], number[max(writers | readers)])
+        for name, (writers, readers, nbytes) in users.items()
     )
-    present = _present(Schedule(layers), [writers + readers for writers, readers in users.values()], tensors)
+    present = _present(layers, [writers | readers for writers, readers, _ in users.values()], tensors)
     in_order = tuple(present.get(place, ()) for place in number)
-    return Liveness(engine.kernels, tensors, in_order, engine.activation_bytes)
+    return Liveness(engine.kernels, tensors, in_order, engine.activation_bytes, engine.compiler)
 
 
-def _present(schedule: Schedule, users: list[list[int]], tensors: tuple[Lifetime, ...]) -> dict[int, tuple[int, ...]]:
-    """The numbers of the tensors alive while the layer at each place runs, at the moment when they take most."""
-    found: dict[int, tuple[int, tuple[int, ...]]] = {}
-    for running, ended in schedule.moments():
-        alive = tuple(
-            number
-            for number, places in enumerate(users)
-            if not ended.issuperset(places) and not (running | ended).isdisjoint(places)
-        )
-        size = sum(tensors[number].nbytes for number in alive)
-        for place in running:
-            if place not in found or size > found[place][0]:
-                found[place] = size, alive
-    return {place: alive for place, (_, alive) in found.items()}
-
-
-def _users(engine: Engine, layers: tuple[Layer, ...]) -> tuple[dict[str, tuple[list[int], list[int]]], dict[str, int]]:
-    """The places of the writers and the readers of each intermediate tensor, and its bytes.
+def _users(engine: Engine) -> dict[str, tuple[set[int], set[int], int]]:
+    """For each intermediate tensor the places of its writers and of its readers, and its bytes.
 
     A tensor that one kernel writes as 1024×768 and others read in pieces or under another shape is one tensor: the
     largest view counts.
     """
     ports = {port.name for port in engine.ports}
-    users: dict[str, tuple[list[int], list[int]]] = {}
-    sizes: dict[str, int] = {}
-    for place, layer in enumerate(layers):
-        for side, tensors in enumerate((layer.outputs, layer.inputs) if layer.is_kernel else ()):
+    users: dict[str, tuple[set[int], set[int], int]] = {}
+    for place, layer in enumerate(engine.layers):
+        for side, tensors in enumerate((layer.outputs, layer.inputs)) if layer.is_kernel else ():
             for tensor in tensors:
-                if tensor.name not in ports:
-                    if tensor.nbytes is None:
-                        raise _unknown(engine, layer, tensor.name)
-                    users.setdefault(tensor.name, ([], []))[side].append(place)
-                    sizes[tensor.name] = max(sizes.get(tensor.name, 0), tensor.nbytes)
-    return {name: found for name, found in users.items() if found[0]}, sizes
+                if tensor.name in ports:
+                    continue
+                if tensor.nbytes is None:
+                    raise _unknown(engine, layer, tensor.name)
+                found = users.get(tensor.name, (set(), set(), 0))
+                found[side].add(place)  # type: ignore[union-attr]
+                users[tensor.name] = (found[0], found[1], max(found[2], tensor.nbytes))
+    return {name: found for name, found in users.items() if found[0]}
 
 
 def _unknown(engine: Engine, layer: Layer, tensor: str) -> ProfileError:
@@ -148,50 +151,70 @@ def _unknown(engine: Engine, layer: Layer, tensor: str) -> ProfileError:
         for port in engine.ports
         if port.mode == "Input" and -1 in port.shape
     }
-    where = f"The size of the tensor '{tensor}' at layer '{layer.name}' is known only at run time"
-    fix = f"ask for one shape: lab.memory.liveness(model, shapes={wanted or '{…}'})."
-    return ProfileError(f"{where}: the engine was built for a range of shapes.", fix=fix)
+    return ProfileError(
+        f"The size of the tensor '{tensor}' at layer '{layer.name}' is known only at run time: the engine was built "
+        "for a range of shapes.",
+        fix=f"ask for one shape: lab.memory.liveness(model, shapes={wanted or '{…}'}).",
+    )
 
 
-_MOST_MOMENTS = 5000  # with many independent streams there are too many to look at all
+def _present(
+    layers: Sequence[Layer], users: list[set[int]], tensors: tuple[Lifetime, ...]
+) -> dict[int, tuple[int, ...]]:
+    """The numbers of the tensors alive while the layer at each place runs, at the moment when they take most."""
+    found: dict[int, tuple[int, tuple[int, ...]]] = {}
+    for running, ended in _moments(layers):
+        alive = tuple(
+            number
+            for number, places in enumerate(users)
+            if (places & running or places & ended) and not places <= ended
+        )
+        size = sum(tensors[number].nbytes for number in alive)
+        for place in running:
+            if place not in found or size > found[place][0]:
+                found[place] = size, alive
+    return {place: alive for place, (_, alive) in found.items()}
 
 
-class Schedule:
-    """The order in which a GPU must run layers: one after the other in a stream, and a `wait` after its `signal`.
+def _needs(layers: Sequence[Layer]) -> list[set[int]]:
+    """For each layer the places that must have ended: those before it in its stream, and a `signal` that it waits for.
 
-    `needs[place]` are the places of all layers that must have ended before the one at `place` begins.
+    The order that vector clocks give (Fidge 1988).
     """
+    needs: list[set[int]] = []
+    latest: dict[int, set[int]] = {}  # by stream: its last layer and all that this one needed
+    signals: dict[int | None, set[int]] = {}
+    for place, layer in enumerate(layers):
+        mine = latest.get(layer.stream, set()) | (signals.get(layer.event, set()) if layer.type == "wait" else set())
+        needs.append(mine)
+        latest[layer.stream] = mine | {place}
+        if layer.type == "signal":
+            signals[layer.event] = latest[layer.stream]
+    return needs
 
-    def __init__(self, layers: Sequence[Layer]) -> None:
-        self.lanes: dict[int, list[int]] = {}
-        self.needs: list[set[int]] = []
-        signals: dict[int | None, int] = {}
-        for place, layer in enumerate(layers):
-            lane = self.lanes.setdefault(layer.stream, [])
-            before = lane[-1:] + ([signals[layer.event]] if layer.type == "wait" and layer.event in signals else [])
-            self.needs.append(set(before).union(*(self.needs[one] for one in before)))
-            lane.append(place)
-            if layer.type == "signal":
-                signals[layer.event] = place
 
-    def moments(self) -> Iterator[tuple[set[int], set[int]]]:
-        """Every moment that a GPU may come to: the places of the layers that run, and of those that have ended.
+def _moments(layers: Sequence[Layer]) -> Iterable[tuple[set[int], set[int]]]:
+    """Every moment that a GPU may come to: the places running, and those that have ended.
 
-        Breadth first over how many layers of each stream have begun; with too many moments to go through, those of
-        running the layers one by one in their order.
-        """
-        lanes, found = list(self.lanes.values()), []
-        states = {(0,) * len(lanes): None}  # in order, each once
-        todo = list(states)
-        for state in todo:  # which grows
-            last = {lane[count - 1] for lane, count in zip(lanes, state, strict=True) if count}
-            ended = set[int]().union(*(self.needs[place] for place in last))
-            found.append((last - ended, ended))
-            for index, (lane, count) in enumerate(zip(lanes, state, strict=True)):
-                following = (*state[:index], count + 1, *state[index + 1 :])
-                if count < len(lane) and self.needs[lane[count]] <= last | ended and following not in states:
-                    states[following] = None
-                    todo.append(following)
-            if len(todo) > _MOST_MOMENTS:
-                return iter([({place}, set(range(place))) for place in range(len(self.needs))])
-        return iter(found)
+    With too many moments to go through (_MOST_MOMENTS), and with one stream, the layers run one by one in their order.
+    """
+    one_by_one = (({place}, set(range(place))) for place in range(len(layers)))
+    if len({layer.stream for layer in layers}) < 2:
+        return one_by_one
+    needs, found = _needs(layers), []
+    states = [frozenset[int]()]  # what has begun
+    seen = set(states)
+    for begun in states:
+        if len(seen) > _MOST_MOMENTS:
+            return one_by_one
+        ended = set().union(*(needs[place] for place in begun))
+        found.append((set(begun) - ended, ended))
+        for place in range(len(layers)):
+            following = begun | {place}
+            if place not in begun and needs[place] <= begun and following not in seen:
+                seen.add(following)
+                states.append(following)
+    return found
+
+
+_MOST_MOMENTS = 5000

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from html import escape
 from importlib import metadata
 from pathlib import Path
 
@@ -14,13 +13,12 @@ import filelock
 import numpy as np
 from torch import nn
 
+from trtlab import tables
 from trtlab.errors import AssetError
 from trtlab.files import cache_folder, write_atomically
 from trtlab.models.export import Shape, export
 
 _EXPORTERS = ("torch", "onnx", "onnx-ir", "onnxscript")
-
-
 _SOURCES = ("architectures.py", "export.py")
 
 
@@ -29,20 +27,21 @@ class ReferenceModel:
     """A model of the course: where it comes from, what goes in, and how to get it as PyTorch module or ONNX file.
 
     `inputs` maps a name to its shape, where "N" (batch) and "S" (sequence) may be any size; `labels` names the logits.
+    `make` makes the module, `examples(batch)` its inputs, and `fingerprint` tells one set of weights from another.
     """
 
     name: str
     title: str
     task: str
-    weights: str
     source: str
-    licence: str
     inputs: dict[str, Shape]
-    outputs: tuple[str, ...]
-    labels: tuple[str, ...] | None
     make: Callable[[], nn.Module] = field(repr=False)
     examples: Callable[[int], dict[str, np.ndarray]] = field(repr=False)
-    fingerprint: Callable[[], str] = field(repr=False)
+    fingerprint: Callable[[], str] = field(default=str, repr=False)
+    outputs: tuple[str, ...] = ("logits",)
+    labels: tuple[str, ...] | None = None
+    weights: str = "random (seed 0), not trained: use it for structure, speed and memory, not for accuracy"
+    licence: str = "Apache-2.0"
 
     def sample(self, batch: int = 1) -> dict[str, np.ndarray]:
         """The same `batch` inputs on every call, by input name; real photos or digits where the model was trained."""
@@ -67,20 +66,15 @@ class ReferenceModel:
         path = folder / f"{self.name}-{self._key(fold_batch_norm)}.onnx"
         if path.is_file():
             return path
-        lock = filelock.FileLock(path.with_suffix(".lock"))
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
+            lock = filelock.FileLock(path.with_suffix(".lock")).acquire()
         except OSError as error:
-            raise AssetError(
-                f"The cache folder '{folder}' cannot be written ({error.strerror or error}).",
-                fix="set TRTLAB_CACHE to a folder you may write to.",
-            ) from error
-        try:
+            what = f"The cache folder '{folder}' cannot be written ({error.strerror or error})."
+            raise AssetError(what, fix="set TRTLAB_CACHE to a folder you may write to.") from error
+        with lock:
             if not path.is_file():
                 write_atomically(path, self._export(fold_batch_norm))
-        finally:
-            lock.release()
         return path
 
     def _export(self, fold_batch_norm: bool) -> bytes:
@@ -91,16 +85,13 @@ class ReferenceModel:
 
     def _key(self, fold_batch_norm: bool) -> str:
         """A hash of everything the file's content depends on."""
-        here = Path(__file__).parent
-        sources = [hashlib.sha256((here / name).read_bytes()).hexdigest() for name in _SOURCES]
+        sources = [(Path(__file__).parent / name).read_text(encoding="utf-8") for name in _SOURCES]
         versions = [metadata.version(name) for name in _EXPORTERS]
         parts = [self.name, self.fingerprint(), fold_batch_norm, self.inputs, self.outputs, versions, sources]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
     def _repr_html_(self) -> str:
         inputs = ", ".join(f"{name} {list(shape)}".replace("'", "") for name, shape in self.inputs.items())
-        rows = {"task": self.task, "weights": self.weights, "inputs": inputs, "outputs": ", ".join(self.outputs)}
-        rows |= {"source": self.source, "licence": self.licence}
-        left = "style='text-align:left'"
-        cells = "".join(f"<tr><th {left}>{name}</th><td {left}>{escape(text)}</td></tr>" for name, text in rows.items())
-        return f"<table><caption><b>{escape(self.title)}</b></caption>{cells}</table>"
+        facts = {"model": self.title, "task": self.task, "weights": self.weights, "inputs": inputs}
+        facts |= {"outputs": ", ".join(self.outputs), "source": self.source, "licence": self.licence}
+        return tables.facts(facts)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from trtlab.numerics.comparison import Comparison, TensorDifference, compare, cosine, sqnr
-from trtlab.numerics.running import run, run_batches
-from trtlab.numerics.scoring import Accuracy, accuracy, score
+from trtlab.numerics.comparison import Accuracy, TensorDifference, accuracy, compare, cosine, score, sqnr
+from trtlab.numerics.running import run, runner
 
 __all__ = [
-    "Accuracy", "Comparison", "TensorDifference", "accuracy", "compare", "cosine", "run", "run_batches", "score",
-    "sqnr",
+    "Accuracy", "TensorDifference", "accuracy", "compare", "cosine", "run", "runner", "score", "sqnr",
 ]  # fmt: skip

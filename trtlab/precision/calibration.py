@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import struct
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -20,22 +19,29 @@ from trtlab.files import write_atomically
 from trtlab.numerics.running import runner
 from trtlab.numerics.samples import Samples, batches
 from trtlab.onnx_model import Model, read_whole
-from trtlab.precision.placement import candidates, check_not_quantized, prepare
+from trtlab.precision.placement import candidates, prepare
 
-Arrays = dict[str, np.ndarray]
-
-
+Calibrator = Literal["minmax", "entropy", "percentile", "mse"]
+CALIBRATORS = ("minmax", "entropy", "percentile", "mse")
+LARGEST = 127  # symmetric INT8 leaves -128 unused
+BINS = 2048
+_FINE = 16  # finer bins are kept inside each of them: one outlier of 1,000 times the rest would leave one bin for it
 _BATCH_BYTES = 2**26
+_FORMAT = "trtlab calibration 1"
+
+
+@dataclass(frozen=True, eq=False)
+class Histogram:
+    """A tensor's values in `counts`, int64: 2,048 x 16 equal bins from minus to plus `limit`, its largest magnitude."""
+
+    counts: np.ndarray
+    limit: float
 
 
 def calibrate(
-    model: Model,
-    samples: Samples,
-    calibrator: Calibrator = "entropy",
-    tensors: Sequence[str] | None = None,
-    *,
+    model: Model, samples: Samples, calibrator: Calibrator = "entropy", tensors: Sequence[str] | None = None, *,
     percent: float = 99.9,
-) -> dict[str, float]:
+) -> dict[str, float]:  # fmt: skip
     """The INT8 scale of each tensor: the threshold that the calibrator finds, divided by 127.
 
     `tensors` are by default all that `quantize` may need, whichever nodes it is given. A tensor that is 0 in every
@@ -45,26 +51,12 @@ def calibrate(
     ModelError where a tensor is NaN or infinite.
     """
     check_calibrator(calibrator, percent)
-    proto = read_whole(model)
-    if tensors is None:
-        proto = prepare(proto)
-        check_not_quantized(proto)
+    proto = read_whole(model) if tensors is not None else prepare(read_whole(model))
     names = list(tensors) if tensors is not None else candidates(proto)
     if calibrator == "minmax":
         return {name: limit / LARGEST for name, limit in limits(proto, samples, names).items()}
     counted = histograms(proto, samples, names)
     return {name: threshold(counted[name], calibrator, percent=percent) / LARGEST for name in names}
-
-
-def histograms(model: Model, samples: Samples, tensors: Sequence[str]) -> dict[str, Histogram]:
-    """The values of each tensor over all samples, in bins from minus to plus its largest magnitude."""
-    proto = read_whole(model)
-    reach = limits(proto, samples, tensors)
-    counted: dict[str, Histogram] = {}
-    for name, array in _values(proto, samples, tensors):
-        batch = histogram(array, reach[name])
-        counted[name] = counted[name] + batch if name in counted else batch
-    return counted
 
 
 def limits(model: Model, samples: Samples, tensors: Sequence[str]) -> dict[str, float]:
@@ -75,66 +67,79 @@ def limits(model: Model, samples: Samples, tensors: Sequence[str]) -> dict[str, 
     return found
 
 
+def histograms(model: Model, samples: Samples, tensors: Sequence[str]) -> dict[str, Histogram]:
+    """The values of each tensor over all samples."""
+    proto = read_whole(model)
+    reach = limits(proto, samples, tensors)
+    counts = {name: np.zeros(BINS * _FINE, np.int64) for name in tensors}
+    for name, array in _values(proto, samples, tensors):
+        counts[name] += histogram(array, reach[name]).counts
+    return {name: Histogram(counts[name], reach[name]) for name in tensors}
+
+
+def histogram(array: np.ndarray, limit: float | None = None) -> Histogram:
+    """The values of `array` counted over ±limit (default: its largest magnitude)."""
+    limit = float(np.abs(array).max(initial=0)) if limit is None else limit
+    bins, values = BINS * _FINE, array.reshape(-1)
+    counts = np.zeros(bins, np.int64)
+    for start in range(0, values.size, 2**20):
+        place = values[start : start + 2**20].astype(np.float64) * (bins / 2 / limit if limit else 0) + bins / 2
+        counts += np.bincount(np.clip(place, 0, bins - 1).astype(np.int32), minlength=bins)
+    return Histogram(counts, limit)
+
+
 def _values(model: onnx.ModelProto, samples: Samples, names: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
     """(tensor, its values) of one batch after the other; raises ModelError where one is not finite."""
     compute = runner(model, names)
-    for number, feed in enumerate(_small_batches(model, samples, compute)):
+    sample = compute(next(iter(batches(samples, model, 1))))
+    size = _BATCH_BYTES // max(1, sum(array.nbytes for array in sample.values()))
+    for number, feed in enumerate(batches(samples, model, min(32, max(1, size)))):
         for name, array in compute(feed).items():
             if not np.isfinite(array).all():
-                maker = next((node for node in model.graph.node if name in node.output), None)
-                where = f", made by node '{maker.name}' ({maker.op_type})," if maker else ""
-                raise ModelError(
-                    f"The tensor '{name}'{where} is NaN or infinite in batch {number} of the samples.",
-                    fix="look for the sample and the operation that overflow; such a tensor has no range.",
-                )
+                makers = (f", made by node '{n.name}' ({n.op_type})," for n in model.graph.node if name in n.output)
+                what = f"The tensor '{name}'{next(makers, '')} is NaN or infinite in batch {number} of the samples."
+                fix = "look for the sample and the operation that overflow; such a tensor has no range."
+                raise ModelError(what, fix=fix)
             yield name, array
 
 
-def _small_batches(model: onnx.ModelProto, samples: Samples, compute: Callable[[Arrays], Arrays]) -> Iterator[Arrays]:
-    """The samples in batches whose tensors take about 64 MiB, 1 to 32 samples each, judged by one sample."""
-    first = next(iter(batches(samples, model, 1)))
-    size = sum(array.nbytes for array in compute(first).values())
-    return batches(samples, model, int(min(32, max(1, _BATCH_BYTES // max(1, size)))))
+def threshold(histogram: Histogram, calibrator: Calibrator = "entropy", *, percent: float = 99.9) -> float:
+    """The threshold that a calibrator, by name, finds in a histogram, and never more than its limit.
+
+    0.0 for a tensor that is zero throughout. Entropy searches 2,048 bins, percentile and MSE the finer ones inside
+    them. Raises AssetError for an unknown name, or a percentile that is none.
+    """
+    check_calibrator(calibrator, percent)
+    counts, limit = histogram.counts, histogram.limit
+    if calibrator == "minmax" or limit == 0:
+        return limit
+    if calibrator == "entropy":
+        return min(limit, _entropy(counts.reshape(BINS, -1).sum(axis=1), limit))
+    half = len(counts) // 2
+    magnitudes = counts[half:] + counts[:half][::-1]  # the bins below zero laid on those above
+    return min(limit, _mse(magnitudes, limit) if calibrator == "mse" else _percentile(magnitudes, limit, percent))
 
 
-Calibrator = Literal["minmax", "entropy", "percentile", "mse"]
-
-
-CALIBRATORS = ("minmax", "entropy", "percentile", "mse")
-
-
-LARGEST = 127  # symmetric INT8 leaves -128 unused
-
-
-def min_max(counts: np.ndarray, edges: np.ndarray) -> float:
-    """Clip nothing: the border of the outermost bin that holds a value."""
-    used = np.flatnonzero(counts)
-    return float(max(-edges[used[0]], edges[used[-1] + 1])) if used.size else 0.0
-
-
-def percentile(counts: np.ndarray, edges: np.ndarray, percent: float = 99.9) -> float:
+def _percentile(magnitudes: np.ndarray, limit: float, percent: float) -> float:
     """Clip the rarest: the smallest border that `percent` of all magnitudes lie within.
 
     The default is the most that survives one bad image in 512, which is 0.2% of a tensor that all its pixels reach, and
     half of that after a ReLU: with one pixel at 10,000 the digit CNN keeps 99% accuracy at 99.9 and 17% at 99.99.
     """
-    inside, border = np.cumsum(_folded(counts)), edges[len(counts) // 2 + 1 :]
-    return float(border[np.searchsorted(inside, inside[-1] * percent / 100)])
+    inside = np.cumsum(magnitudes)
+    place = np.searchsorted(inside, inside[-1] * percent / 100)
+    return float(np.linspace(0, limit, len(magnitudes) + 1)[1:][place])
 
 
-def mse(counts: np.ndarray, edges: np.ndarray, tries: int = 256) -> float:
-    """Least squared error after rounding and clipping, of thresholds from a thousandth of the limit up to it."""
-    half = len(counts) // 2
-    magnitude, counts = (edges[half:-1] + edges[half + 1 :]) / 2, _folded(counts)
-    thresholds = np.geomspace(edges[-1] / 1000, edges[-1], tries)
-    errors = []
-    for step in thresholds / LARGEST:
-        rounded = np.minimum(np.round(magnitude / step), LARGEST) * step
-        errors.append((counts * (magnitude - rounded) ** 2).sum())
-    return float(thresholds[np.argmin(errors)])
+def _mse(magnitudes: np.ndarray, limit: float) -> float:
+    """Least squared error after rounding and clipping, of 256 thresholds from a thousandth of the limit up to it."""
+    edges = np.linspace(0, limit, len(magnitudes) + 1)
+    sizes, thresholds = (edges[:-1] + edges[1:]) / 2, np.geomspace(limit / 1000, limit, 256)
+    rounded = (np.minimum(np.round(sizes / step), LARGEST) * step for step in thresholds / LARGEST)
+    return float(thresholds[np.argmin([(magnitudes * (sizes - one) ** 2).sum() for one in rounded])])
 
 
-def entropy(counts: np.ndarray, edges: np.ndarray, levels: int = 128) -> float:
+def _entropy(counts: np.ndarray, limit: float, levels: int = 128) -> float:
     """Least information lost: the Kullback-Leibler divergence of what remains after clipping and rounding to `levels`.
 
     Every symmetric range of `levels` bins or more is tried, from the middle outwards. Source: Migacz, 8-bit inference
@@ -143,9 +148,10 @@ def entropy(counts: np.ndarray, edges: np.ndarray, levels: int = 128) -> float:
     """
     half, total = len(counts) // 2, counts.sum()
     if total < len(counts):
-        return float(edges[-1])
+        return limit
+    edges = np.linspace(-limit, limit, len(counts) + 1)
     before = np.concatenate([[0], np.cumsum(counts)])
-    least, threshold = np.inf, edges[-1]
+    least, threshold = np.inf, limit
     for reach in range(levels // 2, half + 1):
         start, stop = half - reach, min(half + reach + 1, 2 * half)
         clipped = counts[start:stop].copy()  # P: what lies outside counts at the border
@@ -157,13 +163,12 @@ def entropy(counts: np.ndarray, edges: np.ndarray, levels: int = 128) -> float:
         used = np.add.reduceat((clipped > 0)[: width * levels].astype(int), first)
         rounded = np.zeros(len(clipped))
         rounded[: width * levels] = np.repeat(np.where(used > 0, held // np.maximum(used, 1), 0), width)
-        if not rounded.any():
-            continue  # every value would be clipped
-        p, q = _smoothed(clipped), _smoothed(rounded)
-        lost = (p * np.log(p / q)).sum()
-        if lost < least:
-            least, threshold = lost, edges[stop]
-    return float(threshold)
+        if rounded.any():  # else every value would be clipped
+            p, q = _smoothed(clipped), _smoothed(rounded)
+            lost = (p * np.log(p / q)).sum()
+            if lost < least:
+                least, threshold = lost, float(edges[stop])
+    return threshold
 
 
 def _smoothed(counts: np.ndarray) -> np.ndarray:
@@ -174,181 +179,56 @@ def _smoothed(counts: np.ndarray) -> np.ndarray:
     return filled / filled.sum()
 
 
-def threshold(histogram: Histogram, calibrator: Calibrator = "entropy", *, percent: float = 99.9) -> float:
-    """The threshold that a calibrator, by name, finds in a histogram, and never more than its limit.
-
-    0.0 for a tensor that is zero throughout. Entropy searches the 2,048 bins, the others the finer ones inside them.
-    Raises AssetError for an unknown name, or a percentile that is none.
-    """
-    check_calibrator(calibrator, percent)
-    if histogram.limit == 0:
-        return 0.0
-    fine = (histogram.fine_counts, histogram.fine_edges)
-    if calibrator == "minmax":
-        found = min_max(*fine)
-    elif calibrator == "percentile":
-        found = percentile(*fine, percent)
-    elif calibrator == "mse":
-        found = mse(*fine)
-    else:
-        found = entropy(histogram.counts, histogram.edges)
-    return min(found, histogram.limit)
-
-
 def check_calibrator(name: str, percent: float = 99.9) -> None:
-    """Raise AssetError, with the closest name, when there is no such calibrator, and for a percentile that is none."""
+    """Raise AssetError when there is no such calibrator, and for a percentile that is none."""
     if not 0 < percent <= 100:
         raise AssetError(f"{percent} is no percentile.", fix="give more than 0 and at most 100, such as percent=99.9.")
     if name not in CALIBRATORS:
-        close = difflib.get_close_matches(str(name).lower().replace("-", "").replace("_", ""), CALIBRATORS, 1, 0.3)
-        raise AssetError(
-            f"There is no calibrator '{name}'.", fix=f"ask for {' or '.join(map(repr, close or CALIBRATORS))}."
-        )
+        raise AssetError(f"There is no calibrator '{name}'.", fix=f"ask for {' or '.join(map(repr, CALIBRATORS))}.")
 
 
-def _folded(counts: np.ndarray) -> np.ndarray:
-    """The counts of magnitudes, from those of values: the bins below zero laid on those above."""
-    half = len(counts) // 2
-    return counts[half:] + counts[:half][::-1]
-
-
-BINS = 2048
-
-
-_FINE = 16  # finer bins are kept inside each of them: one outlier of 1,000 times the rest would leave one bin for it
-
-
-_CHUNK = 2**20
-
-
-@dataclass(frozen=True, eq=False)
-class Histogram:
-    """A tensor's values in `fine_counts`, int64, equal bins from -limit to limit; `counts` and `edges` have 2,048.
-
-    Two histograms of the same limit are added with +, so that the data may come in batches of any size.
-    """
-
-    fine_counts: np.ndarray
-    limit: float
-
-    @property
-    def counts(self) -> np.ndarray:
-        """How many values each of 2,048 bins holds, int64."""
-        return self.fine_counts.reshape(BINS, -1).sum(axis=1)
-
-    @property
-    def edges(self) -> np.ndarray:
-        """The 2,049 borders of those bins."""
-        return np.linspace(-self.limit, self.limit, BINS + 1)
-
-    @property
-    def fine_edges(self) -> np.ndarray:
-        """The borders of the bins of `fine_counts`."""
-        return np.linspace(-self.limit, self.limit, len(self.fine_counts) + 1)
-
-    def __add__(self, other: Histogram) -> Histogram:
-        if self.limit != other.limit:
-            raise ValueError(f"histograms over ±{self.limit} and ±{other.limit} have different bins")
-        return Histogram(self.fine_counts + other.fine_counts, self.limit)
-
-
-def histogram(array: np.ndarray, limit: float | None = None) -> Histogram:
-    """Count the values of `array` over ±limit (default: its largest magnitude); larger ones go into the last bin."""
-    values = array.reshape(-1)
-    limit = float(np.abs(values).max(initial=0)) if limit is None else limit
-    bins = BINS * _FINE
-    counts = np.zeros(bins, np.int64)
-    if limit == 0:
-        counts[bins // 2] = values.size
-        return Histogram(counts, limit)
-    for start in range(0, values.size, _CHUNK):
-        place = values[start : start + _CHUNK].astype(np.float64)
-        place *= bins / 2 / limit
-        place += bins / 2
-        np.clip(place, 0, bins - 1, out=place)
-        counts += np.bincount(place.astype(np.int32), minlength=bins)
-    return Histogram(counts, limit)
-
-
-FORMAT = "trtlab calibration 1"
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What decides a calibration: the hashes of model and samples, and the calibrator with its setting."""
-
-    model: str
-    data: str
-    calibrator: str
-
-
-def cached_scales(path: Path, wanted: Calibration, make: Callable[[], dict[str, float]]) -> dict[str, float]:
+def cached_scales(path: Path, wanted: dict[str, str], make: Callable[[], dict[str, float]]) -> dict[str, float]:
     """The scales in the file `path`, or those that `make` returns, which are then kept there.
 
-    Raises AssetError when the file is not such a cache (it stays as it is), when it is damaged, when it was made for
-    another model, other data or another calibrator, and when its folder cannot be written.
+    `wanted` has what decides a calibration: the hashes of "model" and "samples", and the "calibrator". Raises
+    AssetError when the file is not such a cache (it stays as it is), when it is damaged, when it was made for
+    another model, other samples or another calibrator, and when its folder cannot be written.
     """
-    if path.exists():
-        return _read(path, wanted)
-    _check_folder(path)
-    scales = make()
-    text = json.dumps({"format": FORMAT, **asdict(wanted), "scales": scales}, indent=1) + "\n"
-    try:
-        write_atomically(path, text, overwrite=False)
-    except AssetError:
-        if not path.exists():
-            raise
-        return _read(path, wanted)  # another process was faster
-    return scales
+    if not path.exists():
+        try:
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass  # found out before a long calibration, not after it
+        except OSError as error:
+            fix = "choose a folder that exists, that you may write to and that has room."
+            raise AssetError(f"The cache '{path}' cannot be written ({error.strerror}).", fix=fix) from error
+        text = json.dumps({"format": _FORMAT, **wanted, "scales": make()}, indent=1) + "\n"
+        try:
+            write_atomically(path, text, overwrite=False)
+        except AssetError:
+            if not path.exists():  # else another process was faster
+                raise
+    return _read_scales(path, wanted)
 
 
-def _read(path: Path, wanted: Calibration) -> dict[str, float]:
-    content = _content(path)
-    for what, own in asdict(wanted).items():
-        if content.get(what) != own:
-            raise AssetError(
-                f"'{path}' was calibrated for {_OTHER[what]}: it says {_short(content.get(what))}, and this is "
-                f"{_short(own)}.",
-                fix="delete that file, or name another one in cache=.",
-            )
-    scales = content.get("scales")
-    if not isinstance(scales, dict) or not all(isinstance(v, float) and 0 <= v < math.inf for v in scales.values()):
-        raise AssetError(f"The scales in '{path}' are damaged.", fix="delete that file: it is made again.")
-    return scales
-
-
-_OTHER = {"model": "another model", "data": "other samples", "calibrator": "another calibrator"}
-
-
-def _short(value: object) -> str:
-    return f"'{value}'" if len(str(value)) < 40 else f"'{str(value)[:12]}…'"
-
-
-def _content(path: Path) -> dict[str, Any]:
+def _read_scales(path: Path, wanted: dict[str, str]) -> dict[str, float]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise AssetError(f"'{path}' cannot be read ({error.strerror}).", fix="name a file in cache=.") from error
     except ValueError:
         content = None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise AssetError(
-            f"'{path}' is not a calibration cache of this package, and is left as it is.",
-            fix="name another file in cache=; read_tensorrt_cache() reads those of TensorRT 10 and older.",
-        )
-    return content
-
-
-def _check_folder(path: Path) -> None:
-    """Find out that nothing can be written there before a long calibration, not after it."""
-    try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise AssetError(
-            f"The calibration cache '{path}' cannot be written ({error.strerror}).",
-            fix="choose a folder that exists, that you may write to and that has room.",
-        ) from error
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        fix = "name another file in cache=; read_tensorrt_cache() reads those of TensorRT 10 and older."
+        raise AssetError(f"'{path}' is not a calibration cache of this package, and is left as it is.", fix=fix)
+    for key, own in wanted.items():
+        if content.get(key) != own:
+            said = f"it says '{str(content.get(key))[:40]}', and this is '{own[:40]}'."
+            what = f"'{path}' was made for {'other' if key == 'samples' else 'another'} {key}: {said}"
+            raise AssetError(what, fix="delete that file, or name another one in cache=.")
+    scales = content.get("scales")
+    if not isinstance(scales, dict) or not all(isinstance(v, float) and 0 <= v < math.inf for v in scales.values()):
+        raise AssetError(f"The scales in '{path}' are damaged.", fix="delete that file: it is made again.")
+    return scales
 
 
 def read_tensorrt_cache(path: Path) -> dict[str, float]:
@@ -357,18 +237,15 @@ def read_tensorrt_cache(path: Path) -> dict[str, float]:
     Its scales are thresholds / 127, as ours are (so ONNX Runtime's TensorRT provider reads them), and may be given to
     quantize(scales=…). Raises AssetError for a file that is none.
     """
-    scales = {}
     try:
         head, *lines = path.read_text(encoding="utf-8").splitlines() or [""]
-        if not head.startswith("TRT-"):
-            raise ValueError(f"its first line is '{head[:40]}'")
-        for line in filter(str.strip, lines):
-            name, _, digits = line.rpartition(": ")
-            (scales[name],) = struct.unpack(">f", bytes.fromhex(digits.strip().zfill(8)))
+        parts = [line.rpartition(": ") for line in lines if line.strip()]
+        scales = {name: struct.unpack(">f", bytes.fromhex(digits.strip().zfill(8)))[0] for name, _, digits in parts}
     except OSError as error:
         raise AssetError(f"'{path}' cannot be read ({error.strerror}).", fix="check the path.") from error
-    except (ValueError, struct.error) as error:
-        raise AssetError(
-            f"'{path}' is not a calibration cache of TensorRT: {error}.", fix="it starts with a line such as TRT-8601-…"
-        ) from error
+    except (ValueError, struct.error):
+        head = ""
+    if not head.startswith("TRT-"):
+        fix = "it starts with a line such as TRT-8601-…, and each line after it ends in a number in hex."
+        raise AssetError(f"'{path}' is not a calibration cache of TensorRT.", fix=fix)
     return scales

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import logging
 import re
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -18,11 +17,15 @@ import onnx
 import pandas as pd
 
 from trtlab.errors import AssetError, ModelError
+from trtlab.graph import inferred
 from trtlab.node_names import node_names
+from trtlab.numerics.running import check_known
 from trtlab.numerics.samples import Samples, batches
-from trtlab.onnx_model import Model, read_whole, tensors, without_weights
+from trtlab.onnx_model import Model, read_whole, tensors
+from trtlab.tables import rows
 
 Kind = Literal["fp16", "bf16"]
+_HALF = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 
 
 @dataclass(frozen=True)
@@ -45,20 +48,13 @@ class HalfModel:
         return "\n".join([head, *self.notes])
 
     def _repr_html_(self) -> str:
-        table = self.kept.to_html(index=False) if len(self.kept) else ""
-        return "".join(f"<p>{line}</p>" for line in str(self).splitlines()) + table
+        return rows(list(self.kept.columns), self.kept.values.tolist(), str(self))
 
 
 def to_half(
-    model: Model,
-    kind: Kind,
-    samples: Samples | None = None,
-    *,
-    keep: Sequence[str] = (),
-    data_max: float = 512,
+    model: Model, kind: Kind, samples: Samples | None = None, *, keep: Sequence[str] = (), data_max: float = 512,
     keep_io_types: bool = True,
-    batch: int = 32,
-) -> HalfModel:
+) -> HalfModel:  # fmt: skip
     """Convert a model to FP16 or BF16 with ModelOpt's AutoCast, and leave in FP32 what would not survive.
 
     That is: the nodes named in `keep`, and loops; those that read or write a value beyond ±`data_max` on the samples
@@ -73,75 +69,55 @@ def to_half(
         raise AssetError(f"There is no half precision '{kind}'.", fix="ask for 'fp16' or 'bf16'.")
     proto = _named_copy(read_whole(model))
     _check(proto, keep)
-    loops = [node.name for node in proto.graph.node if node.op_type in _LOOPS and node.name not in keep]
+    own = {node.name for node in proto.graph.node}
+    loops = [node.name for node in proto.graph.node if node.op_type in ("Loop", "Scan") and node.name not in keep]
     with tempfile.TemporaryDirectory(prefix="trtlab-half-") as folder:
-        data = _write_samples(samples, proto, Path(folder), batch)
-        converted, messages = autocast(proto, kind, data, [*keep, *loops], data_max, keep_io_types, Path(folder))
-    kept = kept_nodes(converted, messages, data_max)
+        for number, feed in enumerate(batches(samples, proto) if samples is not None else ()):
+            np.savez(Path(folder, f"{number:06d}.npz"), **feed)  # type: ignore[arg-type]
+        path = Path(folder, "model.onnx")
+        path.write_bytes(proto.SerializeToString())
+        limit, data = (np.inf, None) if samples is None else (data_max, folder)
+        converted, log = _autocast(path, kind, data, [*keep, *loops], limit, keep_io_types)
+    kept = _kept_nodes(converted, [record.getMessage() for record in log], data_max)
     kept.loc[kept["node"].isin(loops), "reason"] = "AutoCast does not convert what is inside a loop"
-    casts = sum(
-        node.op_type == "Cast" and node.name not in {n.name for n in proto.graph.node} for node in converted.graph.node
-    )
+    casts = sum(node.op_type == "Cast" and node.name not in own for node in converted.graph.node)
     notes = [] if data else ["No samples were given, so no activation was judged: only weights, operators and names."]
-    notes += [sentence(record.getMessage()) for record in messages if record.levelno >= logging.WARNING]
+    notes += [_sentence(record.getMessage()) for record in log if record.levelno >= logging.WARNING]
     return HalfModel(converted, kind, kept, len(converted.graph.node) - casts, casts, tuple(dict.fromkeys(notes)))
 
 
-_LOOPS = frozenset({"Loop", "Scan"})
-
-
 def _named_copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy whose nodes all have a name of their own: AutoCast tells them apart by it."""
+    """A copy whose nodes all have a name of their own and whose outputs have a shape: AutoCast asks for both."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     for name, node in zip(node_names(model.graph), copy.graph.node, strict=True):
         node.name = name
     if not all(value.type.tensor_type.HasField("shape") for value in copy.graph.output):
-        with contextlib.suppress(onnx.shape_inference.InferenceError):  # AutoCast wants to see the shapes of outputs
-            inferred = onnx.shape_inference.infer_shapes(without_weights(copy), data_prop=True).graph.output
-            for value, known in zip(copy.graph.output, inferred, strict=True):
-                if known.type.tensor_type.HasField("shape"):
-                    value.type.CopyFrom(known.type)
+        known = list(inferred(copy).graph.output)
+        del copy.graph.output[:]
+        copy.graph.output.extend(known)
     return copy
 
 
 def _check(model: onnx.ModelProto, keep: Sequence[str]) -> None:
     """Raise for what AutoCast would convert to something wrong, or fail on without saying why."""
-    names = [node.name for node in model.graph.node]
-    for name in keep:
-        if name not in names:
-            close = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:3]
-            raise AssetError(f"The model has no node '{name}' to keep.", fix=f"name {' or '.join(close)}.")
-    _check_single(model)
+    nodes = {node.name: node for node in model.graph.node}
+    check_known("node", keep, nodes)
+    quantized = any(node.op_type == "DequantizeLinear" for node in nodes.values())  # scales may be in half precision
+    for tensor in () if quantized else tensors(model):
+        if tensor.data_type in _HALF:
+            what = f"The weights '{tensor.name}' are {onnx.TensorProto.DataType.Name(tensor.data_type)} already."
+            raise ModelError(what, fix="build() this model as it is, or start from its FP32 version.")
     check_finite(model)
-    _check_operators(model)
+    for node in nodes.values():
+        if node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type):
+            op = f"{node.domain or 'ai.onnx'}::{node.op_type}, which is not an operator of ONNX"
+            fix = "replace it with ONNX operators, or convert the parts before and after it."
+            raise ModelError(f"Node '{node.name}' is a {op}: AutoCast cannot tell the types it takes.", fix=fix)
     for value in model.graph.output:
         if not value.type.tensor_type.HasField("shape"):
-            raise ModelError(
-                f"Output '{value.name}' has no shape, none can be inferred, and AutoCast needs one.",
-                fix="declare it; a name such as 'N' will do for a size that may vary.",
-            )
-
-
-def _check_single(model: onnx.ModelProto) -> None:
-    """Raise for weights in half precision, unless Q/DQ nodes are there, whose scales may have that type."""
-    quantized = any(node.op_type == "DequantizeLinear" for node in model.graph.node)
-    for tensor in () if quantized else tensors(model):
-        if tensor.data_type in (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16):
-            raise ModelError(
-                f"The weights '{tensor.name}' are {onnx.TensorProto.DataType.Name(tensor.data_type)} already.",
-                fix="build() this model as it is, or start from its FP32 version.",
-            )
-
-
-def _check_operators(model: onnx.ModelProto) -> None:
-    for node in model.graph.node:
-        if node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type):
-            raise ModelError(
-                f"Node '{node.name}' is a {node.domain or 'ai.onnx'}::{node.op_type}, which is not an operator of "
-                "ONNX: AutoCast cannot tell the types it takes.",
-                fix="replace it with ONNX operators, or convert the parts before and after it.",
-            )
+            what = f"Output '{value.name}' has no shape, none can be inferred, and AutoCast needs one."
+            raise ModelError(what, fix="declare it; a name such as 'N' will do for a size that may vary.")
 
 
 def check_finite(model: onnx.ModelProto) -> None:
@@ -151,96 +127,53 @@ def check_finite(model: onnx.ModelProto) -> None:
             values = onnx.numpy_helper.to_array(tensor)
             bad = int(values.size - np.isfinite(values).sum())
             if bad:
-                reader = next((node for node in model.graph.node if tensor.name in node.input), None)
-                where = f" of node '{reader.name}' ({reader.op_type})" if reader else ""
-                raise ModelError(
-                    f"The weights '{tensor.name}'{where} hold {bad:,} values that are NaN or infinite.",
-                    fix="look at the training: such a model has no right output in any precision.",
-                )
+                readers = (f" of node '{n.name}' ({n.op_type})" for n in model.graph.node if tensor.name in n.input)
+                what = f"The weights '{tensor.name}'{next(readers, '')} hold {bad:,} values that are NaN or infinite."
+                raise ModelError(what, fix="look at the training: such a model has no right output in any precision.")
 
 
-def _write_samples(samples: Samples | None, model: onnx.ModelProto, folder: Path, batch: int) -> Path | None:
-    if samples is None:
-        return None
-    data = folder / "samples"
-    data.mkdir()
-    for number, feed in enumerate(batches(samples, model, batch)):
-        np.savez(data / f"{number:06d}.npz", **feed)  # type: ignore[arg-type]
-    return data
-
-
-def autocast(
-    model: onnx.ModelProto,
-    kind: str,
-    data: Path | None,
-    keep: Sequence[str],
-    data_max: float,
-    keep_io_types: bool,
-    folder: Path,
+def _autocast(
+    path: Path, kind: Kind, data: str | None, keep: Sequence[str], data_max: float, keep_io_types: bool
 ) -> tuple[onnx.ModelProto, list[logging.LogRecord]]:
-    """The converted model, and what AutoCast logged on the way."""
-    path = folder / "model.onnx"
-    path.write_bytes(model.SerializeToString())
-    with _overheard() as messages:
-        from modelopt.onnx.autocast import convert_to_mixed_precision
+    """The converted model, and what AutoCast logged on the way; nothing of it reaches the screen."""
+    from modelopt.onnx.autocast import convert_to_mixed_precision  # five seconds, and it sets up the loggers
+    from polygraphy.logger import G_LOGGER
 
+    log: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = log.append  # type: ignore[method-assign, assignment]
+    patterns = [re.escape(name) + "$" for name in keep]
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings(action="ignore"))
+        stack.enter_context(G_LOGGER.verbosity(G_LOGGER.CRITICAL))
+        for logger in (logging.getLogger(name) for name in ("modelopt.onnx", "modelopt.onnx.autocast")):
+            stack.callback(logger.__dict__.update, handlers=logger.handlers, propagate=logger.propagate)
+            stack.callback(logger.setLevel, logger.level)
+            logger.handlers, logger.propagate = [handler], False
+            logger.setLevel(logging.DEBUG)  # that an operator is not supported is only said there
         try:
             converted = convert_to_mixed_precision(
-                str(path),
-                low_precision_type=kind,
-                nodes_to_exclude=[re.escape(name) + "$" for name in keep],
-                data_max=data_max if data else np.inf,
-                keep_io_types=keep_io_types,
-                calibration_data=str(data) if data else None,
+                str(path), kind, patterns, data_max=data_max, keep_io_types=keep_io_types, calibration_data=data
             )
             onnx.checker.check_model(converted, full_check=True)
         except Exception as error:  # AutoCast raises whatever its parts do
-            logged = [record.getMessage() for record in messages if record.levelno >= logging.ERROR]
-            reason = sentence(" ".join([f"{error}:".replace(".:", ":"), *logged]).replace(str(path), "the model"))
-            raise ModelError(
-                f"AutoCast cannot convert the model to {kind.upper()}: {reason}",
-                fix="'polygraphy check lint' tells whether the model itself is sound; keep=[…] leaves nodes alone.",
-            ) from error
-    return converted, messages
+            logged = [record.getMessage() for record in log if record.levelno >= logging.ERROR]
+            reason = _sentence(" ".join([f"{error}:".replace(".:", ":"), *logged]).replace(str(path), "the model"))
+            fix = "'polygraphy check lint' tells whether the model itself is sound; keep=[…] leaves nodes alone."
+            raise ModelError(f"AutoCast cannot convert the model to {kind.upper()}: {reason}", fix=fix) from error
+    return converted, log
 
 
-@contextlib.contextmanager
-def _overheard() -> Iterator[list[logging.LogRecord]]:
-    """Keep what ModelOpt and Polygraphy print off the screen; yields the list of AutoCast's messages."""
-    from polygraphy.logger import G_LOGGER
-
-    messages: list[logging.LogRecord] = []
-    with warnings.catch_warnings(), G_LOGGER.verbosity(G_LOGGER.CRITICAL):
-        warnings.simplefilter("ignore")
-        import modelopt.onnx.autocast  # noqa: F401  (sets up the logger that is borrowed here)
-
-        handler = logging.Handler()
-        handler.emit = messages.append  # type: ignore[method-assign, assignment]
-        loggers = [logging.getLogger(name) for name in ("modelopt.onnx", "modelopt.onnx.autocast")]
-        before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
-        for logger in loggers:
-            logger.handlers[:], logger.propagate = [handler], False
-            logger.setLevel(logging.DEBUG)  # that an operator is not supported is only said there
-        try:
-            yield messages
-        finally:
-            for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
-                logger.handlers[:], logger.propagate = handlers, propagate
-                logger.setLevel(level)
-
-
-def kept_nodes(model: onnx.ModelProto, messages: Sequence[logging.LogRecord], data_max: float) -> pd.DataFrame:
+def _kept_nodes(model: onnx.ModelProto, log: Sequence[str], data_max: float) -> pd.DataFrame:
     """The nodes that AutoCast left in FP32, in the model's order, with its reason in plain words."""
-    texts = [record.getMessage() for record in messages]
-    reasons = {}
+    found = []
     for node in model.graph.node:
-        for text in texts:
-            if text.startswith(f"Skipping node {node.name}: "):
-                reasons[node.name] = _reason(text.removeprefix(f"Skipping node {node.name}: "), data_max)
-            elif text.startswith(f"Node {node.name} (op type: {node.op_type}) is not supported in low precision"):
-                reasons.setdefault(node.name, f"ONNX has no {node.op_type} in that type")
-    rows = [(node.name, node.op_type, reasons[node.name]) for node in model.graph.node if node.name in reasons]
-    return pd.DataFrame(rows, columns=["node", "op", "reason"])
+        skipped = f"Skipping node {node.name}: "
+        no_form = f"Node {node.name} (op type: {node.op_type}) is not supported in"
+        reasons = [_reason(text.removeprefix(skipped), data_max) for text in log if text.startswith(skipped)]
+        reasons += [f"ONNX has no {node.op_type} in that type" for text in log if text.startswith(no_form)]
+        found += [(node.name, node.op_type, reason) for reason in reasons[:1]]
+    return pd.DataFrame(found, columns=["node", "op", "reason"])
 
 
 def _reason(text: str, data_max: float) -> str:
@@ -248,14 +181,13 @@ def _reason(text: str, data_max: float) -> str:
     reach = re.search(r"IO out of range: .*absmax=([^,]+)", text) or re.search(r"IO out of range: (.*), range", text)
     weight = re.search(r"initializer (.+) out of range: min=(\S+), max=(\S+), range", text)
     if weight:
-        return f"the weights '{weight[1]}' reach {max(map(abs, map(float, weight.groups()[1:]))):,.6g}"
+        return f"the weights '{weight[1]}' reach {max(abs(float(weight[2])), abs(float(weight[3]))):,.6g}"
     if reach and "=" not in reach[1]:
         return f"a tensor it reads or writes reaches {float(reach[1]):,.6g}, beyond {data_max:g}"
     if reach:
         return f"a tensor it reads or writes goes beyond {data_max:g} ({reach[1]})"
-    return {"DisabledNodeNameRegexRule": "named in keep"}.get(text, text)
+    return "named in keep" if text == "DisabledNodeNameRegexRule" else text
 
 
-def sentence(text: str) -> str:
-    """`text` on one line of at most 300 characters, with a full stop."""
+def _sentence(text: str) -> str:
     return " ".join(text.split())[:300].rstrip(".") + "."

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from trtlab.ask import OUTCOMES, Answer, answers
-from trtlab.building import sweep
+from trtlab.ask import OUTCOMES, ProfileResponse, try_profiles
 from trtlab.profiles.checking import check
 from trtlab.profiles.suggesting import Suggestion, suggest
 from trtlab.shapes import Finding, Findings, Profile, Range, Shape, Shapes, check_profiles, read_shapes

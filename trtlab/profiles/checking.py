@@ -70,7 +70,7 @@ def read_unhashed(model: Model) -> onnx.ModelProto:
     path = Path(model) if isinstance(model, str | Path) and Path(model).is_file() else None
     content = path.read_bytes() if path else model
     if isinstance(content, bytes) and content:
-        return inlined(parse(Source(content, b"not asked for", path)))
+        return inlined(parse(Source(content, path)))
     if isinstance(model, onnx.ModelProto) and (model.graph.node or model.graph.output):
         return inlined(model)  # no copy: nothing here changes a model
     return read_model(model)

@@ -19,6 +19,7 @@ from trtlab.shapes import Input, Shape, shape_text
 LIMIT = 2**31 - 1  # elements of one tensor: TensorRT counts them in 32 bits
 MOST_OF_TOPK = 3840  # "K exceeds the maximum value allowed (3840)", TensorRT-RTX 1.7
 _AFFORDABLE = 2**28  # multiplications, less than a tenth of a second
+_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 _CONTRACTIONS = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm", "Einsum", "LSTM", "GRU", "RNN"})
 
 
@@ -197,7 +198,8 @@ def _leave_out(model: onnx.ModelProto, known: Mapping[str, Sized], work: dict[st
     graph, left = model.graph, sum(work.values())
     for node in sorted(graph.node, key=lambda node: -work[node.name]):
         judged = all(value in known for value in (*reads(node), *node.output) if value)
-        if left > _AFFORDABLE and judged:
+        data = all(known[value].elem_type in _FLOATS for value in node.output if value in known)  # zeros will do
+        if left > _AFFORDABLE and judged and data:
             left -= work[node.name]
             graph.node.remove(node)
             new = {value: known[value] for value in node.output if value}

@@ -10,7 +10,6 @@ from trtlab.shapes import Input, Profile, Shape
 
 Groups = dict[str, list[tuple[str, int]]]  # (input, axis) of the dynamic dimensions that go together
 Sizes = dict[str, int]  # one for each group
-
 _MOST_TRIALS = 400
 _USUAL = (1, 2, 4, 8, 16, 32, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 1024)
 

@@ -7,20 +7,12 @@ import ctypes
 import os
 import subprocess
 import sys
-import threading
 import time
 from enum import Enum
 from types import SimpleNamespace
 
 __version__ = "0.0.stand.in"
 _STAGE, _, _DEED = os.environ.get("STAND_IN", "").partition(" ")
-
-
-def _eat_memory() -> None:
-    held = []
-    while True:
-        held.append(b"x" * (16 << 20))
-        time.sleep(0.01)
 
 
 def _say_and_exit() -> None:
@@ -32,13 +24,25 @@ def _raise() -> None:
     raise RuntimeError("the stand-in gave up")
 
 
+def _tell(pid: int) -> None:
+    """Write a process id where the test looks for it."""
+    if "STAND_IN_FILE" in os.environ:
+        with open(os.environ["STAND_IN_FILE"], "a") as file:
+            file.write(f"{pid} ")
+
+
+def _start_a_child() -> None:
+    sleeper = [sys.executable, "-c", "import time; time.sleep(600)"]
+    _tell(subprocess.Popen(sleeper, stdin=subprocess.DEVNULL).pid)
+
+
 def _hang_with_a_child() -> None:
-    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], stdin=subprocess.DEVNULL)
+    _start_a_child()
     time.sleep(600)
 
 
 def _exit_and_leave_a_child() -> None:
-    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], stdin=subprocess.DEVNULL)
+    _start_a_child()
     os._exit(9)
 
 
@@ -49,22 +53,18 @@ _DEEDS = {
     "killed": lambda: os.kill(os.getpid(), 9),
     "exit": _say_and_exit,
     "quiet exit": lambda: os._exit(0),
-    "sys.exit": lambda: sys.exit("bye"),
     "raise": _raise,
-    "hang": lambda: time.sleep(600),
     "hang with the GIL": lambda: ctypes.PyDLL(None).sleep(600),
     "hang with a child": _hang_with_a_child,
     "leave a child": _exit_and_leave_a_child,
-    "eat memory": _eat_memory,
     "print": lambda: os.write(1, b"noise on standard output\n" * 1000),
     "shout": lambda: os.write(2, b"noise on standard error\n" * 100_000),
-    "close": lambda: os.closerange(3, 64),
-    "recurse": lambda: threading.Thread(target=_raise).start(),
 }
 
 
 def _misbehave(stage: str) -> None:
     if stage == _STAGE:
+        _tell(os.getpid())
         _DEEDS[_DEED]()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 
 import pandas as pd
@@ -24,15 +23,19 @@ def breakdown(engine: Engine) -> pd.DataFrame:
             fix="lab.build(model) makes an Engine, lab.read_inspector(text) reads one.",
         )
     host = re.search(r"Total Host Persistent Memory: (\d+) bytes", engine.log)
-    held_here = "one copy a context, in the computer's memory"
     rows = [
         ("weights", engine.weight_bytes, "one copy an engine", "TensorRT's log: Total Weights Memory"),
         *_context(engine),
         ("inputs", io_bytes(engine, "Input"), "your buffers", "shapes and types of the engine's inputs"),
         ("outputs", io_bytes(engine, "Output"), "your buffers", "shapes and types of the engine's outputs"),
-        ("host", host and int(host[1]), held_here, "TensorRT's log: Host Persistent"),
+        (
+            "host",
+            int(host[1]) if host else None,
+            "one copy a context, in host memory",
+            "TensorRT's log: Host Persistent",
+        ),
         ("CUDA context, kernels", None, "one a process", "needs a GPU: cudaMemGetInfo before and after"),
-    ]  # fmt: skip
+    ]
     table = pd.DataFrame(rows, columns=["part", "bytes", "held", "how we know"], dtype=object)
     table.insert(2, "MiB", [None if size is None else round(size / 2**20, 2) for size in table["bytes"]])
     return table.set_index("part")
@@ -40,17 +43,14 @@ def breakdown(engine: Engine) -> pd.DataFrame:
 
 def io_bytes(engine: Engine, mode: str) -> int | None:
     """Bytes of all inputs (`mode` "Input") or outputs ("Output") of the largest profile; None when one is unknown."""
-    ports = [port for port in engine.ports if port.mode == mode]
-    if not ports or (mode == "Output" and any(len(port.profiles) > 1 for port in engine.ports)):
-        return None  # TensorRT tells the shape of outputs for the first profile only
-    total = 0
-    for port in ports:
+    if mode == "Output" and any(len(port.profiles) > 1 for port in engine.ports):
+        return None  # TensorRT tells their shape for the first profile only
+    sizes = []
+    for port in (port for port in engine.ports if port.mode == mode):
         shapes = [profile[2] for profile in port.profiles] or [port.shape]
-        size = Tensor(port.name, tuple(max(shapes, key=math.prod)), port.dtype).nbytes
-        if size is None:
-            return None
-        total += size
-    return total
+        tensors = [Tensor(port.name, tuple(shape), port.dtype).nbytes for shape in shapes]
+        sizes.append(None if None in tensors else max(tensors))  # type: ignore[type-var]
+    return None if None in sizes or not sizes else sum(sizes)  # type: ignore[arg-type]
 
 
 def _context(engine: Engine) -> list[tuple[str, int | None, str, str]]:
@@ -59,9 +59,9 @@ def _context(engine: Engine) -> list[tuple[str, int | None, str, str]]:
     try:
         alive = liveness(engine).peak_bytes
     except ProfileError:
-        return [("activations and scratch", reserved, held, f"{log}, at the largest shape")]
+        return [("activations and scratch", reserved, held, log + ", at the largest shape")]
     beyond = None if reserved is None else reserved - alive
     return [
         ("activations", alive, held, "the most alive at once, from the list of layers"),
-        ("scratch and gaps", beyond, held, f"{log}, less the activations"),
+        ("scratch and gaps", beyond, held, log + ", less the activations"),
     ]

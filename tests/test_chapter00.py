@@ -1,0 +1,38 @@
+"""Chapter 00: its exercise knows the wrong counts, its widget draws what was chosen and shows a failure's diagnosis."""
+
+from __future__ import annotations
+
+import pytest
+from chapter00 import compiled_picture, compiler_explorer
+
+from trtlab import BuildError, exercises, models
+
+
+def test_the_picture_is_of_the_network_gpu_and_batch_chosen() -> None:
+    picture = compiled_picture(models.digit_cnn(), "RTX 4090", 4)
+    texts = " ".join(text.get_text() for text in picture.findobj(lambda item: hasattr(item, "get_text")))
+    assert "Digit CNN, batch 4, on RTX 4090" in texts
+    assert "SM89" in texts
+
+
+def test_a_gpu_that_cannot_run_it_says_why() -> None:
+    with pytest.raises(BuildError, match="FP32 GEMM"):
+        compiled_picture(models.mlp(), "T4", 1)
+
+
+def test_a_change_of_a_control_redraws_and_an_error_is_shown_not_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[object] = []
+    monkeypatch.setattr("trtlab.widgets.display", shown.append)
+    network, gpu, batch = compiler_explorer([models.mlp()], gpus=("RTX 4090", "T4")).children[0].children
+    batch.value = 8
+    gpu.value = "T4"
+    assert [type(item).__name__ for item in shown] == ["Picture", "Picture", "Diagnosis"]
+    assert network.label == "MLP 784-256-128-10"
+
+
+def test_a_wrong_count_is_told_in_which_direction() -> None:
+    check = exercises.get("00.1").check
+    right = next(count for count in range(10) if check(count))
+    assert "more than" in check(right - 1).message
+    assert "too many" in check(right + 1).message
+    assert "whole number" in check(float(right)).message
