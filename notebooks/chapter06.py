@@ -20,7 +20,7 @@ from trtlab.errors import ProfileError
 from trtlab.exercises import Exercise
 from trtlab.models import transformer_encoder
 from trtlab.onnx_model import Model
-from trtlab.profiles import Finding, Suggestion, check, read_shapes, suggest, try_profiles
+from trtlab.profiles import Finding, ProfileResponse, Suggestion, check, read_shapes, suggest, try_profiles
 from trtlab.toys import toy
 from trtlab.widgets import explorer, slider
 
@@ -79,12 +79,8 @@ def _built_and_failing(answer: Iterable[str]) -> Answer:
     unknown = sorted(letters - set(FOUR))
     if unknown:
         return False, f"There is no profile {unknown[0]!r}: give the letters of `four`."
-    model = upsampler()
-    shapes = [{"x": tuple((1, 3, side, side) for side in sides)} for sides in FOUR.values()]
-    told = dict(zip(FOUR, try_profiles([(model, one) for one in shapes]), strict=True))
+    told, sides = _told_and_failing_sides()
     built = {letter for letter, one in told.items() if one.built}
-    fails = {side: bool(len(check(model, {"x": (1, 3, side, side)}))) for side in range(16, 66)}
-    sides = {letter: [fails[side] for side in range(low, high + 1)] for letter, (low, _, high) in FOUR.items()}
     failing = {letter for letter, ones in sides.items() if any(ones)}
     if not letters:
         return False, "You named none, but some of them are built although a size of their range fails."
@@ -102,6 +98,17 @@ def _built_and_failing(answer: Iterable[str]) -> Answer:
         return False, f"What you named is right, but not all: {why}."
     each = [f"{key}: {_IN_WORDS[one.outcome]}, {_share(sides[key])}" for key, one in told.items()]
     return True, f"Right: only what fails at opt ends the build. {'; '.join(each)}."
+
+
+@cache
+def _told_and_failing_sides() -> tuple[dict[str, ProfileResponse], dict[str, list[bool]]]:
+    """What TensorRT says to each of FOUR, and which of its sides fail."""
+    model = upsampler()
+    shapes = [{"x": tuple((1, 3, side, side) for side in sides)} for sides in FOUR.values()]
+    told = dict(zip(FOUR, try_profiles([(model, one) for one in shapes]), strict=True))
+    fails = {side: bool(len(check(model, {"x": (1, 3, side, side)}))) for side in range(16, 66)}
+    sides = {letter: [fails[side] for side in range(low, high + 1)] for letter, (low, _, high) in FOUR.items()}
+    return told, sides
 
 
 def _share(fails: Sequence[bool]) -> str:

@@ -358,7 +358,7 @@ DYNAMIC = {"x": ((1, 16), (4, 16), (8, 16))}
 def test_dynamic_shapes_without_a_profile() -> None:
     with refused(ProfileError, "profile", "'x'", "?×16", "not given") as caught:
         lab.build(tiny.mlp("N"))
-    assert "shapes={'x': ((1, 16), (8, 16), (8, 16))}" in caught.value.diagnosis.fix
+    assert "shapes={'x': ((1, 16), (1, 16), (8, 16))}" in caught.value.diagnosis.fix
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chapter06 import padding
+from chapter06 import padding, padding_explorer, padding_picture
 from profile_mistakes import CONV, EXPAND, STATIC, TABLE, t
 
 import trtlab as lab
@@ -169,8 +169,6 @@ def test_more_bad_arguments_are_refused() -> None:
 
 
 def test_the_widget_draws_what_was_chosen() -> None:
-    from chapter06 import padding_explorer, padding_picture
-
     observed = lengths(3, 5, 9, 40)
     found = suggest(SEQUENCE(), observed)
     assert "3 profiles" in padding_picture(found, 3).get_label()

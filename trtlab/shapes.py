@@ -11,6 +11,7 @@ import onnx
 
 from trtlab import tables
 from trtlab.errors import ProfileError
+from trtlab.graph import SIZE_INPUTS
 
 Shape = tuple[int, ...]
 Range = tuple[Shape, Shape, Shape]
@@ -293,18 +294,11 @@ def inputs_of(model: onnx.ModelProto) -> dict[str, Input]:
     return found
 
 
-# Which of a node's inputs are sizes or positions, by operation.
-_SIZES = {
-    "Reshape": (1,), "Expand": (1,), "Resize": (3,), "ConstantOfShape": (0,), "Range": (0, 1, 2), "Slice": (1, 2, 3, 4),
-    "Tile": (1,), "TopK": (1,), "Pad": (1,), "OneHot": (1,), "Split": (1,), "Loop": (0,),
-}  # fmt: skip
-
-
 def _sizes(graph: onnx.GraphProto) -> set[str]:
     """The tensors whose values become sizes: followed back from the nodes that use them so."""
-    seen: set[str] = set()
+    seen, places = set[str](), SIZE_INPUTS | {"Loop": (0,)}
     for node in reversed(graph.node):
-        seen.update(node.input[place] for place in _SIZES.get(node.op_type, ()) if place < len(node.input))
+        seen.update(node.input[place] for place in places.get(node.op_type, ()) if place < len(node.input))
         if seen.intersection(node.output) and node.op_type not in ("Shape", "Size"):
             seen.update(node.input)
     return seen

@@ -12,18 +12,9 @@ import onnx
 from trtlab.onnx_model import Model, Source, inlined, parse, read_model
 from trtlab.profiles.running import Failure, Trials
 from trtlab.profiles.search import Groups, groups_of, nearest_profile, shapes_at, sizes_at
-from trtlab.shapes import (
-    REFUSES,
-    Finding,
-    Findings,
-    Profile,
-    Shapes,
-    default_profile,
-    input_mistakes,
-    inputs_of,
-    read_all,
-    shape_text,
-)
+from trtlab.shapes import REFUSES, Finding, Findings, Profile, Shapes, default_profile, input_mistakes, inputs_of
+
+from trtlab.shapes import read_all, shape_text  # isort: skip
 
 _CORNERS = ("min", "opt", "max")
 _AT_OPT = "may refuse ('kOPT values … violate shape constraints'), or take the right size for granted and build"

@@ -18,7 +18,7 @@ from trtlab.shapes import Input, Shape, shape_text
 
 LIMIT = 2**31 - 1  # elements of one tensor: TensorRT counts them in 32 bits
 MOST_OF_TOPK = 3840  # "K exceeds the maximum value allowed (3840)", TensorRT-RTX 1.7
-_AFFORDABLE = 2**28  # multiplications, about a tenth of a second
+_AFFORDABLE = 2**28  # multiplications, less than a tenth of a second
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 _CONTRACTIONS = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm", "Einsum", "LSTM", "GRU", "RNN"})
 
@@ -48,7 +48,7 @@ class Trials:
         """The first node that fails; None where all run, and where nobody can tell without a long run."""
         key = tuple(sorted(sizes.items()))
         if key not in self._failures:
-            self._failures[key] = self._failure(sizes)
+            self._failures[key] = _Attempt(self.fixed(sizes)).failure()
         return self._failures[key]
 
     def fixed(self, sizes: Mapping[str, Shape]) -> onnx.ModelProto:
@@ -59,8 +59,9 @@ class Trials:
         for value in self.model.graph.input:
             port, given = self.inputs.get(value.name), sizes.get(value.name)
             if port and port.holds_sizes and given is not None:
-                dtype = onnx.helper.tensor_dtype_to_np_dtype(port.kind)
-                array = np.asarray(given, dtype).reshape([size or 0 for size in port.dims])
+                array = np.asarray(given, onnx.helper.tensor_dtype_to_np_dtype(port.kind)).reshape(
+                    [size or 0 for size in port.dims]
+                )
                 model.graph.initializer.append(onnx.numpy_helper.from_array(array, value.name))
             else:
                 shape = given if given is not None else port.dims if port else ()
@@ -74,91 +75,106 @@ class Trials:
         """The sizes of every tensor that follow from those of the inputs, weights included."""
         return sized_tensors(self.fixed(sizes), {})
 
-    def _failure(self, sizes: Mapping[str, Shape]) -> Failure | None:
-        model = self.fixed(sizes)
-        known = sized_tensors(model, {})
-        for name, one in known.items():
+
+class _Attempt:
+    """A model whose inputs have one shape each, and what is known of its tensors."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model, self.known = model, sized_tensors(model, {})
+        self.nodes = {node.name: node for node in model.graph.node}
+        few = (one for one in model.graph.initializer if one.data_type in (6, 7) and math.prod(one.dims) <= 8)
+        self.constants = {one.name: onnx.numpy_helper.to_array(one).reshape(-1).tolist() for one in few}
+
+    def failure(self) -> Failure | None:
+        """What fails first."""
+        for name, one in self.known.items():
             if one.elements > LIMIT:
-                node = next((node for node in model.graph.node if name in node.output), onnx.NodeProto())
+                node = next((node for node in self.model.graph.node if name in node.output), onnx.NodeProto())
                 words = f"tensor '{name}' of {shape_text(one.shape)} has {one.elements:,} elements"
                 return Failure(node.name, node.op_type, name, f"{words}, and TensorRT counts to {LIMIT:,}", large=True)
-        found = next(self._wrong_sizes(known), None) or self._refused_by_inference(model, known)
-        return found or self._failure_at_run(model, known)
+        return next(self._wrong_sizes(), None) or self._refused_by_inference() or self._failure_at_run()
 
-    def _refused_by_inference(self, model: onnx.ModelProto, known: Mapping[str, Sized]) -> Failure | None:
+    def _refused_by_inference(self) -> Failure | None:
         try:
-            onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+            onnx.shape_inference.infer_shapes(self.model, strict_mode=True, data_prop=True)
         except onnx.shape_inference.InferenceError as error:
             said = re.search(r"op_type:\w+, node name: (.*)\): \[ShapeInferenceError\] (.*)", str(error))
             if said and not any(one.type in (5, 10) for one in self.nodes[said[1]].attribute):  # not inside a branch
-                return self._named(said[1], said[2], known)
+                return self._named(said[1], said[2])
         return None
 
-    def _wrong_sizes(self, known: Mapping[str, Sized]) -> Iterator[Failure]:
+    def _wrong_sizes(self) -> Iterator[Failure]:
         """What shape inference accepts although it cannot run, and what only TensorRT does not take."""
         for name, node in self.nodes.items():
-            inputs, outputs = ([known.get(value) for value in values] for values in (node.input, node.output))
+            inputs, outputs = ([self.known.get(value) for value in values] for values in (node.input, node.output))
             before, after = inputs[0] if inputs else None, outputs[0]
             if node.op_type == "Reshape" and before and after and before.elements != after.elements:
-                yield self._named(name, f"it would turn {before.elements:,} elements into {after.elements:,}", known)
+                yield self._named(name, f"it would turn {before.elements:,} elements into {after.elements:,}")
             small = node.op_type in ("Conv", "MaxPool", "AveragePool") and after and 0 in after.shape[2:]
             if small or any(one and min(one.shape, default=0) < 0 for one in outputs):
-                yield self._named(name, "its window is larger than what it slides over", known)
+                yield self._named(name, "its window is larger than what it slides over")
             state = inputs[5] if node.op_type in ("LSTM", "GRU", "RNN") and len(inputs) > 5 else None
             if before and state and before.shape[1] != state.shape[1] and not _flag(node, "layout"):
                 words = f"its initial state is for a batch of {state.shape[1]}, not {before.shape[1]}"
-                yield self._named(name, words, known)
-            k = self._constant(node.input[1]) if node.op_type == "TopK" else []
+                yield self._named(name, words)
+            k = self.constants.get(node.input[1]) if node.op_type == "TopK" else None
             if k and k[0] > MOST_OF_TOPK:
-                yield self._named(name, f"k is {k[0]:,}, and TensorRT sorts at most {MOST_OF_TOPK:,}", known)
+                yield self._named(name, f"k is {k[0]:,}, and TensorRT sorts at most {MOST_OF_TOPK:,}")
 
-    def _named(self, name: str, reason: str, known: Mapping[str, Sized]) -> Failure:
+    def _named(self, name: str, reason: str) -> Failure:
         """The failure of a node, with the shapes (of a constant: its values) that it reads."""
         node, read = self.nodes[name], []
         for value in node.input:
-            if value in known:
-                constant = self._constant(value)
-                read.append(f"'{value}' " + (f"= {constant}" if constant else shape_text(known[value].shape)))
+            if value in self.known:
+                constant = self.constants.get(value)
+                read.append(f"'{value}' " + (f"= {constant}" if constant else shape_text(self.known[value].shape)))
         words = f"{_plain(reason)}; it reads {', '.join(read[:3])}" if read else _plain(reason)
         return Failure(name, node.op_type, node.output[0], words)
 
-    def _constant(self, name: str) -> list[int]:
-        """The values of a small integer weight; [] for anything else."""
-        for weight in self.model.graph.initializer:
-            if weight.name == name and weight.data_type in (6, 7) and math.prod(weight.dims) <= 8:
-                return [int(number) for number in onnx.numpy_helper.to_array(weight).reshape(-1)]
-        return []
-
-    def _failure_at_run(self, model: onnx.ModelProto, known: Mapping[str, Sized]) -> Failure | None:
+    def _failure_at_run(self) -> Failure | None:
         """What ONNX Runtime says to a run on zeros; of a large model only the cheap nodes are run, if any is unsure."""
-        work = {node.name: _work(node, known) for node in model.graph.node}
+        model = self.model
+        work = {node.name: _work(node, self.known) for node in model.graph.node}
         if sum(work.values()) > _AFFORDABLE:
-            if all(value in known for node in model.graph.node for value in node.output if value):
+            if all(value in self.known for node in model.graph.node for value in node.output if value):
                 return None  # shape inference has judged every node
-            _leave_out(model, known, work)
-            if sum(work[node.name] for node in model.graph.node) > _AFFORDABLE:
+            _leave_out(model, self.known, work)
+            if sum(work[node.name] for node in model.graph.node) > 8 * _AFFORDABLE:
                 return None
-        for weight in model.graph.initializer:
-            if not has_values(weight):
-                weight.CopyFrom(onnx.numpy_helper.from_array(_zeros(weight.name, known), weight.name))
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level, options.intra_op_num_threads = 4, 1
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
-            session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
-            feed = {value.name: _zeros(value.name, known) for value in model.graph.input}
-            session.run(None, feed)
-        except Exception as error:  # a class for each of its codes; what it does not know of a node accuses none
-            said = re.search(_AT_NODE, str(error), re.DOTALL)
+            _run(model, self.known)
+        except Exception as error:  # onnxruntime has a class for each of its codes; what it does not know is no fault
+            said = next((found for pattern in _SAID if (found := re.search(pattern, str(error), re.DOTALL))), None)
             if said and said[1] in self.nodes and not re.search("alloc|by zero|implement", said[2]):
-                return self._named(said[1], said[2], known)
+                self._learn_sizes(model, said[1])
+                return self._named(said[1], said[2])
         return None
 
+    def _learn_sizes(self, model: onnx.ModelProto, name: str) -> None:
+        """Run what comes before a node, for the sizes of what it reads where shape inference does not tell them."""
+        unknown = [value for value in self.nodes[name].input if value and value not in self.known]
+        del model.graph.node[[node.name for node in model.graph.node].index(name) :], model.graph.output[:]
+        model.graph.output.extend(onnx.ValueInfoProto(name=value) for value in unknown)
+        try:
+            self.known |= {v: Sized(array.shape, 0) for v, array in zip(unknown, _run(model, self.known), strict=True)}
+        except Exception:  # then the message says less
+            return
 
-# How ONNX Runtime names a node that fails in a run, and one whose sizes it refuses before.
-_AT_NODE = (
-    r"(?:while running \w+ node\. Name:'|Node \()(.*?)(?:' Status Message: |\) Op \(\w+\) \[ShapeInferenceError\] )(.*)"
-)
+
+_SAID = (r"while running \w+ node\. Name:'(.+?)' Status Message: (.*)",
+         r"Node \((.+?)\) Op \(\w+\) \[ShapeInferenceError\] (.*)")  # fmt: skip
+
+
+def _run(model: onnx.ModelProto, known: Mapping[str, Sized]) -> list[np.ndarray]:
+    """The outputs of a run in ONNX Runtime on zeros; weights without values are zeros too."""
+    for weight in model.graph.initializer:
+        if not has_values(weight):
+            weight.CopyFrom(onnx.numpy_helper.from_array(_zeros(weight.name, known), weight.name))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 4, 1
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+    return list(session.run(None, {value.name: _zeros(value.name, known) for value in model.graph.input}))
 
 
 def _flag(node: onnx.NodeProto, name: str) -> int:
@@ -178,23 +194,24 @@ def _zeros(name: str, known: Mapping[str, Sized]) -> np.ndarray:
 
 
 def _leave_out(model: onnx.ModelProto, known: Mapping[str, Sized], work: dict[str, int]) -> None:
-    """Take out the most expensive nodes of known sizes, their outputs become inputs, until the rest is cheap."""
+    """Take out the most expensive of the nodes that shape inference has judged; what they write becomes an input."""
     graph, left = model.graph, sum(work.values())
     for node in sorted(graph.node, key=lambda node: -work[node.name]):
-        judged = all(value in known for value in (*reads(node), *node.output) if value)  # by shape inference
+        judged = all(value in known for value in (*reads(node), *node.output) if value)
         data = all(known[value].elem_type in _FLOATS for value in node.output if value in known)  # zeros will do
-        if left > _AFFORDABLE // 4 and judged and data:
+        if left > _AFFORDABLE and judged and data:
             left -= work[node.name]
             graph.node.remove(node)
-            sized = [(value, known[value]) for value in node.output if value]
-            graph.input.extend(onnx.helper.make_tensor_value_info(name, t.elem_type, t.shape) for name, t in sized)
+            new = {value: known[value] for value in node.output if value}
+            graph.input.extend(onnx.helper.make_tensor_value_info(v, t.elem_type, t.shape) for v, t in new.items())
     read = {value for node in graph.node for value in reads(node)}
     kept = [weight for weight in graph.initializer if weight.name in read]
     inputs = [value for value in graph.input if value.name in read]
-    outputs = [onnx.ValueInfoProto(name=v) for node in graph.node for v in node.output if v and v not in read]
-    for field, values in ((graph.initializer, kept), (graph.input, inputs), (graph.output, outputs)):
-        del field[:]
-        field.extend(values)
+    ends = [onnx.ValueInfoProto(name=v) for node in graph.node for v in node.output if v and v not in read]
+    del graph.initializer[:], graph.input[:], graph.output[:]
+    graph.initializer.extend(kept)
+    graph.input.extend(inputs)
+    graph.output.extend(ends)
 
 
 def _plain(message: str) -> str:

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 
 from trtlab.errors import ProfileError
-from trtlab.graph import sized_tensors
 from trtlab.onnx_model import Model
 from trtlab.profiles.checking import check, read_unhashed
 from trtlab.profiles.running import Trials
@@ -65,10 +64,8 @@ class Suggestion:
     @property
     def table(self) -> pd.DataFrame:
         """A row a number of profiles: padding in %, memory in MiB, cost; the chosen one is marked."""
-        rows = [
-            (len(one.profiles), 100 * one.padding, one.memory / 2**20, one.cost, "←" if one is self.chosen else "")
-            for one in self.options
-        ]
+        rows = [(len(one.profiles), 100 * one.padding, one.memory / 2**20, one.cost, "←" * (one is self.chosen))
+                for one in self.options]  # fmt: skip
         return pd.DataFrame(rows, columns=["profiles", "padding %", "memory MiB", "cost", ""]).set_index("profiles")
 
     def __repr__(self) -> str:
@@ -109,7 +106,7 @@ def suggest(
     trials = Trials(proto, inputs)
     options = []
     for edges in _best_cuts(seen, multiple):
-        profiles = tuple(_profile(seen, low, high, inputs, multiple) for low, high in itertools.pairwise(edges))
+        profiles = tuple(_profile(seen, low, high, multiple) for low, high in itertools.pairwise(edges))
         padding = _padding(seen, edges, multiple)
         memory = sum(alive_bytes(trials, {name: sizes[2] for name, sizes in one.items()}) for one in profiles)
         cost = padding + profile_cost * (len(profiles) - 1) + gib_cost * memory / 2**30
@@ -149,54 +146,53 @@ def _places(seen: Observed) -> list[int]:
     return sorted({0, total, *inner})
 
 
-def _edge(seen: Observed, low: int, high: int, multiple: int) -> np.ndarray:
-    """The largest size of each dynamic dimension in a group, rounded up where it is not a batch."""
-    return _rounded(seen, seen.rows[low:high].max(axis=0), multiple)
-
-
 def _rounded(seen: Observed, sizes: np.ndarray, multiple: int) -> np.ndarray:
+    """Sizes of the dynamic dimensions, rounded up where they are not a batch's."""
     step = np.asarray([1 if axis == 0 else multiple for _, axis in seen.axes])
     return -(-sizes // step) * step
 
 
+def _top(seen: Observed, low: int, high: int, multiple: int) -> np.ndarray:
+    """The max of a group of rows."""
+    return _rounded(seen, seen.rows[low:high].max(axis=0), multiple)
+
+
 def _padding(seen: Observed, edges: Sequence[int], multiple: int) -> float:
     """The share of work on top when each request goes to the cheapest profile that holds it."""
-    tops = np.stack([_edge(seen, low, high, multiple) for low, high in itertools.pairwise(edges)])
+    tops = np.stack([_top(seen, low, high, multiple) for low, high in itertools.pairwise(edges)])
     holds = (seen.rows[:, None, :] <= tops[None]).all(axis=2)
     done = np.where(holds, seen.work(tops)[None], np.inf).min(axis=1)
     return float((seen.weights * done).sum() / (seen.weights * seen.work(seen.rows)).sum()) - 1
 
 
-def _profile(seen: Observed, low: int, high: int, inputs: Mapping[str, Input], multiple: int) -> Profile:
+def _profile(seen: Observed, low: int, high: int, multiple: int) -> Profile:
     """min, median and (rounded) max of the requests in a group."""
     rows, weights = seen.rows[low:high], seen.weights[low:high]
-    top = _edge(seen, low, high, multiple)
-    median = []
-    for column in rows.T:
-        order = np.argsort(column, kind="stable")
-        reached = np.cumsum(weights[order])
-        median.append(column[order][np.searchsorted(reached, reached[-1] / 2)])
+    top = _top(seen, low, high, multiple)
+    median = np.quantile(rows, 0.5, axis=0, weights=weights, method="inverted_cdf")
     low_sizes = rows.min(axis=0)
     varying = [column for column in range(len(top)) if len(np.unique(seen.rows[:, column])) > 1]
     if low and len(varying) == 1:  # no gap to the profile before
-        low_sizes[varying[0]] = min(low_sizes[varying[0]], _edge(seen, 0, low, multiple)[varying[0]] + 1)
-    shapes = [seen.shapes(sizes) for sizes in (low_sizes, np.asarray(median), top)]
-    return {name: (shapes[0][name], shapes[1][name], shapes[2][name]) for name in shapes[0]}
+        low_sizes[varying[0]] = min(low_sizes[varying[0]], _top(seen, 0, low, multiple)[varying[0]] + 1)
+    least, opt, most = (seen.shapes(sizes) for sizes in (low_sizes, median, top))
+    return {name: (least[name], opt[name], most[name]) for name in opt}
 
 
 def alive_bytes(trials: Trials, sizes: Mapping[str, Shape]) -> int:
     """The bytes alive at most at once when the ONNX graph runs node by node at these sizes, weights left out."""
-    nodes, weights = trials.model.graph.node, {tensor.name for tensor in trials.model.graph.initializer}
-    known = {name: one for name, one in sized_tensors(trials.fixed(sizes), {}).items() if name not in weights}
+    weights = {tensor.name for tensor in trials.model.graph.initializer}
+    known = {name: one.nbytes for name, one in trials.tensors(sizes).items() if name not in weights}
+    nodes = trials.model.graph.node
     last = {value: at for at, node in enumerate(nodes) for value in node.input}
-    alive = most = sum(one.nbytes for name, one in known.items() if name in trials.inputs)
+    alive = most = sum(size for name, size in known.items() if name in trials.inputs)
     for at, node in enumerate(nodes):
-        alive += sum(known[value].nbytes for value in node.output if value in known)
+        alive += sum(known.get(value, 0) for value in node.output)
         most = max(most, alive)
-        alive -= sum(known[value].nbytes for value in {*node.input} if value in known and last.get(value) == at)
+        alive -= sum(known.get(value, 0) for value in {*node.input} if last[value] == at)
     return most
 
 
+_OPEN = "export the model with this dimension dynamic."
 _EXAMPLE = 'write {"input_ids": [(1, 17), (1, 64), (2, 30)]}: one shape a request.'
 
 
@@ -242,27 +238,20 @@ def read_observed(observed: Mapping[str, Any] | Sequence[Mapping[str, Any]], inp
     columns = _columns(observed)
     dynamic = {name: port for name, port in inputs.items() if port.dynamic}
     if not dynamic:
-        raise ProfileError(
-            "The model has no dynamic dimension.", fix="export it with dynamic shapes, or build it as it is."
-        )
-    missing = sorted(set(dynamic) - set(columns)) or sorted(set(columns) - set(inputs))
-    if missing:
-        raise ProfileError(
-            f"The observed shapes are of {', '.join(sorted(columns)) or 'no input'}; the model needs those of "
-            f"{', '.join(dynamic)}.",
-            fix=_EXAMPLE,
-        )
-    tables = {name: _table(name, columns[name], port) for name, port in dynamic.items()}
+        fix = "export it with dynamic shapes, or build it as it is."
+        raise ProfileError("The model has no dynamic dimension.", fix=fix)
+    if dynamic.keys() - columns.keys() or columns.keys() - inputs.keys():
+        seen = f"The observed shapes are of {', '.join(sorted(columns)) or 'no input'}"
+        raise ProfileError(f"{seen}; the model needs those of {', '.join(dynamic)}.", fix=_EXAMPLE)
+    tables = {name: _table(columns[name], port) for name, port in dynamic.items()}
     if len({len(table) for table in tables.values()}) != 1:
         raise ProfileError("The inputs were not observed equally often.", fix="give one shape of each input a request.")
-    axes = tuple((name, axis) for name, port in dynamic.items() for axis, size in enumerate(port.dims) if size is None)
-    axes += tuple((name, at) for name, port in dynamic.items() if port.holds_sizes for at in range(port.length))
-    sizes = np.stack([tables[name][:, axis] for name, axis in axes], axis=1)
-    rows, weights = np.unique(sizes, axis=0, return_counts=True)
     fixed = {name: (None,) * port.length if port.holds_sizes else port.dims for name, port in dynamic.items()}
-    seen = Observed(rows, weights, axes, fixed)
-    order = np.argsort(seen.work(rows), kind="stable")
-    return Observed(rows[order], weights[order], axes, fixed)
+    axes = tuple((name, axis) for name, dims in fixed.items() for axis, size in enumerate(dims) if size is None)
+    sizes = np.stack([tables[name][:, axis] for name, axis in axes], axis=1)
+    seen_ = Observed(*np.unique(sizes, axis=0, return_counts=True), axes, fixed)
+    order = np.argsort(seen_.work(seen_.rows), kind="stable")
+    return Observed(seen_.rows[order], seen_.weights[order], axes, fixed)
 
 
 def _columns(observed: Any) -> dict[str, list[Any]]:
@@ -271,30 +260,28 @@ def _columns(observed: Any) -> dict[str, list[Any]]:
     requests = list(observed) if isinstance(observed, Sequence) and not isinstance(observed, str | bytes) else []
     if not requests or not all(isinstance(request, Mapping) for request in requests):
         raise ProfileError("The observed shapes are not a dictionary, nor a list of them.", fix=_EXAMPLE)
-    names = {str(name) for request in requests for name in request}
-    return {name: [request[name] for request in requests if name in request] for name in sorted(names)}
+    names = dict.fromkeys(name for request in requests for name in request)
+    return {str(name): [request[name] for request in requests if name in request] for name in names}
 
 
-def _table(name: str, shapes: list[Any], port: Input) -> np.ndarray:
+def _table(shapes: list[Any], port: Input) -> np.ndarray:
+    """The shapes of one input, a row each."""
+    who = f"The observed shapes of '{port.name}'"
     try:
         table = np.asarray(shapes)
     except ValueError as error:  # ragged
-        raise ProfileError(f"The observed shapes of '{name}' differ in rank.", fix=_EXAMPLE) from error
+        raise ProfileError(f"{who} differ in rank.", fix=_EXAMPLE) from error
     if table.ndim != 2 or table.dtype.kind not in "iu" or not len(table):
-        raise ProfileError(f"The observed shapes of '{name}' are not a list of shapes of whole numbers.", fix=_EXAMPLE)
+        raise ProfileError(f"{who} are not a list of shapes of whole numbers.", fix=_EXAMPLE)
     if table.shape[1] != port.length:
-        raise ProfileError(
-            f"Input '{name}' has {port.length} dimensions ({shape_text(port.dims)}), the observed shapes have "
-            f"{table.shape[1]}.",
-            fix=_EXAMPLE,
-        )
+        has = f"Input '{port.name}' has {port.length} dimensions ({shape_text(port.dims)})"
+        raise ProfileError(f"{has}, the observed shapes have {table.shape[1]}.", fix=_EXAMPLE)
     if table.min() < 1 or table.max() >= 2**31:
-        raise ProfileError(f"A size of '{name}' is {table.min() if table.min() < 1 else table.max()}.", fix=_EXAMPLE)
+        wrong = table.min() if table.min() < 1 else table.max()
+        raise ProfileError(f"A size of '{port.name}' is {wrong}.", fix=_EXAMPLE)
     for axis, size in enumerate(() if port.holds_sizes else port.dims):
-        other = sorted(set(table[:, axis].tolist()) - {size}) if size is not None else []
+        other = sorted({*table[:, axis].tolist()} - {size}) if size is not None else []
         if other:
-            raise ProfileError(
-                f"Dimension {axis} of input '{name}' is fixed at {size} in the model, and {other[0]} was observed.",
-                fix="export the model with this dimension dynamic.",
-            )
+            fixed = f"Dimension {axis} of input '{port.name}' is fixed at {size} in the model"
+            raise ProfileError(f"{fixed}, and {other[0]} was observed.", fix=_OPEN)
     return table
