@@ -21,7 +21,6 @@ from trtlab.toys import toy
 NOTEBOOK = NOTEBOOKS / "05_int8_calibration.ipynb"
 SHOW_AN_ENGINE = {"Q and DQ in the graph", "When INT8 does not pay", "Decide", "What goes wrong here"}
 QUICK = {"Q and DQ in the graph", "What goes wrong here"}
-SHOW_AN_ENGINE |= {"A box to read and run: fewer than eight bits"}
 
 
 def test_every_section_but_the_exercises_has_a_claim_that_is_checked() -> None:
