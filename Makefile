@@ -38,7 +38,7 @@ test-deep: .venv/.test ## what takes long: data made again, networks trained aga
 	@echo "pytest: the deep tests, in $(WORKERS) processes (WORKERS=...)"
 	@$(PYTEST) -m deep tests
 
-test-quick: .venv/.test ## the unit tests that take seconds
+test-quick: .venv/.test ## the unit tests without the slow ones, in a few minutes
 	$(RUN) pytest -q -m "not slow and not deep and not browser" tests
 
 lint: .venv/.test ## ruff (notebooks too) and mypy
