@@ -54,7 +54,7 @@ def exercises() -> list[Exercise]:
         Exercise(
             "07.3",
             (
-                "Draw it: chapter07.liveness(memory.liveness(engine)). Which large tensor feeds only a 1×1 convolution?",
+                "Draw chapter07.liveness(memory.liveness(engine)). Which large tensor feeds only a 1×1 convolution?",
                 "A 1×1 convolution works on each pixel alone, and nearest-neighbour upsampling copies pixels: either "
                 "may come first.",
                 "q = Conv(d4, v8) at the small size with 8 channels, then v = Resize<…>(q, , up).",

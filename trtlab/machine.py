@@ -129,7 +129,7 @@ def doctor() -> Machine:
     packages, gpu_works = probe_packages(), has_gpu()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     machine = Machine(
-        platform.platform(), platform.python_version(), cpu_name(), cores, memory_gib(),
+        system_name(), platform.python_version(), cpu_name(), cores, memory_gib(),
         gpu_names(), gpu_works, packages, _compiler(packages, gpu_works),
     )  # fmt: skip
     return replace(machine, issues=(*_compiler_issues(machine), *_package_issues(machine), *_hardware_issues(machine)))
@@ -160,6 +160,14 @@ def _run(*command: str) -> subprocess.CompletedProcess[str]:
         command, capture_output=True, encoding="utf-8", errors="replace", stdin=subprocess.DEVNULL,
         timeout=CHILD_SECONDS, env={**os.environ, "PYTHONIOENCODING": "utf-8"},
     )  # fmt: skip
+
+
+def system_name() -> str:
+    """The system as its makers call it, such as "Debian GNU/Linux 12 (bookworm)"."""
+    try:
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):  # no Linux, or one that does not say
+        return f"{platform.system()} {platform.release()}".strip()
 
 
 def cpu_name() -> str:
