@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -89,6 +90,14 @@ def leftovers(cache: Path) -> list[str]:
     whole = {path for path in files if path.parent.name == "engines" and {path.suffix} <= {".json", ".plan"}}
     entries = {path for path in whole if {path.with_suffix(".json"), path.with_suffix(".plan")} <= whole}
     return sorted(str(path) for path in files - entries if path.suffix != ".lock")
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt, also in a run that a shell started in the background, where it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

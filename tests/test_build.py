@@ -219,6 +219,7 @@ def in_a_process(code: str, *arguments: str | Path, **options: Any) -> subproces
     )
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_cancels_the_build_and_the_process_goes_on(cache: Path) -> None:
     with pytest.raises(BuildError, match="cancelled while TensorRT was in stage 'build'") as caught:
         lab.build(tiny.heavy(4), shapes=HEAVY, progress=lambda *_: signal.raise_signal(signal.SIGINT))

@@ -12,7 +12,7 @@ from typing import Any
 
 import chapter03
 import pytest
-from chapter03 import TARGETS, compatibility, setting_lines, settings_explorer, settings_picture, supports
+from chapter03 import TARGETS, compatibility, sentence, setting_lines, settings_explorer, settings_picture, supports
 from notebook_runs import NOTEBOOKS, noticing_sections
 
 import trtlab as lab
@@ -20,7 +20,6 @@ from trtlab import exercises
 from trtlab.ask import check_plan, try_profiles, try_setting, try_settings
 from trtlab.errors import AssetError, BuildError
 from trtlab.machine import has_gpu
-from trtlab.messages import sentence
 from trtlab.toys import PATTERNS, toy
 
 HERE = Path(__file__).resolve().parent

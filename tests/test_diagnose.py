@@ -11,7 +11,7 @@ import tiny_models as tiny
 
 import trtlab as lab
 from trtlab.errors import Diagnosis
-from trtlab.messages import diagnose_text, plain, sentence
+from trtlab.messages import diagnose_text, plain
 from trtlab.toys import toy
 
 NOISE = (
@@ -72,7 +72,6 @@ def test_message_without_code_and_source_position() -> None:
         "target(s) sm75. Choose another. In compileGraph at /_src/optimizer/myelin/codeGenerator.cpp:2012)"
     )
     assert plain(raw) == "Cannot compile for target(s) sm75. Choose another"
-    assert sentence(raw) == "Cannot compile for target(s) sm75"
     assert plain("[ShapeInferenceError] (op_type:Add): 3 != 4") == "(op_type:Add): 3 != 4"
     cuda = "IRuntime::x: Error Code 1: Cuda Runtime (In S at /_src/c.cpp:25 (cudaError 35: too old))"
     assert plain(cuda) == "too old"

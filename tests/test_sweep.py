@@ -98,6 +98,7 @@ def test_the_model_is_read_once_and_two_compilers_run_at_most(
     assert max(running) <= 2
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_ends_every_build(cache: Path) -> None:
     def interrupt() -> None:
         while not compilers():
