@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from pathlib import Path
 
-import onnx
-
-from trtlab.onnx_model import Model, Source, inlined, parse, read_model
+from trtlab.onnx_model import Model, read_model
 from trtlab.profiles.running import Failure, Trials
-from trtlab.profiles.search import Groups, groups_of, nearest_profile, shapes_at, sizes_at
+from trtlab.profiles.search import Groups, groups_of, nearest_profile, profile_at, ranges_of, shapes_at, sizes_at
 from trtlab.shapes import REFUSES, Finding, Findings, Profile, Shapes, default_profile, input_mistakes, inputs_of
 
 from trtlab.shapes import read_all, shape_text  # isort: skip
@@ -41,49 +37,34 @@ _DATA_DEPENDENT = {
 def check(model: Model, shapes: Shapes = None) -> Findings:
     """Every mistake in `shapes` (as build() takes them) for `model`, found without TensorRT.
 
-    The model is tried at the min, opt and max shapes and at a size between them for each dimension: by ONNX's shape
-    inference, and by a run in ONNX Runtime where that is cheap. Raises ModelError when `model` is no ONNX model; a
-    mistake in the shapes raises nothing.
+    ONNX Runtime judges the model at the min, opt and max shapes and at a size between them for each dimension, and
+    runs what takes a moment. Raises ModelError when `model` is no ONNX model; a mistake in the shapes raises nothing.
     """
-    proto = read_unhashed(model)
+    proto = read_model(model)
     inputs = inputs_of(proto)
     profiles, findings = read_all(shapes)
     unread = {(one.input, one.profile) for one in findings if one.input}
-    sizes = {name for name, port in inputs.items() if port.holds_sizes}
-    findings = [replace(one, tensorrt="set_shape_input() raises") if one.axis is not None and one.input in sizes
-                else one for one in findings]  # fmt: skip
     findings += [one for one in input_mistakes(profiles, inputs) if (one.input, one.profile) not in unread]
     trials, proposals = Trials(proto, inputs), []
     for number, given in enumerate(profiles or [{}]):
         found, proposal = _of_profile(trials, given, number)
         findings += found
-        proposals += [proposal] if proposal is not None else []
+        proposals.append(proposal)
     refused = list(_data_dependent(trials))
     findings += [*refused, *_across([default_profile(inputs, one) for one in profiles], trials)]
-    if refused or len(proposals) < len(profiles or [{}]):
+    working = [] if refused else [one for one in proposals if one is not None]
+    if len(working) < len(proposals):
         return Findings(tuple(findings), None)
-    return Findings(tuple(findings), proposals if len(proposals) > 1 else proposals[0])
-
-
-def read_unhashed(model: Model) -> onnx.ModelProto:
-    """The model for looking at only; it is not hashed, which for ResNet-50 would take longer than all the rest."""
-    path = Path(model) if isinstance(model, str | Path) and Path(model).is_file() else None
-    content = path.read_bytes() if path else model
-    if isinstance(content, bytes) and content:
-        return inlined(parse(Source(content, path)))
-    if isinstance(model, onnx.ModelProto) and (model.graph.node or model.graph.output):
-        return inlined(model)  # no copy: nothing here changes a model
-    return read_model(model)
+    return Findings(tuple(findings), working if len(working) > 1 else working[0])
 
 
 def _of_profile(trials: Trials, given: Profile, number: int) -> tuple[list[Finding], Profile | None]:
     """What is wrong with one profile at the nodes, once it fits the inputs, and the nearest one that works."""
     profile = default_profile(trials.inputs, given)
     groups = groups_of(profile, trials.inputs)
-    findings = [*_disagreements(profile, groups, number), *_empty(profile, number)]
+    findings = list(_disagreements(profile, groups, number))
     if any(one.verdict == "fix" for one in findings):
-        corners = [shapes_at(profile, groups, sizes_at(profile, groups, corner)) for corner in range(3)]
-        profile = {name: (corners[0][name], corners[1][name], corners[2][name]) for name in profile}
+        profile = profile_at(profile, groups, [sizes_at(profile, groups, corner) for corner in range(3)])
     failures: dict[tuple[str, bool], tuple[Failure, list[int]]] = {}
     for corner in (1, 2, 0):
         failure = trials.failure({name: sizes[corner] for name, sizes in profile.items()})
@@ -93,60 +74,56 @@ def _of_profile(trials: Trials, given: Profile, number: int) -> tuple[list[Findi
         return [*findings, *_between(trials, profile, groups, number)], profile
     proposal = nearest_profile(trials, profile, groups)
     invented = proposal is not None and any(profile[name] != given.get(name) for name in profile)
-    for failure, corners_ in failures.values():
-        if not invented or (1 in corners_ and all(name in given for name in profile)):
-            findings.append(_node_finding(failure, corners_, profile, proposal, groups, number))
+    for failure, corners in failures.values():
+        if not invented or (1 in corners and all(name in given for name in profile)):
+            findings.append(_node_finding(failure, corners, profile, proposal, groups, number))
     return findings, proposal
 
 
 def _node_finding(
     failure: Failure, corners: Sequence[int], profile: Profile, proposal: Profile | None, groups: Groups, number: int
 ) -> Finding:
-    first = _CORNERS[corners[0]]
-    shapes = ", ".join(f"{name} {shape_text(sizes[corners[0]])}" for name, sizes in profile.items())
-    shapes = f"at {first}: {shapes}" if len(corners) > 1 else shapes
+    """What fails at which of min, opt and max, and the sizes that the proposal would change."""
+    first, name, axis = corners[0], "" if failure.node else failure.tensor, None
+    shapes = ", ".join(f"{name} {shape_text(sizes[first])}" for name, sizes in profile.items())
+    shapes = f"at {_CORNERS[first]}: {shapes}" if len(corners) > 1 else shapes
     every = " and ".join(", ".join(_CORNERS[corner] for corner in sorted(corners)).rsplit(", ", 1))
     place = f"At {every} ({shapes})" if profile else "At every run"
-    does = (_AT_OPT if 1 in corners else _AT_EDGE) if profile else REFUSES
     said = failure.reason if failure.large else f"node '{failure.node}' ({failure.op}) fails: {failure.reason}"
-    before, after = (
-        [[sizes_at(one, groups, corner)[group] for corner in range(3)] for group in groups]
-        for one in (profile, proposal or profile)
-    )
-    changed = {group: new for group, old, new in zip(groups, before, after, strict=True) if old != new}
-    sizes = ", ".join(f"{group} {' … '.join(map(str, new))}" for group, new in changed.items())
+    does = _TOO_LARGE if failure.large else REFUSES if not profile else _AT_OPT if 1 in corners else _AT_EDGE
+    before, after = (ranges_of(one, groups) for one in (profile, proposal or profile))
+    changed = [group for group in groups if before[group] != after[group]]
+    if len(changed) == 1:
+        name, axis = groups[changed[0]][0]
+    sizes = ", ".join(f"{group} {' … '.join(map(str, after[group]))}" for group in changed)
     fixes = [f"use sizes that run: {sizes}"] if changed else []
     fixes += [_CURES[failure.op]] if failure.op in _CURES and not failure.large else []
-    name, axis = groups[next(iter(changed))][0] if len(changed) == 1 else ("" if failure.node else failure.tensor, None)
-    return Finding(
-        f"{place} {said}.", "; or ".join(fixes) or "change the model at this node.",
-        _TOO_LARGE if failure.large else does, name, axis, failure.node, failure.tensor, number,
-    )  # fmt: skip
+    fix = "; or ".join(fixes) or "change the model at this node."
+    return Finding(f"{place} {said}.", fix, does, name, axis, failure.node, failure.tensor, number)
 
 
 def _between(trials: Trials, profile: Profile, groups: Groups, number: int) -> Iterator[Finding]:
     """Dimensions of which only the multiples of something run, although min, opt and max do."""
-    low, opt, high = (sizes_at(profile, groups, corner) for corner in range(3))
-    for group, axes in groups.items():
-        size, way = opt[group], 1 if opt[group] < high[group] else -1
+    opt = sizes_at(profile, groups, 1)
 
-        def failure(step: int, group: str = group, size: int = size, way: int = way) -> Failure | None:
-            return trials.failure(shapes_at(profile, groups, {**opt, group: size + way * step}))
+    def failure(group: str, size: int) -> Failure | None:
+        return trials.failure(shapes_at(profile, groups, {**opt, group: size}))
 
-        odd = failure(1) if low[group] < high[group] else None
-        steps = [2**n for n in range(1, 8) if low[group] <= size + way * 2**n <= high[group]] if odd else []
-        step = next((step for step in steps if size % step == 0 and not failure(step)), None)
+    for group, (low, size, high) in ranges_of(profile, groups).items():
+        way = 1 if size < high else -1
+        odd = failure(group, size + way) if low < high else None
+        steps = [step for step in (2, 4, 8, 16, 32, 64, 128) if low <= size + way * step <= high and size % step == 0]
+        step = next((step for step in steps if odd and not failure(group, size + way * step)), None)
         if odd and step:
             at = f"at {size + way} node '{odd.node}' ({odd.op}) fails: {odd.reason}"
-            yield Finding(
-                f"Only multiples of {step} run in {_title(group, axes)}: {at}.",
-                f"send no other size, or pad to the next multiple of {step}.", _BETWEEN,
-                *axes[0], odd.node, odd.tensor, number, "look",
-            )  # fmt: skip
+            mistake = f"Only multiples of {step} run in {_title(group, groups)}: {at}."
+            fix = f"send no other size, or pad to the next multiple of {step}."
+            yield Finding(mistake, fix, _BETWEEN, *groups[group][0], odd.node, odd.tensor, number, "look")
 
 
-def _title(group: str, axes: Sequence[tuple[str, int]]) -> str:
-    return group if group.startswith("dimension") else f"'{group}' (dimension {axes[0][1]} of '{axes[0][0]}')"
+def _title(group: str, groups: Groups) -> str:
+    name, axis = groups[group][0]
+    return group if group.startswith("dimension") else f"'{group}' (dimension {axis} of '{name}')"
 
 
 def _disagreements(profile: Profile, groups: Groups, number: int) -> Iterator[Finding]:
@@ -164,13 +141,6 @@ def _disagreements(profile: Profile, groups: Groups, number: int) -> Iterator[Fi
             )  # fmt: skip
 
 
-def _empty(profile: Profile, number: int) -> Iterator[Finding]:
-    for name, (low, opt, _) in profile.items():
-        if 0 in low and 0 not in opt:
-            mistake, fix = f"Input '{name}': the min shape {low} is empty.", "give at least 1, unless it is meant."
-            yield Finding(mistake, fix, "builds", name, low.index(0), profile=number, verdict="look")
-
-
 def _data_dependent(trials: Trials) -> Iterator[Finding]:
     for name, node in trials.nodes.items():
         if node.op_type in _DATA_DEPENDENT and not node.domain:
@@ -184,13 +154,13 @@ def _across(profiles: Sequence[Profile], trials: Trials) -> Iterator[Finding]:
         if first == second:
             mistake, fix = f"Profiles {one} and {other} are the same.", "drop one: each has kernels of its own."
             yield Finding(mistake, fix, "builds all kernels twice", profile=other, verdict="look")
-    for group, axes in groups_of(profiles[0], trials.inputs).items() if len(profiles) > 1 else ():
-        name, axis = axes[0]
+    groups = groups_of(profiles[0], trials.inputs) if len(profiles) > 1 else {}
+    for group, [(name, axis), *_] in groups.items():
         ranges = sorted((profile[name][0][axis], profile[name][2][axis]) for profile in profiles)
         reach = ranges[0][1]
         for low, high in ranges[1:]:
             if low > reach + 1:
-                mistake = f"Sizes {reach + 1} to {low - 1} of {_title(group, axes)} fit no profile."
+                mistake = f"Sizes {reach + 1} to {low - 1} of {_title(group, groups)} fit no profile."
                 fix = "widen one of them, unless such sizes never come."
                 yield Finding(mistake, fix, _BETWEEN, name, axis, verdict="look")
             reach = max(reach, high)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from trtlab.profiles.running import Trials
 from trtlab.shapes import Input, Profile, Shape
@@ -11,7 +12,6 @@ from trtlab.shapes import Input, Profile, Shape
 Groups = dict[str, list[tuple[str, int]]]  # (input, axis) of the dynamic dimensions that go together
 Sizes = dict[str, int]  # one for each group
 _MOST_TRIALS = 400
-_USUAL = (1, 2, 4, 8, 16, 32, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 1024)
 
 
 def groups_of(profile: Profile, inputs: Mapping[str, Input]) -> Groups:
@@ -19,17 +19,21 @@ def groups_of(profile: Profile, inputs: Mapping[str, Input]) -> Groups:
     found: Groups = {}
     for name in profile:
         port = inputs[name]
-        for axis in range(port.length):
-            if port.holds_sizes:
-                found[f"{name}[{axis}]"] = [(name, axis)]
-            elif port.dims[axis] is None:
-                found.setdefault(port.symbols[axis] or f"dimension {axis} of '{name}'", []).append((name, axis))
+        for axis, (fixed, symbol) in enumerate(zip(port.asked, port.symbols, strict=True)):
+            if fixed is None:
+                alone = f"{name}[{axis}]" if port.holds_sizes else f"dimension {axis} of '{name}'"
+                found.setdefault(symbol or alone, []).append((name, axis))
     return found
+
+
+def ranges_of(profile: Profile, groups: Groups) -> dict[str, Shape]:
+    """The min, opt and max of each group."""
+    return {group: tuple(sizes[axis] for sizes in profile[name]) for group, [(name, axis), *_] in groups.items()}
 
 
 def sizes_at(profile: Profile, groups: Groups, corner: int) -> Sizes:
     """The size of each group at min (0), opt (1) or max (2)."""
-    return {group: profile[axes[0][0]][corner][axes[0][1]] for group, axes in groups.items()}
+    return {group: sizes[corner] for group, sizes in ranges_of(profile, groups).items()}
 
 
 def shapes_at(profile: Profile, groups: Groups, sizes: Sizes) -> dict[str, Shape]:
@@ -41,61 +45,55 @@ def shapes_at(profile: Profile, groups: Groups, sizes: Sizes) -> dict[str, Shape
     return {name: tuple(sizes) for name, sizes in shapes.items()}
 
 
+def profile_at(profile: Profile, groups: Groups, corners: Sequence[Sizes]) -> Profile:
+    """`profile` with these sizes at min, opt and max."""
+    least, best, most = (shapes_at(profile, groups, sizes) for sizes in corners)
+    return {name: (least[name], best[name], most[name]) for name in profile}
+
+
 def nearest_profile(trials: Trials, profile: Profile, groups: Groups) -> Profile | None:
     """The profile nearest to `profile` whose min, opt and max run, or None when the search finds none."""
-    left = iter(range(_MOST_TRIALS))
+    last = len(trials.failures) + _MOST_TRIALS
 
     def runs(sizes: Sizes) -> bool:
-        return next(left, None) is not None and trials.failure(shapes_at(profile, groups, sizes)) is None
+        return len(trials.failures) < last and trials.failure(shapes_at(profile, groups, sizes)) is None
 
-    asked = [sizes_at(profile, groups, corner) for corner in range(3)]
-    ranges = {group: tuple(corner[group] for corner in asked) for group in groups}
-    alike = [[one for one in groups if ranges[one] == ranges[other]] for other in groups]
-    together = [list(one) for one in dict.fromkeys(map(tuple, [*alike, *([group] for group in groups)]))]
-    failure = trials.failure(shapes_at(profile, groups, asked[1]))
-    named = {int(number) for number in re.findall(r"\d+", failure.reason if failure else "")}
-    opt = next((sizes for sizes in _candidates(asked, together, named) if runs(sizes)), None)
-    if opt is None:
+    low, opt, high = (sizes_at(profile, groups, corner) for corner in range(3))
+    alike: dict[Shape, list[str]] = {}  # the sides of an image: each is changed alone, and then both
+    for group, sizes in ranges_of(profile, groups).items():
+        alike.setdefault(sizes, []).append(group)
+    parts = [*([group] for group in groups), *alike.values(), list(groups)]
+    said = " ".join(failure.reason for failure in trials.failures.values() if failure)
+    named = {int(number) for number in re.findall(r"\d+", said)}
+    others = (opt | dict.fromkeys(part, size)
+              for part in parts for size in _near(opt[part[0]], low[part[0]], high[part[0]], named))  # fmt: skip
+    best = next(filter(runs, itertools.chain([opt], others, [low, high])), None)
+    if best is None:
         return None
-    low = {group: min(asked[0][group], opt[group]) for group in groups}
-    high = {group: max(asked[2][group], opt[group]) for group in groups}
-    corners = [shapes_at(profile, groups, _towards(one, opt, together, runs)) for one in (low, opt, high)]
-    return {name: (corners[0][name], corners[1][name], corners[2][name]) for name in profile}
+    least = {group: min(low[group], best[group]) for group in groups}
+    most = {group: max(high[group], best[group]) for group in groups}
+    corners = [_towards(least, best, parts, named, runs), best, _towards(most, best, parts, named, runs)]
+    return profile_at(profile, groups, corners)
 
 
-def _candidates(asked: list[Sizes], together: list[list[str]], named: set[int]) -> Iterator[Sizes]:
-    """Sizes to try for opt: as asked, then some dimensions changed, the nearest sizes first, then all of them."""
-    low, opt, high = asked
-    yield opt
-    for part in sorted(together, key=len):
-        middle = opt[part[0]]
-        near = {middle // step * step for step in (2, 4, 8, 16, 32, 64)} | {middle // 2**n for n in range(1, 20)}
-        near |= named | {size for corner in asked for size in corner.values()} | {1, *_USUAL[:8]}
-        first, last = low[part[0]], high[part[0]]
-        for size in sorted(near, key=lambda size: (not first <= size <= last, abs(size - middle))):
-            if 0 < size <= 2**20:
-                yield opt | dict.fromkeys(part, size)
-    yield from (dict.fromkeys(opt, size) for size in (*sorted(named - {0}), *_USUAL))
-    yield low
-    yield high
-
-
-def _towards(wanted: Sizes, good: Sizes, together: list[list[str]], runs: Callable[[Sizes], bool]) -> Sizes:
-    """The sizes nearest to `wanted` that run, by bisection of some dimensions after the other, beginning at `good`."""
+def _towards(
+    wanted: Sizes, good: Sizes, parts: list[list[str]], named: set[int], runs: Callable[[Sizes], bool]
+) -> Sizes:
+    """The sizes nearest to `wanted` that run, one part after the other, beginning at `good`."""
     if runs(wanted):
         return wanted
-    for part in together:
-        end, reached = wanted[part[0]], good[part[0]]
-        if runs(good | dict.fromkeys(part, end)):
-            good = good | dict.fromkeys(part, end)
-            continue
-        while abs(end - reached) > max(1, reached // 16 if reached > 1024 else 1):  # a large one need not be exact
-            middle = (end + reached) // 2
-            for size in (middle, middle // 32 * 32, middle // 8 * 8):  # some models run at multiples alone
-                if min(end, reached) < size < max(end, reached) and runs(good | dict.fromkeys(part, size)):
-                    reached = size
-                    break
-            else:
-                end = middle
-        good = good | dict.fromkeys(part, reached)
+    for part in parts:
+        end, start = wanted[part[0]], good[part[0]]
+        low, high = min(start, end), max(start, end)
+        nearest = (size for size in _near(end, low, high, named) if low <= size <= high and size != start)
+        good = next((new for size in nearest if runs(new := good | dict.fromkeys(part, size))), good)
     return good
+
+
+def _near(wanted: int, low: int, high: int, named: set[int]) -> list[int]:
+    """Sizes to try, the nearest first, those from `low` to `high` before the rest."""
+    sizes = {low + (high - low) * part // 16 for part in range(17)} | named | {1}
+    for step in (2, 4, 8, 16, 32, 64):  # some models run at multiples alone
+        sizes |= {wanted // step * step, -(-wanted // step) * step}
+    possible = [size for size in sizes if 0 < size < 2**20]
+    return sorted(possible, key=lambda size: (not low <= size <= high, abs(size - wanted)))
