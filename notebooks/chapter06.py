@@ -197,7 +197,7 @@ def _three_profiles(answer: Any, observed: Any) -> Answer:
     if lost:
         return False, f"{len(lost)} of the requests fit no profile, the first has {lost[0]} tokens."
     done = sum(min(high for low, high in ranges if low <= length <= high) for length in lengths)
-    padding, most = done / sum(lengths) - 1, 1.05 * suggest(model, observed, multiple=8, count=3).padding
+    padding, most = done / sum(lengths) - 1, 1.05 * suggest(model, observed, multiple=8, count=3).chosen.padding
     said = f"Every request fits, and padding adds {padding:.1%} to the work"
     if padding > most:
         return False, f"{said}: three can do better, at most {most:.1%} is asked for."

@@ -120,7 +120,7 @@ MISTAKES = [
     Mistake("a fixed Split", SPLIT, rows("x", 4, 8, 8, 8), "sum of 'split' (4)", "y"),
     Mistake("weights for another width", MATMUL, {"p": ((1, 8), (2, 32), (4, 32))}, "'p' 2×32, 'w' 16×4", "y"),
     Mistake("a head for one image side", HEAD, sides((1, 4), (2, 8), (4, 16)), "'f' 4×768, 'w' 192×5", "y"),
-    Mistake("an initial state for batch 1", LSTM, {"x": ((3, 1, 4), (3, 2, 4), (3, 4, 4))}, "{1,2,8}. Actual:{1,1,8}", "y"),
+    Mistake("an initial state for batch 1", LSTM, {"x": ((3, 1, 4), (3, 2, 4), (3, 4, 4))}, "shape {1,2,8}", "y"),
     Mistake("past the position table (Slice)", POSITIONS, {"x": ((1, 1, 8), (1, 8, 8), (1, 32, 8))}, "'p' 16×8", "y"),
     Mistake("past the position table (Gather)", TABLE, {"x": ((1, 1, 8), (1, 8, 8), (1, 32, 8))}, "past the end of 16",
             "p"),

@@ -139,7 +139,10 @@ def test_the_best_three_profiles_are_accepted() -> None:
     best = suggest(transformer_encoder().onnx(), OBSERVED, multiple=8, count=3)
     verdict = check(best.shapes, OBSERVED)
     assert verdict
-    assert f"{best.padding:.1%} to the work; at most {1.05 * best.padding:.1%} was asked for" in verdict.message
+    assert (
+        f"{best.chosen.padding:.1%} to the work; at most {1.05 * best.chosen.padding:.1%} was asked for"
+        in verdict.message
+    )
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,7 @@ def read_all(shapes: Shapes) -> tuple[list[Profile], list[Finding]]:
     """The profiles in `shapes` and what is wrong with them; an input that cannot be read is left out."""
     several = shapes if isinstance(shapes, list | tuple) else [] if shapes is None else [shapes]
     if not all(isinstance(profile, Mapping) for profile in several):
-        return [], [Finding("shapes= is not a dictionary.", _EXAMPLE, _TYPE)]
+        return [], [Finding("The shapes are not a dictionary, nor a list of them.", _EXAMPLE, _TYPE)]
     read = [{str(name): _range(str(name), value, number) for name, value in given.items()}
             for number, given in enumerate(several)]  # fmt: skip
     profiles = [{name: one for name, one in profile.items() if not isinstance(one, Finding)} for profile in read]

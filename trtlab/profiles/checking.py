@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from trtlab.onnx_model import Model, read_model
 from trtlab.profiles.running import Failure, Trials
-from trtlab.profiles.search import Groups, groups_of, nearest_profile, profile_at, ranges_of, shapes_at, sizes_at
+from trtlab.profiles.search import Groups, corners_of, groups_of, nearest_profile, profile_at, shapes_at
 from trtlab.shapes import REFUSES, Finding, Findings, Profile, Shapes, default_profile, input_mistakes, inputs_of
 
 from trtlab.shapes import read_all, shape_text  # isort: skip
@@ -52,7 +52,7 @@ def check(model: Model, shapes: Shapes = None) -> Findings:
         proposals.append(proposal)
     refused = list(_data_dependent(trials))
     findings += [*refused, *_across([default_profile(inputs, one) for one in profiles], trials)]
-    working = [] if refused else [one for one in proposals if one is not None]
+    working = [one for one in proposals if one is not None and not refused]
     if len(working) < len(proposals):
         return Findings(tuple(findings), None)
     return Findings(tuple(findings), working if len(working) > 1 else working[0])
@@ -64,7 +64,7 @@ def _of_profile(trials: Trials, given: Profile, number: int) -> tuple[list[Findi
     groups = groups_of(profile, trials.inputs)
     findings = list(_disagreements(profile, groups, number))
     if any(one.verdict == "fix" for one in findings):
-        profile = profile_at(profile, groups, [sizes_at(profile, groups, corner) for corner in range(3)])
+        profile = profile_at(profile, groups, corners_of(profile, groups))
     failures: dict[tuple[str, bool], tuple[Failure, list[int]]] = {}
     for corner in (1, 2, 0):
         failure = trials.failure({name: sizes[corner] for name, sizes in profile.items()})
@@ -73,11 +73,10 @@ def _of_profile(trials: Trials, given: Profile, number: int) -> tuple[list[Findi
     if not failures:
         return [*findings, *_between(trials, profile, groups, number)], profile
     proposal = nearest_profile(trials, profile, groups)
-    invented = proposal is not None and any(profile[name] != given.get(name) for name in profile)
-    for failure, corners in failures.values():
-        if not invented or (1 in corners and all(name in given for name in profile)):
-            findings.append(_node_finding(failure, corners, profile, proposal, groups, number))
-    return findings, proposal
+    told = []
+    if proposal is None or profile.keys() <= given.keys():  # else the sizes that fail are not the reader's
+        told = [_node_finding(*one, profile, proposal, groups, number) for one in failures.values()]
+    return [*findings, *told], proposal
 
 
 def _node_finding(
@@ -91,11 +90,13 @@ def _node_finding(
     place = f"At {every} ({shapes})" if profile else "At every run"
     said = failure.reason if failure.large else f"node '{failure.node}' ({failure.op}) fails: {failure.reason}"
     does = _TOO_LARGE if failure.large else REFUSES if not profile else _AT_OPT if 1 in corners else _AT_EDGE
-    before, after = (ranges_of(one, groups) for one in (profile, proposal or profile))
-    changed = [group for group in groups if before[group] != after[group]]
+    before, after = corners_of(profile, groups), corners_of(proposal or profile, groups)
+    changed = [
+        group for group in groups if any(old[group] != new[group] for old, new in zip(before, after, strict=True))
+    ]
     if len(changed) == 1:
         name, axis = groups[changed[0]][0]
-    sizes = ", ".join(f"{group} {' … '.join(map(str, after[group]))}" for group in changed)
+    sizes = ", ".join(f"{group} {' … '.join(str(new[group]) for new in after)}" for group in changed)
     fixes = [f"use sizes that run: {sizes}"] if changed else []
     fixes += [_CURES[failure.op]] if failure.op in _CURES and not failure.large else []
     fix = "; or ".join(fixes) or "change the model at this node."
@@ -104,12 +105,13 @@ def _node_finding(
 
 def _between(trials: Trials, profile: Profile, groups: Groups, number: int) -> Iterator[Finding]:
     """Dimensions of which only the multiples of something run, although min, opt and max do."""
-    opt = sizes_at(profile, groups, 1)
+    least, opt, most = corners_of(profile, groups)
 
     def failure(group: str, size: int) -> Failure | None:
         return trials.failure(shapes_at(profile, groups, {**opt, group: size}))
 
-    for group, (low, size, high) in ranges_of(profile, groups).items():
+    for group, size in opt.items():
+        low, high = least[group], most[group]
         way = 1 if size < high else -1
         odd = failure(group, size + way) if low < high else None
         steps = [step for step in (2, 4, 8, 16, 32, 64, 128) if low <= size + way * step <= high and size % step == 0]
@@ -142,10 +144,10 @@ def _disagreements(profile: Profile, groups: Groups, number: int) -> Iterator[Fi
 
 
 def _data_dependent(trials: Trials) -> Iterator[Finding]:
-    for name, node in trials.nodes.items():
+    for node in trials.model.graph.node:
         if node.op_type in _DATA_DEPENDENT and not node.domain:
-            how = f"How large the output of node '{name}' ({node.op_type}) is depends on the data, not on shapes."
-            yield Finding(how, _DATA_DEPENDENT[node.op_type], _NO_LAYER, node=name, tensor=node.output[0])
+            how = f"How large the output of node '{node.name}' ({node.op_type}) is depends on the data, not on shapes."
+            yield Finding(how, _DATA_DEPENDENT[node.op_type], _NO_LAYER, node=node.name, tensor=node.output[0])
 
 
 def _across(profiles: Sequence[Profile], trials: Trials) -> Iterator[Finding]:

@@ -43,7 +43,6 @@ class Trials:
         self.model, self.inputs = without_weights(model), inputs
         for node, name in zip(self.model.graph.node, node_names(self.model.graph), strict=True):
             node.name = name
-        self.nodes = {node.name: node for node in self.model.graph.node}
         self.failures: dict[tuple[tuple[str, Shape], ...], Failure | None] = {}
 
     def failure(self, sizes: Mapping[str, Shape]) -> Failure | None:
@@ -121,9 +120,7 @@ class _Attempt:
         except Exception as error:  # onnxruntime has a class for each of its codes; what it does not know is no fault
             said = next((found for pattern in _SAID if (found := re.search(pattern, str(error), re.DOTALL))), None)
             if said and said[1] in self.nodes and not re.search("alloc|by zero|implement", said[2]):
-                with contextlib.suppress(
-                    Exception
-                ):  # the sizes that only a run tells; without it the message says less
+                with contextlib.suppress(Exception):  # some sizes only a run tells; without it the message says less
                     self.known |= self._run([*itertools.takewhile(lambda node: node.name != said[1], few)])
                 return self._named(said[1], said[2])
         return None
@@ -135,14 +132,13 @@ class _Attempt:
 
     def _session(self, nodes: Sequence[onnx.NodeProto]) -> Any:
         """These nodes as a model whose inputs are what they read of others, weights without values among it."""
-        graph = onnx.GraphProto(name="part", node=nodes)
         written = {value for node in nodes for value in node.output if value}
         read = {value for node in nodes for value in reads(node)} - written
-        graph.initializer.extend(one for one in self.model.graph.initializer if one.name in read and has_values(one))
-        inputs = (read - {one.name for one in graph.initializer}) & self.known.keys()
-        graph.input.extend(onnx.helper.make_tensor_value_info(one, self.known[one].elem_type, self.known[one].shape)
-                           for one in inputs)  # fmt: skip
-        graph.output.extend(onnx.ValueInfoProto(name=value) for value in written)
+        weights = [one for one in self.model.graph.initializer if one.name in read and has_values(one)]
+        sized = {name: self.known[name] for name in read - {one.name for one in weights} if name in self.known}
+        inputs = [onnx.helper.make_tensor_value_info(name, one.elem_type, one.shape) for name, one in sized.items()]
+        outputs = [onnx.ValueInfoProto(name=value) for value in written]
+        graph = onnx.helper.make_graph(nodes, "part", inputs, outputs, weights)
         model = onnx.ModelProto(ir_version=self.model.ir_version, graph=graph, opset_import=self.model.opset_import)
         options = onnxruntime.SessionOptions()
         options.log_severity_level, options.intra_op_num_threads = 4, 1
@@ -182,7 +178,6 @@ _CLEARER = {
     r"Dimension could not be inferred": "its elements do not fill the shape asked for",
     r"in unification between (\d+) and (\d+)": r"\1 and \2 should be the same",
     r"^Incompatible dimensions$": "these do not broadcast",
-    r"broadcast an axis by a dimension other than 1\. (\d+) by (\d+)": r"\1 and \2 do not broadcast",
     r"Incompatible dimensions for matrix multiplication": "these do not multiply",
     r"idx=(-?\d+) must be within the inclusive range \[-(\d+),.*": r"index \1 is past the end of \2 rows",
 }

@@ -26,14 +26,10 @@ def groups_of(profile: Profile, inputs: Mapping[str, Input]) -> Groups:
     return found
 
 
-def ranges_of(profile: Profile, groups: Groups) -> dict[str, Shape]:
-    """The min, opt and max of each group."""
-    return {group: tuple(sizes[axis] for sizes in profile[name]) for group, [(name, axis), *_] in groups.items()}
-
-
-def sizes_at(profile: Profile, groups: Groups, corner: int) -> Sizes:
-    """The size of each group at min (0), opt (1) or max (2)."""
-    return {group: sizes[corner] for group, sizes in ranges_of(profile, groups).items()}
+def corners_of(profile: Profile, groups: Groups) -> list[Sizes]:
+    """The size of each group at min, opt and max."""
+    first = {group: axes[0] for group, axes in groups.items()}
+    return [{group: profile[name][corner][axis] for group, (name, axis) in first.items()} for corner in range(3)]
 
 
 def shapes_at(profile: Profile, groups: Groups, sizes: Sizes) -> dict[str, Shape]:
@@ -58,10 +54,10 @@ def nearest_profile(trials: Trials, profile: Profile, groups: Groups) -> Profile
     def runs(sizes: Sizes) -> bool:
         return len(trials.failures) < last and trials.failure(shapes_at(profile, groups, sizes)) is None
 
-    low, opt, high = (sizes_at(profile, groups, corner) for corner in range(3))
+    low, opt, high = corners_of(profile, groups)
     alike: dict[Shape, list[str]] = {}  # the sides of an image: each is changed alone, and then both
-    for group, sizes in ranges_of(profile, groups).items():
-        alike.setdefault(sizes, []).append(group)
+    for group in groups:
+        alike.setdefault((low[group], opt[group], high[group]), []).append(group)
     parts = [*([group] for group in groups), *alike.values(), list(groups)]
     said = " ".join(failure.reason for failure in trials.failures.values() if failure)
     named = {int(number) for number in re.findall(r"\d+", said)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,11 +60,6 @@ class Suggestion:
         return list(self.profiles) if len(self.profiles) > 1 else self.profiles[0]
 
     @property
-    def padding(self) -> float:
-        """The work done on padding as a share of the work needed."""
-        return self.chosen.padding
-
-    @property
     def table(self) -> pd.DataFrame:
         """A row a number of profiles: padding in %, memory in MiB, cost; the chosen one is marked."""
         rows = [(len(one.profiles), 100 * one.padding, one.memory / 2**20, one.cost, "←" * (one is self.chosen))
@@ -72,7 +67,7 @@ class Suggestion:
         return pd.DataFrame(rows, columns=["profiles", "padding %", "memory MiB", "cost", ""]).set_index("profiles")
 
     def __repr__(self) -> str:
-        return f"<Suggestion: {len(self.profiles)} profiles, {100 * self.padding:.0f}% padding>"
+        return f"<Suggestion: {len(self.profiles)} profiles, {100 * self.chosen.padding:.0f}% padding>"
 
     def _repr_html_(self) -> str:
         price = f"cost = padding + {self.profile_cost:g} a further profile + {self.gib_cost:g} a GiB"
@@ -193,31 +188,21 @@ def _read(observed: Any, model: onnx.ModelProto, multiple: int) -> Observed:
         fix = "export it with dynamic shapes, or build it as it is."
         raise ProfileError("The model has no dynamic dimension.", fix=fix)
     try:
-        requests = read_shapes(_requests(observed))
-        for request in requests:
-            if not request.keys() >= {*dynamic}:
-                seen = f"The observed shapes are of {', '.join(sorted(request)) or 'no input'}"
-                raise ProfileError(f"{seen}; the model needs those of {', '.join(dynamic)}.")
+        if isinstance(observed, Mapping):
+            observed = [dict(zip(observed, row, strict=True)) for row in zip(*observed.values(), strict=True)]
+        requests = read_shapes(observed)
+        names = ", ".join(sorted({name for request in requests for name in request})) or "nothing"
+        if not requests or not all(request.keys() >= {*dynamic} for request in requests):
+            raise ProfileError(f"Each request must give a shape of {', '.join(dynamic)}; observed was {names}.")
         counts = Counter(tuple(sorted(request.items())) for request in requests)
         check_profiles([dict(one) for one in counts], model)
     except ProfileError as error:
         raise ProfileError(error.message, fix=_EXAMPLE) from error
+    except (TypeError, ValueError) as error:
+        raise ProfileError(f"The inputs were not observed equally often: {error}.", fix=_EXAMPLE) from error
     axes = [(name, axis) for name in dynamic for axis in range(len(inputs[name].asked))]
     rows = np.asarray([[dict(one)[name][2][axis] for name, axis in axes] for one in counts])
     steps = np.asarray([multiple if axis and inputs[name].asked[axis] is None else 1 for name, axis in axes])
     table = Observed(rows, -(-rows // steps) * steps, np.asarray([*counts.values()]), tuple(axes))
     order = np.lexsort((*rows.T[::-1], table.work(rows)))
     return Observed(rows[order], table.padded[order], table.weights[order], table.axes)
-
-
-def _requests(observed: Any) -> list[Mapping[str, Any]]:
-    """{input: shape} of each request."""
-    if isinstance(observed, Mapping) and observed:
-        columns = [list(shapes) if isinstance(shapes, Iterable) else [shapes] for shapes in observed.values()]
-        if len({len(column) for column in columns}) > 1:
-            raise ProfileError("The inputs were not observed equally often.")
-        observed = [dict(zip(observed, row, strict=True)) for row in zip(*columns, strict=True)]
-    requests = list(observed) if isinstance(observed, Sequence) else []
-    if not requests or not all(isinstance(request, Mapping) for request in requests):
-        raise ProfileError("The observed shapes are empty, or not a dictionary, nor a list of them.")
-    return requests
