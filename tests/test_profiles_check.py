@@ -106,9 +106,8 @@ def test_a_node_is_accused_exactly_where_onnx_runtime_fails(mistake: Mistake) ->
     model = mistake.model()
     trials = Trials(model, inputs_of(model))
     for profile in read_shapes(mistake.shapes):
-        for corner in range(3):
-            shapes = {name: sizes[corner] for name, sizes in profile.items()}
-            assert (trials.failure(shapes) is None) == run(model, shapes), shapes
+        for sizes in trials.corners(profile):
+            assert (trials.failure(sizes) is None) == run(model, trials.shapes(sizes)), sizes
 
 
 def corners(inputs: dict[str, tuple[int | str, ...]], batches: tuple[int, ...], lengths: tuple[int, ...]) -> Any:

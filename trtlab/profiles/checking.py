@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 from trtlab.onnx_model import Model, read_model
-from trtlab.profiles.running import Failure, Trials
-from trtlab.profiles.search import Groups, corners_of, groups_of, nearest_profile, profile_at, shapes_at
+from trtlab.profiles.running import Failure, Sizes, Trials
+from trtlab.profiles.search import nearest
 from trtlab.shapes import REFUSES, Finding, Findings, Profile, Shapes, default_profile, input_mistakes, inputs_of
 
 from trtlab.shapes import read_all, shape_text  # isort: skip
@@ -61,86 +61,80 @@ def check(model: Model, shapes: Shapes = None) -> Findings:
 def _of_profile(trials: Trials, given: Profile, number: int) -> tuple[list[Finding], Profile | None]:
     """What is wrong with one profile at the nodes, once it fits the inputs, and the nearest one that works."""
     profile = default_profile(trials.inputs, given)
-    groups = groups_of(profile, trials.inputs)
-    findings = list(_disagreements(profile, groups, number))
-    if any(one.verdict == "fix" for one in findings):
-        profile = profile_at(profile, groups, corners_of(profile, groups))
+    findings, asked = list(_disagreements(trials, profile, number)), trials.corners(profile)
     failures: dict[tuple[str, bool], tuple[Failure, list[int]]] = {}
     for corner in (1, 2, 0):
-        failure = trials.failure({name: sizes[corner] for name, sizes in profile.items()})
-        if failure:
+        if failure := trials.failure(asked[corner]):
             failures.setdefault((failure.node, failure.large), (failure, []))[1].append(corner)
+    running = nearest(trials, asked) if failures else asked
     if not failures:
-        return [*findings, *_between(trials, profile, groups, number)], profile
-    proposal = nearest_profile(trials, profile, groups)
-    told = []
-    if proposal is None or profile.keys() <= given.keys():  # else the sizes that fail are not the reader's
-        told = [_node_finding(*one, profile, proposal, groups, number) for one in failures.values()]
-    return [*findings, *told], proposal
+        findings += _between(trials, asked, number)
+    elif running is None or profile.keys() <= given.keys():  # else the sizes that fail are not the reader's
+        findings += [_node_finding(trials, *one, asked, running or asked, number) for one in failures.values()]
+    if running is None:
+        return findings, None
+    least, best, most = map(trials.shapes, running)
+    return findings, {name: (least[name], best[name], most[name]) for name in profile}
 
 
 def _node_finding(
-    failure: Failure, corners: Sequence[int], profile: Profile, proposal: Profile | None, groups: Groups, number: int
+    trials: Trials, failure: Failure, corners: list[int], asked: list[Sizes], running: list[Sizes], number: int
 ) -> Finding:
-    """What fails at which of min, opt and max, and the sizes that the proposal would change."""
+    """What fails at which of min, opt and max, and which sizes would run."""
     first, name, axis = corners[0], "" if failure.node else failure.tensor, None
-    shapes = ", ".join(f"{name} {shape_text(sizes[first])}" for name, sizes in profile.items())
+    shapes = ", ".join(f"{name} {shape_text(shape)}" for name, shape in trials.shapes(asked[first]).items())
     shapes = f"at {_CORNERS[first]}: {shapes}" if len(corners) > 1 else shapes
     every = " and ".join(", ".join(_CORNERS[corner] for corner in sorted(corners)).rsplit(", ", 1))
-    place = f"At {every} ({shapes})" if profile else "At every run"
+    place = f"At {every} ({shapes})" if shapes else "At every run"
     said = failure.reason if failure.large else f"node '{failure.node}' ({failure.op}) fails: {failure.reason}"
-    does = _TOO_LARGE if failure.large else REFUSES if not profile else _AT_OPT if 1 in corners else _AT_EDGE
-    before, after = corners_of(profile, groups), corners_of(proposal or profile, groups)
-    changed = [
-        group for group in groups if any(old[group] != new[group] for old, new in zip(before, after, strict=True))
-    ]
+    does = _TOO_LARGE if failure.large else REFUSES if not shapes else _AT_OPT if 1 in corners else _AT_EDGE
+    before, after = ({group: [sizes[group] for sizes in one] for group in trials.groups} for one in (asked, running))
+    changed = [group for group in trials.groups if before[group] != after[group]]
     if len(changed) == 1:
-        name, axis = groups[changed[0]][0]
-    sizes = ", ".join(f"{group} {' … '.join(str(new[group]) for new in after)}" for group in changed)
-    fixes = [f"use sizes that run: {sizes}"] if changed else []
+        name, axis = trials.groups[changed[0]][0]
+    fixes = (
+        [f"use sizes that run: {', '.join(f'{group} {_words(after[group])}' for group in changed)}"] if changed else []
+    )
     fixes += [_CURES[failure.op]] if failure.op in _CURES and not failure.large else []
     fix = "; or ".join(fixes) or "change the model at this node."
     return Finding(f"{place} {said}.", fix, does, name, axis, failure.node, failure.tensor, number)
 
 
-def _between(trials: Trials, profile: Profile, groups: Groups, number: int) -> Iterator[Finding]:
+def _between(trials: Trials, asked: list[Sizes], number: int) -> Iterator[Finding]:
     """Dimensions of which only the multiples of something run, although min, opt and max do."""
-    least, opt, most = corners_of(profile, groups)
-
-    def failure(group: str, size: int) -> Failure | None:
-        return trials.failure(shapes_at(profile, groups, {**opt, group: size}))
-
+    least, opt, most = asked
     for group, size in opt.items():
-        low, high = least[group], most[group]
-        way = 1 if size < high else -1
-        odd = failure(group, size + way) if low < high else None
+        low, high, way = least[group], most[group], 1 if size < most[group] else -1
+        odd = trials.failure({**opt, group: size + way}) if low < high else None
         steps = [step for step in (2, 4, 8, 16, 32, 64, 128) if low <= size + way * step <= high and size % step == 0]
-        step = next((step for step in steps if odd and not failure(group, size + way * step)), None)
+        step = next((step for step in steps if odd and not trials.failure({**opt, group: size + way * step})), None)
         if odd and step:
             at = f"at {size + way} node '{odd.node}' ({odd.op}) fails: {odd.reason}"
-            mistake = f"Only multiples of {step} run in {_title(group, groups)}: {at}."
+            mistake = f"Only multiples of {step} run in {_title(trials, group)}: {at}."
             fix = f"send no other size, or pad to the next multiple of {step}."
-            yield Finding(mistake, fix, _BETWEEN, *groups[group][0], odd.node, odd.tensor, number, "look")
+            yield Finding(mistake, fix, _BETWEEN, *trials.groups[group][0], odd.node, odd.tensor, number, "look")
 
 
-def _title(group: str, groups: Groups) -> str:
-    name, axis = groups[group][0]
+def _title(trials: Trials, group: str) -> str:
+    name, axis = trials.groups[group][0]
     return group if group.startswith("dimension") else f"'{group}' (dimension {axis} of '{name}')"
 
 
-def _disagreements(profile: Profile, groups: Groups, number: int) -> Iterator[Finding]:
+def _disagreements(trials: Trials, profile: Profile, number: int) -> Iterator[Finding]:
     """Inputs that share a symbol in the model and do not agree on its sizes."""
-    for group, axes in groups.items():
-        ranges = {name: tuple(shape[axis] for shape in profile[name]) for name, axis in axes}
+    for group, places in trials.groups.items():
+        ranges = {name: tuple(shape[axis] for shape in profile[name]) for name, axis in places}
         if len(set(ranges.values())) > 1:
-            said = ", ".join(f"'{name}' {' … '.join(map(str, sizes))}" for name, sizes in ranges.items())
             differ = len({sizes[1] for sizes in ranges.values()}) > 1
-            yield Finding(
-                f"The model calls one size of {len(ranges)} inputs '{group}', and their profiles differ: {said}.",
-                f"give '{group}' the same min, opt and max everywhere.",
-                REFUSES if differ else "builds, with a warning; the sizes that both allow run",
-                *axes[1], profile=number, verdict="fix" if differ else "look",
-            )  # fmt: skip
+            said = ", ".join(f"'{name}' {_words(sizes)}" for name, sizes in ranges.items())
+            mistake = f"The model calls one size of {len(ranges)} inputs '{group}', and their profiles differ: {said}."
+            fix = f"give '{group}' the same min, opt and max everywhere."
+            does = REFUSES if differ else "builds, with a warning; the sizes that both allow run"
+            yield Finding(mistake, fix, does, *places[1], profile=number, verdict="fix" if differ else "look")
+
+
+def _words(sizes: Sequence[int]) -> str:
+    return " … ".join(map(str, sizes))
 
 
 def _data_dependent(trials: Trials) -> Iterator[Finding]:
@@ -156,13 +150,12 @@ def _across(profiles: Sequence[Profile], trials: Trials) -> Iterator[Finding]:
         if first == second:
             mistake, fix = f"Profiles {one} and {other} are the same.", "drop one: each has kernels of its own."
             yield Finding(mistake, fix, "builds all kernels twice", profile=other, verdict="look")
-    groups = groups_of(profiles[0], trials.inputs) if len(profiles) > 1 else {}
-    for group, [(name, axis), *_] in groups.items():
+    for group, [(name, axis), *_] in trials.groups.items() if len(profiles) > 1 else ():
         ranges = sorted((profile[name][0][axis], profile[name][2][axis]) for profile in profiles)
         reach = ranges[0][1]
         for low, high in ranges[1:]:
             if low > reach + 1:
-                mistake = f"Sizes {reach + 1} to {low - 1} of {_title(group, groups)} fit no profile."
+                mistake = f"Sizes {reach + 1} to {low - 1} of {_title(trials, group)} fit no profile."
                 fix = "widen one of them, unless such sizes never come."
                 yield Finding(mistake, fix, _BETWEEN, name, axis, verdict="look")
             reach = max(reach, high)

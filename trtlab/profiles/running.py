@@ -17,7 +17,9 @@ import onnxruntime
 from trtlab.graph import Sized, reads, sized_tensors
 from trtlab.node_names import node_names
 from trtlab.onnx_model import has_values, without_weights
-from trtlab.shapes import Input, Shape, shape_text
+from trtlab.shapes import Input, Profile, Shape, shape_text
+
+Sizes = dict[str, int]  # of each group
 
 LIMIT = 2**31 - 1  # elements of one tensor: TensorRT counts them in 32 bits
 _MOMENT = 2**22  # elements in a whole model: a run of it takes about a tenth of a second
@@ -37,34 +39,58 @@ class Failure:
 
 
 class Trials:
-    """A model to be tried at sizes: `failures` holds what failed first at those that were tried, None where all ran."""
+    """A model to be tried at sizes, one for each group of dynamic dimensions.
+
+    `groups` are those that go together, as (input, axis): all of one symbol, and each unnamed one for itself.
+    `failures` holds what failed first at the sizes that were tried, None where all ran.
+    """
 
     def __init__(self, model: onnx.ModelProto, inputs: Mapping[str, Input]) -> None:
         self.model, self.inputs = without_weights(model), inputs
         for node, name in zip(self.model.graph.node, node_names(self.model.graph), strict=True):
             node.name = name
-        self.failures: dict[tuple[tuple[str, Shape], ...], Failure | None] = {}
+        self.failures: dict[tuple[int, ...], Failure | None] = {}
+        self.groups: dict[str, list[tuple[str, int]]] = {}
+        for name, port in inputs.items():
+            for axis, (fixed, symbol) in enumerate(zip(port.asked, port.symbols, strict=True)):
+                if fixed is None:
+                    alone = f"{name}[{axis}]" if port.holds_sizes else f"dimension {axis} of '{name}'"
+                    self.groups.setdefault(symbol or alone, []).append((name, axis))
 
-    def failure(self, sizes: Mapping[str, Shape]) -> Failure | None:
+    def corners(self, profile: Profile) -> list[Sizes]:
+        """The sizes at min, opt and max; where inputs disagree, those of the first count."""
+        first = {group: places[0] for group, places in self.groups.items()}
+        return [{group: profile[name][corner][axis] for group, (name, axis) in first.items()} for corner in range(3)]
+
+    def shapes(self, sizes: Sizes) -> dict[str, Shape]:
+        """The shape of each dynamic input at these sizes; of a shape tensor the values."""
+        found = {name: list(port.asked) for name, port in self.inputs.items() if port.dynamic}
+        for group, places in self.groups.items():
+            for name, axis in places:
+                found[name][axis] = sizes[group]
+        return {name: tuple(size or 0 for size in shape) for name, shape in found.items()}
+
+    def failure(self, sizes: Sizes) -> Failure | None:
         """The first node that fails; None where all run, and where nobody can tell without a long run."""
-        key = tuple(sorted(sizes.items()))
+        key = tuple(sizes[group] for group in self.groups)
         if key not in self.failures:
-            self.failures[key] = _Attempt(self._with_values(sizes), self.tensors(sizes)).failure()
+            shapes = self.shapes(sizes)
+            self.failures[key] = _Attempt(self._with_values(shapes), self.tensors(shapes)).failure()
         return self.failures[key]
 
-    def tensors(self, sizes: Mapping[str, Shape]) -> dict[str, Sized]:
-        """Every tensor, weights included, whose size follows from those of the inputs."""
-        return sized_tensors(self._with_values(sizes), sizes)
+    def tensors(self, shapes: Mapping[str, Shape]) -> dict[str, Sized]:
+        """Every tensor, weights included, whose size follows from the shapes of the inputs."""
+        return sized_tensors(self._with_values(shapes), shapes)
 
-    def _with_values(self, sizes: Mapping[str, Shape]) -> onnx.ModelProto:
+    def _with_values(self, shapes: Mapping[str, Shape]) -> onnx.ModelProto:
         """The model whose shape tensors are constants."""
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
         for value in self.model.graph.input:
             port = self.inputs.get(value.name)
-            if port and port.holds_sizes and value.name in sizes:
+            if port and port.holds_sizes:
                 dtype = onnx.helper.tensor_dtype_to_np_dtype(port.kind)
-                array = np.asarray(sizes[value.name], dtype).reshape([size or 0 for size in port.dims])
+                array = np.asarray(shapes[value.name], dtype).reshape([size or 0 for size in port.dims])
                 model.graph.initializer.append(onnx.numpy_helper.from_array(array, value.name))
                 model.graph.input.remove(value)
         return model
