@@ -53,9 +53,9 @@ class Finding:
     @property
     def where(self) -> str:
         """The place in two or three words."""
-        axis = f", dimension {self.axis}" if self.axis is not None else ""
-        place = f"input {self.input}{axis}" if self.input else f"profile {self.profile}"
-        return f"node {self.node}" if self.node else place
+        if self.node or not self.input:
+            return f"node {self.node}" if self.node else f"profile {self.profile}"
+        return f"input {self.input}" + (f", dimension {self.axis}" if self.axis is not None else "")
 
     def __str__(self) -> str:
         return f"{tables.MARKS[self.verdict]} {self.mistake} → {self.fix}"
@@ -92,23 +92,22 @@ class Findings(Sequence[Finding]):
 
 @dataclass(frozen=True)
 class Input:
-    """An input of a model: its declared shape and ONNX element type; with `holds_sizes` it is a shape tensor.
+    """An input of a model: its declared shape, with None where it is dynamic, and its ONNX element type.
 
-    `asked` are the sizes that a profile gives for it, a shape tensor's values: None where it may choose. `symbols` are
-    the names that the model has for them.
+    `sizes` are what a profile gives for it, of a shape tensor (`holds_sizes`) its values: a number where the model
+    fixes it, else a name, which inputs share where the model says so.
     """
 
     name: str
     dims: tuple[int | None, ...]
     kind: int
     holds_sizes: bool
-    asked: tuple[int | None, ...]
-    symbols: tuple[str, ...]
+    sizes: tuple[int | str, ...]
 
     @property
     def dynamic(self) -> bool:
         """True when a profile must name it."""
-        return None in self.asked
+        return any(isinstance(size, str) for size in self.sizes)
 
 
 def read_shapes(shapes: Shapes) -> list[Profile]:
@@ -185,7 +184,7 @@ def input_mistakes(profiles: Sequence[Profile], inputs: Mapping[str, Input]) -> 
 
 def _misfits(port: Input, sizes: Range, number: int) -> Iterator[Finding]:
     """What is wrong with the sizes given for one input."""
-    name, opt, count = port.name, sizes[1], len(port.asked)
+    name, opt, count = port.name, sizes[1], len(port.sizes)
     if len(opt) != count:
         values = f"holds {count} size{'s' * (count != 1)}, the profile gives {len(opt)}."
         rank = f"has {count} dimensions ({shape_text(port.dims)}), the shape {opt} has {len(opt)}."
@@ -195,13 +194,13 @@ def _misfits(port: Input, sizes: Range, number: int) -> Iterator[Finding]:
     if 0 in opt and not port.holds_sizes:
         mistake, does = f"Input '{name}': the opt shape {opt} is empty.", "builds an engine for empty tensors"
         yield Finding(mistake, "give sizes of at least 1.", does, name, opt.index(0), profile=number)
-    for axis, (size, low, best, high) in enumerate(zip(port.asked, *sizes, strict=True)):
+    for axis, (size, low, best, high) in enumerate(zip(port.sizes, *sizes, strict=True)):
         for left, right, words in ((low, best, "min is larger than opt"), (best, high, "opt is larger than max")):
             if left > right:
                 mistake = f"Input '{name}': {words} in dimension {axis} ({left} > {right})."
                 does = "set_shape_input() raises" if port.holds_sizes else _INVALID
                 yield Finding(mistake, _ORDER, does, name, axis, profile=number)
-        if size is not None and {low, best, high} != {size}:
+        if isinstance(size, int) and {low, best, high} != {size}:
             whole = "" if port.dynamic else " The model has no dynamic dimension at all."
             asks = f"the profile asks for {', '.join(map(str, sorted({low, best, high})))}.{whole}"
             mistake = f"Dimension {axis} of input '{name}' is fixed at {size} in the model, {asks}"
@@ -222,15 +221,17 @@ def default_profile(inputs: Mapping[str, Input], given: Mapping[str, Range] | No
     given, spoken, found = given or {}, dict[str, Shape](), Profile()
     for name in sorted(inputs, key=lambda name: name not in given):
         port, columns = inputs[name], list[Shape]()
-        fits = name in given and len(given[name][0]) == len(port.asked)
-        for axis, (fixed, symbol) in enumerate(zip(port.asked, port.symbols, strict=True)):
-            sizes = spoken.get(symbol, _guess(port, axis))
-            if fits:
+        fits = name in given and len(given[name][0]) == len(port.sizes)
+        for axis, size in enumerate(port.sizes):
+            if isinstance(size, int):
+                column: Shape = (size, size, size)
+            elif fits:
                 low, opt, high = sorted(shape[axis] for shape in given[name])
-                sizes = low, max(opt, 1), max(high, 1)
-            if symbol:
-                spoken.setdefault(symbol, sizes)
-            columns.append(sizes if fixed is None else (fixed,) * 3)
+                column = low, max(opt, 1), max(high, 1)
+                spoken.setdefault(size, column)
+            else:
+                column = spoken.setdefault(size, _guess(port, axis))
+            columns.append(column)
         if port.dynamic:
             least, best, most = zip(*columns, strict=True)
             found[name] = (least, best, most)
@@ -255,17 +256,18 @@ def shape_text(shape: Sequence[int | None]) -> str:
 
 def inputs_of(model: onnx.ModelProto) -> dict[str, Input]:
     """Each input that is not an initializer."""
-    constants, sizes, found = {tensor.name for tensor in model.graph.initializer}, _sizes(model.graph), {}
+    constants, holders, found = {tensor.name for tensor in model.graph.initializer}, _sizes(model.graph), {}
     for port in model.graph.input:
-        if port.name not in constants:
-            kind, declared = port.type.tensor_type.elem_type, port.type.tensor_type.shape.dim
-            known = [one.HasField("dim_value") and one.dim_value >= 0 for one in declared]
-            dims = tuple(one.dim_value if k else None for one, k in zip(declared, known, strict=True))
-            if port.name in sizes and kind in (6, 7) and len(dims) < 2 and None not in dims:
-                values = (None,) * math.prod(size or 0 for size in dims)
-                found[port.name] = Input(port.name, dims, kind, True, values, ("",) * len(values))
-            else:
-                found[port.name] = Input(port.name, dims, kind, False, dims, tuple(one.dim_param for one in declared))
+        if port.name in constants:
+            continue
+        kind, declared = port.type.tensor_type.elem_type, port.type.tensor_type.shape.dim
+        dims = tuple(one.dim_value if one.HasField("dim_value") and one.dim_value >= 0 else None for one in declared)
+        names = [one.dim_param or f"dimension {axis} of '{port.name}'" for axis, one in enumerate(declared)]
+        sizes = tuple(name if size is None else size for size, name in zip(dims, names, strict=True))
+        holds_sizes = port.name in holders and kind in (6, 7) and len(dims) < 2 and None not in dims
+        if holds_sizes:
+            sizes = tuple(f"{port.name}[{place}]" for place in range(math.prod(size or 0 for size in dims)))
+        found[port.name] = Input(port.name, dims, kind, holds_sizes, sizes)
     return found
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 
 from trtlab.onnx_model import Model, read_model
 from trtlab.profiles.running import Failure, Sizes, Trials
-from trtlab.profiles.search import nearest
 from trtlab.shapes import REFUSES, Finding, Findings, Profile, Shapes, default_profile, input_mistakes, inputs_of
 
 from trtlab.shapes import read_all, shape_text  # isort: skip
 
+_MOST_TRIALS = 400  # of a search for sizes that run
 _CORNERS = ("min", "opt", "max")
 _AT_OPT = "may refuse ('kOPT values … violate shape constraints'), or take the right size for granted and build"
 _AT_EDGE = (
@@ -66,15 +67,12 @@ def _of_profile(trials: Trials, given: Profile, number: int) -> tuple[list[Findi
     for corner in (1, 2, 0):
         if failure := trials.failure(asked[corner]):
             failures.setdefault((failure.node, failure.large), (failure, []))[1].append(corner)
-    running = nearest(trials, asked) if failures else asked
+    running = _nearest(trials, asked) if failures else asked
     if not failures:
         findings += _between(trials, asked, number)
     elif running is None or profile.keys() <= given.keys():  # else the sizes that fail are not the reader's
         findings += [_node_finding(trials, *one, asked, running or asked, number) for one in failures.values()]
-    if running is None:
-        return findings, None
-    least, best, most = map(trials.shapes, running)
-    return findings, {name: (least[name], best[name], most[name]) for name in profile}
+    return findings, trials.profile(running) if running else None
 
 
 def _node_finding(
@@ -159,3 +157,52 @@ def _across(profiles: Sequence[Profile], trials: Trials) -> Iterator[Finding]:
                 fix = "widen one of them, unless such sizes never come."
                 yield Finding(mistake, fix, _BETWEEN, name, axis, verdict="look")
             reach = max(reach, high)
+
+
+def _nearest(trials: Trials, asked: Sequence[Sizes]) -> list[Sizes] | None:
+    """The min, opt and max nearest to those `asked` that run, or None when the search finds none."""
+    last = len(trials.failures) + _MOST_TRIALS
+
+    def runs(sizes: Sizes) -> bool:
+        return len(trials.failures) < last and trials.failure(sizes) is None
+
+    low, opt, high = asked
+    alike: dict[tuple[int, ...], list[str]] = {}  # the sides of an image: each is changed alone, and then both
+    for group in trials.groups:
+        alike.setdefault(tuple(sizes[group] for sizes in asked), []).append(group)
+    parts = [*([group] for group in trials.groups), *alike.values(), list(trials.groups)]
+    said = " ".join(failure.reason for failure in trials.failures.values() if failure)
+    named = {int(number) for number in re.findall(r"\d+", said)}
+    others = (opt | dict.fromkeys(part, size)
+              for part in parts for size in _near(opt[part[0]], low[part[0]], high[part[0]], named))  # fmt: skip
+    best = next(filter(runs, itertools.chain([opt], others, [low, high])), None)
+    if best is None:
+        return None
+    least = {group: min(low[group], best[group]) for group in trials.groups}
+    most = {group: max(high[group], best[group]) for group in trials.groups}
+    return [_towards(least, best, parts, named, runs), best, _towards(most, best, parts, named, runs)]
+
+
+def _towards(
+    wanted: Sizes, good: Sizes, parts: list[list[str]], named: set[int], runs: Callable[[Sizes], bool]
+) -> Sizes:
+    """The sizes nearest to `wanted` that run, one part after the other, beginning at `good`."""
+    if runs(wanted):
+        return wanted
+    for part in parts:
+        if len({(wanted[group], good[group]) for group in part}) > 1:
+            continue
+        end, start = wanted[part[0]], good[part[0]]
+        low, high = min(start, end), max(start, end)
+        between = (size for size in _near(end, low, high, named) if low <= size <= high and size != start)
+        good = next((new for size in between if runs(new := good | dict.fromkeys(part, size))), good)
+    return good
+
+
+def _near(wanted: int, low: int, high: int, named: set[int]) -> list[int]:
+    """Sizes to try, the nearest first, those from `low` to `high` before the rest."""
+    sizes = {low + (high - low) * part // 16 for part in range(17)} | named | {1}
+    for step in (2, 4, 8, 16, 32, 64):  # some models run at multiples alone
+        sizes |= {wanted // step * step, -(-wanted // step) * step}
+    possible = [size for size in sizes if 0 < size < 2**20]
+    return sorted(possible, key=lambda size: (not low <= size <= high, abs(size - wanted)))

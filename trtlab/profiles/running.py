@@ -19,12 +19,11 @@ from trtlab.node_names import node_names
 from trtlab.onnx_model import has_values, without_weights
 from trtlab.shapes import Input, Profile, Shape, shape_text
 
-Sizes = dict[str, int]  # of each group
-
+Sizes = dict[str, int]  # one for each group of dimensions that go together
 LIMIT = 2**31 - 1  # elements of one tensor: TensorRT counts them in 32 bits
 _MOMENT = 2**22  # elements in a whole model: a run of it takes about a tenth of a second
 _AFFORDABLE = 2**27  # elements that the nodes left of a larger model read and write
-_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+_FLOATS = {1, 10, 16}  # of onnx.TensorProto: FLOAT, FLOAT16, BFLOAT16
 
 
 @dataclass(frozen=True)
@@ -39,10 +38,9 @@ class Failure:
 
 
 class Trials:
-    """A model to be tried at sizes, one for each group of dynamic dimensions.
+    """A model to be tried at sizes; `failures` holds what failed first at those that were tried, None where all ran.
 
-    `groups` are those that go together, as (input, axis): all of one symbol, and each unnamed one for itself.
-    `failures` holds what failed first at the sizes that were tried, None where all ran.
+    `groups` are the dynamic dimensions that go together, as (input, axis): of one symbol, or unnamed and alone.
     """
 
     def __init__(self, model: onnx.ModelProto, inputs: Mapping[str, Input]) -> None:
@@ -52,10 +50,9 @@ class Trials:
         self.failures: dict[tuple[int, ...], Failure | None] = {}
         self.groups: dict[str, list[tuple[str, int]]] = {}
         for name, port in inputs.items():
-            for axis, (fixed, symbol) in enumerate(zip(port.asked, port.symbols, strict=True)):
-                if fixed is None:
-                    alone = f"{name}[{axis}]" if port.holds_sizes else f"dimension {axis} of '{name}'"
-                    self.groups.setdefault(symbol or alone, []).append((name, axis))
+            for axis, size in enumerate(port.sizes):
+                if isinstance(size, str):
+                    self.groups.setdefault(size, []).append((name, axis))
 
     def corners(self, profile: Profile) -> list[Sizes]:
         """The sizes at min, opt and max; where inputs disagree, those of the first count."""
@@ -64,26 +61,24 @@ class Trials:
 
     def shapes(self, sizes: Sizes) -> dict[str, Shape]:
         """The shape of each dynamic input at these sizes; of a shape tensor the values."""
-        found = {name: list(port.asked) for name, port in self.inputs.items() if port.dynamic}
-        for group, places in self.groups.items():
-            for name, axis in places:
-                found[name][axis] = sizes[group]
-        return {name: tuple(size or 0 for size in shape) for name, shape in found.items()}
+        dynamic = {name: port for name, port in self.inputs.items() if port.dynamic}
+        return {name: tuple(sizes[size] if isinstance(size, str) else size for size in port.sizes)
+                for name, port in dynamic.items()}  # fmt: skip
+
+    def profile(self, corners: Sequence[Sizes]) -> Profile:
+        """What build() takes for the sizes at min, opt and max."""
+        least, best, most = map(self.shapes, corners)
+        return {name: (least[name], best[name], most[name]) for name in least}
 
     def failure(self, sizes: Sizes) -> Failure | None:
         """The first node that fails; None where all run, and where nobody can tell without a long run."""
         key = tuple(sizes[group] for group in self.groups)
         if key not in self.failures:
-            shapes = self.shapes(sizes)
-            self.failures[key] = _Attempt(self._with_values(shapes), self.tensors(shapes)).failure()
+            self.failures[key] = _Attempt(*self.at(self.shapes(sizes))).failure()
         return self.failures[key]
 
-    def tensors(self, shapes: Mapping[str, Shape]) -> dict[str, Sized]:
-        """Every tensor, weights included, whose size follows from the shapes of the inputs."""
-        return sized_tensors(self._with_values(shapes), shapes)
-
-    def _with_values(self, shapes: Mapping[str, Shape]) -> onnx.ModelProto:
-        """The model whose shape tensors are constants."""
+    def at(self, shapes: Mapping[str, Shape]) -> tuple[onnx.ModelProto, dict[str, Sized]]:
+        """The model with its shape tensors as constants, and every tensor whose size follows from these shapes."""
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
         for value in self.model.graph.input:
@@ -93,7 +88,7 @@ class Trials:
                 array = np.asarray(shapes[value.name], dtype).reshape([size or 0 for size in port.dims])
                 model.graph.initializer.append(onnx.numpy_helper.from_array(array, value.name))
                 model.graph.input.remove(value)
-        return model
+        return model, sized_tensors(model, shapes)
 
 
 class _Attempt:
@@ -153,8 +148,9 @@ class _Attempt:
 
     def _unsure(self, node: onnx.NodeProto) -> bool:
         """Its shapes do not tell whether a node runs, or it may write sizes for others."""
-        tensors = [self.known.get(value) for value in (*reads(node), *node.output) if value]
-        return None in tensors or tensors[-1].elem_type not in _FLOATS or node.op_type.startswith("Gather")
+        values = [value for value in (*reads(node), *node.output) if value]
+        tensors = [self.known[value] for value in values if value in self.known]
+        return len(tensors) < len(values) or tensors[-1].elem_type not in _FLOATS or node.op_type.startswith("Gather")
 
     def _session(self, nodes: Sequence[onnx.NodeProto]) -> Any:
         """These nodes as a model whose inputs are what they read of others, weights without values among it."""
@@ -177,10 +173,9 @@ class _Attempt:
         if not nodes or sum(self.known[value].elements for value in touched) > _AFFORDABLE:
             return {}
         session = self._session(nodes)
-        zeros = {}
-        for name in (one.name for one in session.get_inputs()):
-            dtype = onnx.helper.tensor_dtype_to_np_dtype(self.known[name].elem_type)
-            zeros[name] = np.zeros(self.known[name].shape, dtype)
+        read = {one.name: self.known[one.name] for one in session.get_inputs()}
+        kinds = {name: onnx.helper.tensor_dtype_to_np_dtype(one.elem_type) for name, one in read.items()}
+        zeros = {name: np.zeros(one.shape, kinds[name]) for name, one in read.items()}
         outputs = [one.name for one in session.get_outputs()]
         return {name: Sized(array.shape, 0) for name, array in zip(outputs, session.run(outputs, zeros), strict=True)}
 
@@ -202,7 +197,6 @@ def _plain(message: str) -> str:
 _CLEARER = {
     r"Can't merge shape info|Non concat axis dimensions": "its parts differ in a dimension that is not joined",
     r"Dimension could not be inferred": "its elements do not fill the shape asked for",
-    r"in unification between (\d+) and (\d+)": r"\1 and \2 should be the same",
     r"^Incompatible dimensions$": "these do not broadcast",
     r"Incompatible dimensions for matrix multiplication": "these do not multiply",
     r"idx=(-?\d+) must be within the inclusive range \[-(\d+),.*": r"index \1 is past the end of \2 rows",

@@ -146,12 +146,12 @@ def _profile(seen: Observed, low: int, high: int) -> Profile:
     found: dict[str, list[tuple[int, ...]]] = {}
     for (name, _), *sizes in zip(seen.axes, least, opt, most, strict=True):
         found.setdefault(name, []).append(tuple(map(int, sizes)))
-    return {name: tuple(zip(*columns, strict=True)) for name, columns in found.items()}
+    return {name: tuple(zip(*columns, strict=True)) for name, columns in found.items()}  # type: ignore[misc]
 
 
 def _alive_bytes(trials: Trials, sizes: Mapping[str, Shape]) -> int:
     """The bytes alive at most at once when the ONNX graph runs node by node at these sizes, weights left out."""
-    tensors, nodes = trials.tensors(sizes), trials.model.graph.node
+    tensors, nodes = trials.at(sizes)[1], trials.model.graph.node
     born = dict.fromkeys(trials.inputs, 0) | {value: at for at, node in enumerate(nodes) for value in node.output}
     last = {value: at for at, node in enumerate(nodes) for value in node.input}
     changes = np.zeros(len(nodes) + 1, dtype=int)
@@ -200,9 +200,9 @@ def _read(observed: Any, model: onnx.ModelProto, multiple: int) -> Observed:
         raise ProfileError(error.message, fix=_EXAMPLE) from error
     except (TypeError, ValueError) as error:
         raise ProfileError(f"The inputs were not observed equally often: {error}.", fix=_EXAMPLE) from error
-    axes = [(name, axis) for name in dynamic for axis in range(len(inputs[name].asked))]
+    axes = [(name, axis) for name in dynamic for axis in range(len(inputs[name].sizes))]
     rows = np.asarray([[dict(one)[name][2][axis] for name, axis in axes] for one in counts])
-    steps = np.asarray([multiple if axis and inputs[name].asked[axis] is None else 1 for name, axis in axes])
+    steps = np.asarray([multiple if axis and isinstance(inputs[name].sizes[axis], str) else 1 for name, axis in axes])
     table = Observed(rows, -(-rows // steps) * steps, np.asarray([*counts.values()]), tuple(axes))
     order = np.lexsort((*rows.T[::-1], table.work(rows)))
     return Observed(rows[order], table.padded[order], table.weights[order], table.axes)
