@@ -73,20 +73,14 @@ def test_the_cost_is_the_stated_sum() -> None:
     assert "0.1 a further profile" in found._repr_html_()
 
 
-def test_one_shape_gives_one_profile_without_padding() -> None:
-    found = suggest(SEQUENCE(), lengths(7, 7, 7, batch=3))
-    assert found.shapes == {"x": ((3, 7), (3, 7), (3, 7))}
-    assert found.chosen.padding == 0
-
-
-def test_opt_is_the_median_of_what_comes() -> None:
-    found = suggest(SEQUENCE(), lengths(2, 4, 4, 4, 100), count=1)
-    assert found.shapes == {"x": ((1, 2), (1, 4), (1, 100))}
-
-
-def test_max_is_rounded_up_but_for_the_batch() -> None:
-    found = suggest(SEQUENCE(), {"x": [(3, 5), (3, 30)]}, count=1, multiple=16)
-    assert found.shapes["x"][2] == (3, 32)
+def test_opt_is_the_median_and_max_is_rounded_up_but_for_the_batch() -> None:
+    same = suggest(SEQUENCE(), lengths(7, 7, 7, batch=3))
+    assert same.shapes == {"x": ((3, 7), (3, 7), (3, 7))}
+    assert same.chosen.padding == 0
+    assert suggest(SEQUENCE(), lengths(2, 4, 4, 4, 100), count=1).shapes == {"x": ((1, 2), (1, 4), (1, 100))}
+    assert suggest(SEQUENCE(), lengths(5, 30, batch=3), count=1, multiple=16).shapes["x"][2] == (3, 32)
+    images = [(3, 3, 17, 30), (3, 3, 20, 30)]
+    assert suggest(CONV(), {"x": images}, count=1, multiple=16).shapes["x"][2] == (3, 3, 32, 32)
 
 
 def test_inputs_with_the_same_symbol_keep_the_same_sizes() -> None:
@@ -106,13 +100,10 @@ def test_what_the_model_cannot_run_is_among_the_findings() -> None:
 def test_two_varying_sizes_are_cut_and_drawn() -> None:
     numbers = np.random.default_rng(0)
     small, large = numbers.normal(100, 5, (80, 2)), numbers.normal(400, 9, (20, 2))
-    sides = np.concatenate([small, large]).astype(int)
-    found = suggest(CONV(), {"x": [(1, 3, int(h), int(w)) for h, w in sides]})
+    observed = {"x": [(1, 3, int(h), int(w)) for h, w in np.concatenate([small, large])]}
+    found = suggest(CONV(), observed)
     assert len(found.profiles) >= 2
-    assert (
-        found.chosen.padding
-        < suggest(CONV(), {"x": [(1, 3, int(h), int(w)) for h, w in sides]}, count=1).chosen.padding / 3
-    )
+    assert found.chosen.padding < found.options[0].padding / 3
     assert "for padding" in padding(found).get_label()
 
 
