@@ -166,20 +166,19 @@ def check_profiles(profiles: list[Profile], model: onnx.ModelProto) -> None:
 def input_mistakes(profiles: Sequence[Profile], inputs: Mapping[str, Input]) -> Iterator[Finding]:
     """What is wrong between `profiles` and `inputs`, without looking at a single node."""
     for number, profile in enumerate(profiles or [{}]):
-        for name, sizes in profile.items():
-            if name in inputs:
-                yield from _misfits(inputs[name], sizes, number)
-            else:
-                close = difflib.get_close_matches(name, inputs, n=1)
-                has = f"The model has no input '{name}'; it has {', '.join(map(repr, inputs)) or 'none'}."
-                fix = f"did you mean {close[0]!r}?" if close else "use one of these names in shapes=."
-                yield Finding(has, fix, "builds, and ignores it", name, profile=number)
-        for port in inputs.values():
-            if port.dynamic and port.name not in profile:
+        for name in [name for name in profile if name not in inputs]:
+            close = difflib.get_close_matches(name, inputs, n=1)
+            has = f"The model has no input '{name}'; it has {', '.join(map(repr, inputs)) or 'none'}."
+            fix = f"did you mean {close[0]!r}?" if close else "use one of these names in shapes=."
+            yield Finding(has, fix, "builds, and ignores it", name, profile=number)
+        for name, port in inputs.items():
+            if name in profile:
+                yield from _misfits(port, profile[name], number)
+            elif port.dynamic:
                 shape = f"has dynamic dimensions ({shape_text(port.dims)})"
                 what = "is a shape tensor: its values are sizes," if port.holds_sizes else shape
                 who = f"profile {number} does not name it" if profiles else "shapes= was not given"
-                yield Finding(f"Input '{port.name}' {what} and {who}.", _pass(port), REFUSES, port.name, profile=number)
+                yield Finding(f"Input '{name}' {what} and {who}.", _pass(port), REFUSES, name, profile=number)
 
 
 def _misfits(port: Input, sizes: Range, number: int) -> Iterator[Finding]:

@@ -46,17 +46,14 @@ def check(model: Model, shapes: Shapes = None) -> Findings:
     profiles, findings = read_all(shapes)
     unread = {(one.input, one.profile) for one in findings if one.input}
     findings += [one for one in input_mistakes(profiles, inputs) if (one.input, one.profile) not in unread]
-    trials, proposals = Trials(proto, inputs), []
-    for number, given in enumerate(profiles or [{}]):
-        found, proposal = _of_profile(trials, given, number)
-        findings += found
-        proposals.append(proposal)
+    trials = Trials(proto, inputs)
+    tried = [_of_profile(trials, given, number) for number, given in enumerate(profiles or [{}])]
     refused = list(_data_dependent(trials))
-    findings += [*refused, *_across([default_profile(inputs, one) for one in profiles], trials)]
-    working = [one for one in proposals if one is not None and not refused]
-    if len(working) < len(proposals):
-        return Findings(tuple(findings), None)
-    return Findings(tuple(findings), working if len(working) > 1 else working[0])
+    across = _across([default_profile(inputs, one) for one in profiles], trials)
+    findings += [*itertools.chain.from_iterable(found for found, _ in tried), *refused, *across]
+    working = [proposal for _, proposal in tried if proposal is not None and not refused]
+    proposal = None if len(working) < len(tried) else working if len(working) > 1 else working[0]
+    return Findings(tuple(findings), proposal)
 
 
 def _of_profile(trials: Trials, given: Profile, number: int) -> tuple[list[Finding], Profile | None]:
@@ -90,9 +87,8 @@ def _node_finding(
     changed = [group for group in trials.groups if before[group] != after[group]]
     if len(changed) == 1:
         name, axis = trials.groups[changed[0]][0]
-    fixes = (
-        [f"use sizes that run: {', '.join(f'{group} {_words(after[group])}' for group in changed)}"] if changed else []
-    )
+    sizes = ", ".join(f"{group} {_words(after[group])}" for group in changed)
+    fixes = [f"use sizes that run: {sizes}"] if changed else []
     fixes += [_CURES[failure.op]] if failure.op in _CURES and not failure.large else []
     fix = "; or ".join(fixes) or "change the model at this node."
     return Finding(f"{place} {said}.", fix, does, name, axis, failure.node, failure.tensor, number)
