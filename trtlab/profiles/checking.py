@@ -182,10 +182,10 @@ def _nearest(trials: Trials, asked: Sequence[Sizes]) -> list[Sizes] | None:
 def _towards(
     wanted: Sizes, good: Sizes, parts: list[list[str]], named: set[int], runs: Callable[[Sizes], bool]
 ) -> Sizes:
-    """The sizes nearest to `wanted` that run, one part after the other, beginning at `good`."""
+    """The sizes nearest to `wanted` that run, the largest part first, beginning at `good`."""
     if runs(wanted):
         return wanted
-    for part in parts:
+    for part in reversed(parts):
         if len({(wanted[group], good[group]) for group in part}) > 1:
             continue
         end, start = wanted[part[0]], good[part[0]]

@@ -132,7 +132,11 @@ class _Attempt:
 
     def _refused_by_runtime(self) -> Failure | None:
         """What ONNX Runtime says to the shapes of all nodes, then to a run on zeros."""
-        nodes = list(self.model.graph.node)
+        nodes, there = [], set(self.known)
+        for node in self.model.graph.node:  # a plugin, and what reads of it, only TensorRT can judge
+            if onnx.defs.has(node.op_type, node.domain) and there.issuperset(filter(None, node.input)):
+                nodes.append(node)
+                there.update(node.output)
         whole = sum(one.elements for one in self.known.values()) < _MOMENT
         few = nodes if whole else [node for node in nodes if self._unsure(node)]
         try:

@@ -20,7 +20,7 @@ from trtlab.shapes import Findings, Profile, Shape, check_profiles, inputs_of, r
 
 _MOST = 8  # profiles
 _CUTS = 400  # places where a cut is considered
-_EXAMPLE = 'write {"input_ids": [(1, 17), (1, 64), (2, 30)]}: one shape a request, in a model whose sizes are open.'
+_EXAMPLE = 'write {"input_ids": [(1, 17), (1, 64), (2, 30)]}: one shape a request, dynamic where it varies.'
 
 
 @dataclass(frozen=True)
