@@ -146,13 +146,12 @@ def _across(profiles: Sequence[Profile], trials: Trials) -> Iterator[Finding]:
             yield Finding(mistake, fix, "builds all kernels twice", profile=other, verdict="look")
     for group, [(name, axis), *_] in trials.groups.items() if len(profiles) > 1 else ():
         ranges = sorted((profile[name][0][axis], profile[name][2][axis]) for profile in profiles)
-        reach = ranges[0][1]
-        for low, high in ranges[1:]:
+        reaches = itertools.accumulate((high for _, high in ranges), max)
+        for reach, (low, _) in zip(reaches, ranges[1:], strict=False):
             if low > reach + 1:
                 mistake = f"Sizes {reach + 1} to {low - 1} of {_title(trials, group)} fit no profile."
                 fix = "widen one of them, unless such sizes never come."
                 yield Finding(mistake, fix, _BETWEEN, name, axis, verdict="look")
-            reach = max(reach, high)
 
 
 def _nearest(trials: Trials, asked: Sequence[Sizes]) -> list[Sizes] | None:
