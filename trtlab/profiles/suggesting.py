@@ -37,17 +37,13 @@ class Option:
 
 @dataclass(frozen=True)
 class Suggestion:
-    """The option with the lowest cost, beside the others; pass `.shapes` to build().
-
-    `cost` is the padding plus `profile_cost` for every profile after the first plus `gib_cost` for every GiB.
-    """
+    """The option with the lowest cost, beside the others; `price` says what cost is. Pass `.shapes` to build()."""
 
     options: tuple[Option, ...]
     chosen: Option
     observed: Observed
     findings: Findings
-    profile_cost: float
-    gib_cost: float
+    price: str
 
     @property
     def profiles(self) -> tuple[Profile, ...]:
@@ -70,10 +66,9 @@ class Suggestion:
         return f"<Suggestion: {len(self.profiles)} profiles, {100 * self.chosen.padding:.0f}% padding>"
 
     def _repr_html_(self) -> str:
-        price = f"cost = padding + {self.profile_cost:g} a further profile + {self.gib_cost:g} a GiB"
         shapes = "".join(f"<li><code>{profile}</code></li>" for profile in self.profiles)
         trouble = self.findings._repr_html_() if len(self.findings) else ""
-        return f"{self.table.round(2).to_html()}<p>{price}</p><ol start='0'>{shapes}</ol>{trouble}"
+        return f"{self.table.round(2).to_html()}<p>{self.price}</p><ol start='0'>{shapes}</ol>{trouble}"
 
 
 def suggest(
@@ -108,7 +103,8 @@ def suggest(
         options.append(Option(profiles, padding, memory, cost))
     wanted = [one for one in options if count in (None, len(one.profiles))] or options[-1:]
     chosen = min(wanted, key=lambda one: one.cost)
-    return Suggestion(tuple(options), chosen, seen, check(proto, list(chosen.profiles)), profile_cost, gib_cost)
+    price = f"cost = padding + {profile_cost:g} a further profile + {gib_cost:g} a GiB"
+    return Suggestion(tuple(options), chosen, seen, check(proto, list(chosen.profiles)), price)
 
 
 def _best_cuts(seen: Observed) -> list[list[int]]:
@@ -194,6 +190,9 @@ def _read(observed: Any, model: onnx.ModelProto, multiple: int) -> Observed:
         names = ", ".join(sorted({name for request in requests for name in request})) or "nothing"
         if not requests or not all(request.keys() >= {*dynamic} for request in requests):
             raise ProfileError(f"Each request must give a shape of {', '.join(dynamic)}; observed was {names}.")
+        odd = [name for request in requests for name, (low, _, high) in request.items() if low != high or 0 in low]
+        if odd:
+            raise ProfileError(f"Input '{odd[0]}' was not given one shape a request, of sizes of at least 1.")
         counts = Counter(tuple(sorted(request.items())) for request in requests)
         check_profiles([dict(one) for one in counts], model)
     except ProfileError as error:
