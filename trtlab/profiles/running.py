@@ -116,7 +116,7 @@ class _Attempt:
             if before and after and node.op_type == "Reshape" and before.elements != after.elements:
                 return self._named(name, f"it would turn {before.elements:,} elements into {after.elements:,}")
             window = node.op_type in ("Conv", "MaxPool", "AveragePool")
-            if before and after and window and min(after.shape) < 1 <= min(before.shape):
+            if before and after and window and min(after.shape, default=1) < 1 <= min(before.shape, default=0):
                 return self._named(name, "its window is larger than what it slides over")
         return None
 
