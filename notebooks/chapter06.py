@@ -197,7 +197,7 @@ def _three_profiles(answer: Any, observed: Any) -> Answer:
     if lost:
         return False, f"{len(lost)} of the requests fit no profile, the first has {lost[0]} tokens."
     done = sum(min(high for low, high in ranges if low <= length <= high) for length in lengths)
-    padding, most = done / sum(lengths) - 1, 1.05 * suggest(model, observed, multiple=8, count=3).padding
+    padding, most = done / sum(lengths) - 1, 1.05 * suggest(model, observed, multiple=8, count=3).chosen.padding
     said = f"Every request fits, and padding adds {padding:.1%} to the work"
     if padding > most:
         return False, f"{said}: three can do better, at most {most:.1%} is asked for."
@@ -239,7 +239,8 @@ def padding(suggestion: Suggestion, title: str | None = None) -> Picture:
     many = len(chosen.profiles)
     found = f"{many} profile{'s' if many > 1 else ''}: {100 * chosen.padding:,.0f}% of the work on top for padding"
     title = title or (found if many == 1 else f"{found}, with one profile {100 * one:,.0f}%")
-    note = f"{seen.requests:,} requests, {len(seen.rows):,} different shapes; each is padded to the max of its profile"
+    requests = f"{seen.weights.sum():,} requests, {len(seen.rows):,} different shapes"
+    note = f"{requests}; each is padded to the max of its profile"
     with style():
         card, axes = plot(title, 9.6, 4.3, note=note, left=0.85)
         colours = [_COLOURS[at % len(_COLOURS)] for at in _profile_of(suggestion)]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from chapter06 import FOUR, stuck, upsampler
+from chapter06 import stuck
 from notebook_runs import NOTEBOOKS, claiming_sections, noticing_sections
 
 from trtlab import exercises
@@ -69,14 +69,10 @@ def test_the_profiles_that_build_and_fail_are_judged() -> None:
         ({"a", "c", "d"}, "every size of the range runs"),
         ({"e"}, "no profile 'e'"),
         (set(), "named none"),
-        ("", "named none"),
-        ("a, e", "no profile 'e'"),
     ):
         verdict = check(wrong)
         assert not verdict, wrong
         assert says in verdict.message, verdict.message
-    assert set(FOUR) == set("abcd")
-    assert upsampler().graph.node
 
 
 def freed(**changes: Any) -> onnx.ModelProto:
@@ -139,22 +135,22 @@ def test_the_best_three_profiles_are_accepted() -> None:
     best = suggest(transformer_encoder().onnx(), OBSERVED, multiple=8, count=3)
     verdict = check(best.shapes, OBSERVED)
     assert verdict
-    assert f"{best.padding:.1%} to the work; at most {1.05 * best.padding:.1%} was asked for" in verdict.message
+    assert (
+        f"{best.chosen.padding:.1%} to the work; at most {1.05 * best.chosen.padding:.1%} was asked for"
+        in verdict.message
+    )
 
 
 @pytest.mark.parametrize(
     ("answer", "says"),
     [
         ([tokens(1, 8, 512)], "three can do better, at most 49.1% is asked for"),
-        ([tokens(1, 8, 256), tokens(257, 300, 504), tokens(505, 512, 512)], "three can do better"),
         ([tokens(1, 8, 16), tokens(17, 30, 40)], "requests fit no profile"),
         ([tokens(1, 8, 16), tokens(17, 30, 42), tokens(43, 100, 512)], "not a multiple of 8"),
         ([tokens(1, 8, 16), tokens(17, 30, 40), tokens(41, 300, 520)], "fails"),
         ([tokens(n, n, n) for n in (8, 16, 40, 512)], "one to three profiles, not 4"),
         ({"ids": ((1, 1), (1, 8), (1, 512))}, "no input 'ids'"),
         ("512", "as tokens(1, 18, 32) makes it"),
-        (512, "as tokens(1, 18, 32) makes it"),
-        ([16, 40, 512], "as tokens(1, 18, 32) makes it"),
         ([(1, 16), (17, 40), (41, 512)], "as tokens(1, 18, 32) makes it"),
         ({"input_ids": 512}, "The shape of input 'input_ids' is 512"),
         (suggest(transformer_encoder().onnx(), OBSERVED, multiple=8, count=3), "give its .shapes"),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import onnx
 
 from trtlab import tables
@@ -21,6 +23,7 @@ _EXAMPLE = 'write shapes={"input": ((1,3,224,224), (8,3,224,224), (32,3,224,224)
 # What TensorRT-RTX 1.7 does with a mistake (tests/test_profiles_check.py makes it do so).
 _TYPE, _RANGE = "set_shape() raises TypeError", "set_shape() raises RuntimeError"
 _INVALID = "add_optimization_profile() returns -1"
+_ORDER = "order the three shapes so that min <= opt <= max in every dimension."
 REFUSES = "build_serialized_network() returns None"
 
 
@@ -50,9 +53,9 @@ class Finding:
     @property
     def where(self) -> str:
         """The place in two or three words."""
-        axis = f", dimension {self.axis}" if self.axis is not None else ""
-        place = f"input {self.input}{axis}" if self.input else f"profile {self.profile}"
-        return f"node {self.node}" if self.node else place
+        if self.node or not self.input:
+            return f"node {self.node}" if self.node else f"profile {self.profile}"
+        return f"input {self.input}" + (f", dimension {self.axis}" if self.axis is not None else "")
 
     def __str__(self) -> str:
         return f"{tables.MARKS[self.verdict]} {self.mistake} → {self.fix}"
@@ -76,11 +79,8 @@ class Findings(Sequence[Finding]):
     def __getitem__(self, index: Any) -> Any:
         return self.findings[index]
 
-    def __str__(self) -> str:
-        return "\n".join([*map(str, self.findings), f"proposal: {self.proposal}"])
-
     def __repr__(self) -> str:
-        return f"<Findings: {sum(one.verdict == 'fix' for one in self)} to fix, {len(self)} in all>"
+        return "\n".join([*map(str, self.findings), f"proposal: {self.proposal}"])
 
     def _repr_html_(self) -> str:
         note = f"shapes that work: {self.proposal}" if self.proposal is not None else ""
@@ -92,32 +92,28 @@ class Findings(Sequence[Finding]):
 
 @dataclass(frozen=True)
 class Input:
-    """An input of a model: its declared shape (None where it is dynamic), the symbols in it, its ONNX element type.
+    """An input of a model: its declared shape, with None where it is dynamic, and its ONNX element type.
 
-    With `holds_sizes` it is a shape tensor: what a profile must give are its values.
+    `sizes` are what a profile gives for it, of a shape tensor (`holds_sizes`) its values: a number where the model
+    fixes it, else a name, which inputs share where the model says so.
     """
 
     name: str
     dims: tuple[int | None, ...]
-    symbols: tuple[str, ...]
     kind: int
-    holds_sizes: bool = False
+    holds_sizes: bool
+    sizes: tuple[int | str, ...]
 
     @property
     def dynamic(self) -> bool:
         """True when a profile must name it."""
-        return self.holds_sizes or None in self.dims
-
-    @property
-    def length(self) -> int:
-        """How many numbers a profile gives for it: its rank, or how many values it holds."""
-        return (self.dims[0] or 0 if self.dims else 1) if self.holds_sizes else len(self.dims)
+        return any(isinstance(size, str) for size in self.sizes)
 
 
 def read_shapes(shapes: Shapes) -> list[Profile]:
     """`shapes` as a list of profiles, {input: (min, opt, max)}; a single shape stands for all three.
 
-    Raises ProfileError for anything that is not a shape of whole, non-negative sizes, and for min > opt or opt > max.
+    Raises ProfileError for anything that is not a shape of whole, non-negative sizes.
     """
     profiles, findings = read_all(shapes)
     for finding in findings:
@@ -127,23 +123,13 @@ def read_shapes(shapes: Shapes) -> list[Profile]:
 
 def read_all(shapes: Shapes) -> tuple[list[Profile], list[Finding]]:
     """The profiles in `shapes` and what is wrong with them; an input that cannot be read is left out."""
-    if shapes is None:
-        return [], []
-    several: list[Any] | None = [shapes] if isinstance(shapes, Mapping) else _items(shapes)
-    if several is None or not all(isinstance(profile, Mapping) for profile in several):
-        return [], [Finding("shapes= is not a dictionary.", _EXAMPLE, _TYPE)]
-    profiles: list[Profile] = []
-    findings: list[Finding] = []
-    for number, given in enumerate(several):
-        profiles.append({})
-        for name, value in given.items():
-            read = _range(str(name), value, number)
-            if isinstance(read, Finding):
-                findings.append(read)
-            else:
-                profiles[-1][str(name)] = read
-                findings += _disorder(str(name), read, number)
-    return profiles, findings
+    several = shapes if isinstance(shapes, list | tuple) else [] if shapes is None else [shapes]
+    if not all(isinstance(profile, Mapping) for profile in several):
+        return [], [Finding("The shapes are not a dictionary, nor a list of them.", _EXAMPLE, _TYPE)]
+    read = [{str(name): _range(str(name), value, number) for name, value in given.items()}
+            for number, given in enumerate(several)]  # fmt: skip
+    profiles = [{name: one for name, one in profile.items() if not isinstance(one, Finding)} for profile in read]
+    return profiles, [one for profile in read for one in profile.values() if isinstance(one, Finding)]
 
 
 def _range(name: str, value: Any, number: int) -> Range | Finding:
@@ -152,42 +138,23 @@ def _range(name: str, value: Any, number: int) -> Range | Finding:
     def wrong(mistake: str, tensorrt: str = _TYPE, fix: str = _EXAMPLE) -> Finding:
         return Finding(mistake, fix, tensorrt, input=name, profile=number)
 
-    items = _items(value)
-    if items is None:
+    table = np.array(value, dtype=object)
+    if table.ndim not in (1, 2):
         return wrong(f"The shape of input '{name}' is {value!r}.")
-    shapes = [items] * 3 if all(_items(size) is None for size in items) else items
+    ragged = table.ndim == 1 and any(isinstance(one, list | tuple | np.ndarray) for one in table)
+    shapes = table if ragged or table.ndim == 2 else [table] * 3
     if len(shapes) != 3:
         return wrong(f"Input '{name}' has {len(shapes)} shapes instead of three (min, opt, max).")
-    for shape in shapes:
-        sizes = _items(shape)
-        if sizes is None:
-            return wrong(f"Input '{name}': {shape!r} is not a shape.")
-        for size in sizes:
-            if isinstance(size, bool) or not hasattr(size, "__index__"):
-                return wrong(f"Input '{name}': {size!r} is not a whole number.")
-            if not 0 <= int(size) < 2**31:
-                fix = "give the sizes that will really come; -1 belongs in the model, not in a profile."
-                return wrong(f"Input '{name}': a dimension cannot be {size}.", _RANGE, fix)
-    low, opt, high = (tuple(int(size) for size in shape) for shape in shapes)
-    if len({len(low), len(opt), len(high)}) > 1:
-        return wrong(f"The shapes of input '{name}' differ in rank: {low}, {opt} and {high}.", _INVALID)
+    if ragged:
+        return wrong(f"The shapes of input '{name}' differ in rank: {', '.join(map(str, shapes))}.", _INVALID)
+    for size in table.flat:
+        if isinstance(size, bool) or not hasattr(size, "__index__"):
+            return wrong(f"Input '{name}': {size!r} is not a whole number.")
+        if not 0 <= int(size) < 2**31:
+            fix = "give the sizes that will really come; -1 belongs in the model, not in a profile."
+            return wrong(f"Input '{name}': a dimension cannot be {size}.", _RANGE, fix)
+    low, opt, high = (tuple(map(int, shape)) for shape in shapes)
     return low, opt, high
-
-
-def _disorder(name: str, sizes: Range, number: int) -> Iterator[Finding]:
-    fix = "order the three shapes so that min <= opt <= max in every dimension."
-    for axis, (low, opt, high) in enumerate(zip(*sizes, strict=True)):
-        for left, right, words in ((low, opt, "min is larger than opt"), (opt, high, "opt is larger than max")):
-            if left > right:
-                mistake = f"Input '{name}': {words} in dimension {axis} ({left} > {right})."
-                yield Finding(mistake, fix, _INVALID, name, axis, profile=number)
-
-
-def _items(value: Any) -> list[Any] | None:
-    """The items of a list, a tuple or an array; None for anything else."""
-    if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__len__") or not hasattr(value, "__iter__"):
-        return None
-    return list(value)
 
 
 def check_profiles(profiles: list[Profile], model: onnx.ModelProto) -> None:
@@ -199,41 +166,43 @@ def check_profiles(profiles: list[Profile], model: onnx.ModelProto) -> None:
 def input_mistakes(profiles: Sequence[Profile], inputs: Mapping[str, Input]) -> Iterator[Finding]:
     """What is wrong between `profiles` and `inputs`, without looking at a single node."""
     for number, profile in enumerate(profiles or [{}]):
-        for name, sizes in profile.items():
-            if name in inputs:
-                yield from _misfits(inputs[name], sizes, number)
-            else:
-                close = difflib.get_close_matches(name, inputs, n=1)
-                has = f"The model has no input '{name}'; it has {', '.join(map(repr, inputs)) or 'none'}."
-                fix = f"did you mean {close[0]!r}?" if close else "use one of these names in shapes=."
-                yield Finding(has, fix, "builds, and ignores it", name, profile=number)
-        for port in inputs.values():
-            if port.dynamic and port.name not in profile:
+        for name in [name for name in profile if name not in inputs]:
+            close = difflib.get_close_matches(name, inputs, n=1)
+            has = f"The model has no input '{name}'; it has {', '.join(map(repr, inputs)) or 'none'}."
+            fix = f"did you mean {close[0]!r}?" if close else "use one of these names in shapes=."
+            yield Finding(has, fix, "builds, and ignores it", name, profile=number)
+        for name, port in inputs.items():
+            if name in profile:
+                yield from _misfits(port, profile[name], number)
+            elif port.dynamic:
                 shape = f"has dynamic dimensions ({shape_text(port.dims)})"
                 what = "is a shape tensor: its values are sizes," if port.holds_sizes else shape
                 who = f"profile {number} does not name it" if profiles else "shapes= was not given"
-                yield Finding(f"Input '{port.name}' {what} and {who}.", _pass(port), REFUSES, port.name, profile=number)
+                yield Finding(f"Input '{name}' {what} and {who}.", _pass(port), REFUSES, name, profile=number)
 
 
 def _misfits(port: Input, sizes: Range, number: int) -> Iterator[Finding]:
     """What is wrong with the sizes given for one input."""
-    name, dims, opt = port.name, () if port.holds_sizes else port.dims, sizes[1]
-    if len(opt) != port.length:
-        count = f"holds {port.length} size{'s' * (port.length != 1)}, the profile gives {len(opt)}."
-        rank = f"has {port.length} dimensions ({shape_text(dims)}), the shape {opt} has {len(opt)}."
-        yield Finding(
-            f"Input '{name}' {count if port.holds_sizes else rank}", _pass(port), REFUSES, name, profile=number
-        )
+    name, opt, count = port.name, sizes[1], len(port.sizes)
+    if len(opt) != count:
+        values = f"holds {count} size{'s' * (count != 1)}, the profile gives {len(opt)}."
+        rank = f"has {count} dimensions ({shape_text(port.dims)}), the shape {opt} has {len(opt)}."
+        mistake = f"Input '{name}' {values if port.holds_sizes else rank}"
+        yield Finding(mistake, _pass(port), REFUSES, name, profile=number)
         return
     if 0 in opt and not port.holds_sizes:
         mistake, does = f"Input '{name}': the opt shape {opt} is empty.", "builds an engine for empty tensors"
         yield Finding(mistake, "give sizes of at least 1.", does, name, opt.index(0), profile=number)
-    whole = " The model has no dynamic dimension at all." if not port.dynamic else ""
-    for axis, size in enumerate(dims):
-        given = sorted({shape[axis] for shape in sizes})
-        if size is not None and given != [size]:
-            asked = f"the profile asks for {', '.join(map(str, given))}.{whole}"
-            mistake = f"Dimension {axis} of input '{name}' is fixed at {size} in the model, {asked}"
+    for axis, (size, low, best, high) in enumerate(zip(port.sizes, *sizes, strict=True)):
+        for left, right, words in ((low, best, "min is larger than opt"), (best, high, "opt is larger than max")):
+            if left > right:
+                mistake = f"Input '{name}': {words} in dimension {axis} ({left} > {right})."
+                does = "set_shape_input() raises" if port.holds_sizes else _INVALID
+                yield Finding(mistake, _ORDER, does, name, axis, profile=number)
+        if isinstance(size, int) and {low, best, high} != {size}:
+            whole = "" if port.dynamic else " The model has no dynamic dimension at all."
+            asks = f"the profile asks for {', '.join(map(str, sorted({low, best, high})))}.{whole}"
+            mistake = f"Dimension {axis} of input '{name}' is fixed at {size} in the model, {asks}"
             fix = "use that size, or export the model with this dimension dynamic."
             yield Finding(mistake, fix, REFUSES, name, axis, profile=number)
 
@@ -248,26 +217,30 @@ def default_profile(inputs: Mapping[str, Input], given: Mapping[str, Range] | No
 
     What is `given` counts where it fits: put in order, and for other inputs that have the same symbol.
     """
-    fitting = {
-        name: one for name, one in (given or {}).items() if name in inputs and len(one[0]) == inputs[name].length
-    }
-    spoken: dict[str, tuple[int, ...]] = {}
-    found: Profile = {}
-    for name in sorted(inputs, key=lambda name: name not in fitting):
-        port, columns = inputs[name], []
-        for axis in range(port.length if port.dynamic else 0):
-            known = None if port.holds_sizes else port.dims[axis]
-            symbol = "" if port.holds_sizes else port.symbols[axis]
-            guess = (1, 1, 8) if axis == 0 or port.holds_sizes else (1, 128, 128)
-            guess = (224, 224, 224) if len(port.dims) == 4 and axis > 1 else guess
-            low, opt, high = sorted(shape[axis] for shape in fitting[name]) if name in fitting else guess
-            column = (low, max(opt, 1), max(high, 1)) if name in fitting else spoken.get(symbol or " ", guess)
-            spoken.setdefault(symbol, column)
-            columns.append((known,) * 3 if known is not None else column)
+    given, spoken, found = given or {}, dict[str, Shape](), Profile()
+    for name in sorted(inputs, key=lambda name: name not in given):
+        port, columns = inputs[name], list[Shape]()
+        fits = name in given and len(given[name][0]) == len(port.sizes)
+        for axis, size in enumerate(port.sizes):
+            if isinstance(size, int):
+                column: Shape = (size, size, size)
+            elif fits:
+                low, opt, high = sorted(shape[axis] for shape in given[name])
+                column = low, max(opt, 1), max(high, 1)
+                spoken.setdefault(size, column)
+            else:
+                column = spoken.setdefault(size, _guess(port, axis))
+            columns.append(column)
         if port.dynamic:
-            low_, opt_, high_ = zip(*columns, strict=True) if columns else ((), (), ())
-            found[name] = (low_, opt_, high_)
+            least, best, most = zip(*columns, strict=True)
+            found[name] = (least, best, most)
     return {name: found[name] for name in inputs if name in found}
+
+
+def _guess(port: Input, axis: int) -> Shape:
+    if len(port.dims) == 4 and axis > 1:
+        return 224, 224, 224
+    return (1, 1, 8) if axis == 0 or port.holds_sizes else (1, 128, 128)
 
 
 def proposed_shapes(model: onnx.ModelProto) -> dict[str, Shape]:
@@ -282,15 +255,18 @@ def shape_text(shape: Sequence[int | None]) -> str:
 
 def inputs_of(model: onnx.ModelProto) -> dict[str, Input]:
     """Each input that is not an initializer."""
-    constants = {tensor.name for tensor in model.graph.initializer}
-    found = {}
+    constants, holders, found = {tensor.name for tensor in model.graph.initializer}, _sizes(model.graph), {}
     for port in model.graph.input:
-        if port.name not in constants:
-            kind = port.type.tensor_type
-            known = [dim.HasField("dim_value") and dim.dim_value >= 0 for dim in kind.shape.dim]
-            dims = tuple(dim.dim_value if k else None for dim, k in zip(kind.shape.dim, known, strict=True))
-            sizes = len(dims) < 2 and None not in dims and kind.elem_type in (6, 7) and port.name in _sizes(model.graph)
-            found[port.name] = Input(port.name, dims, tuple(d.dim_param for d in kind.shape.dim), kind.elem_type, sizes)
+        if port.name in constants:
+            continue
+        kind, declared = port.type.tensor_type.elem_type, port.type.tensor_type.shape.dim
+        dims = tuple(one.dim_value if one.HasField("dim_value") and one.dim_value >= 0 else None for one in declared)
+        names = [one.dim_param or f"dimension {axis} of '{port.name}'" for axis, one in enumerate(declared)]
+        sizes = tuple(name if size is None else size for size, name in zip(dims, names, strict=True))
+        holds_sizes = port.name in holders and kind in (6, 7) and len(dims) < 2 and None not in dims
+        if holds_sizes:
+            sizes = tuple(f"{port.name}[{place}]" for place in range(math.prod(size or 0 for size in dims)))
+        found[port.name] = Input(port.name, dims, kind, holds_sizes, sizes)
     return found
 
 

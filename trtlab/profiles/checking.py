@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from pathlib import Path
+import re
+from collections.abc import Callable, Iterator, Sequence
 
-import onnx
-
-from trtlab.onnx_model import Model, Source, inlined, parse, read_model
-from trtlab.profiles.running import Failure, Trials
-from trtlab.profiles.search import Groups, groups_of, nearest_profile, shapes_at, sizes_at
+from trtlab.onnx_model import Model, read_model
+from trtlab.profiles.running import Failure, Sizes, Trials
 from trtlab.shapes import REFUSES, Finding, Findings, Profile, Shapes, default_profile, input_mistakes, inputs_of
 
 from trtlab.shapes import read_all, shape_text  # isort: skip
 
+_MOST_TRIALS = 400  # of a search for sizes that run
 _CORNERS = ("min", "opt", "max")
 _AT_OPT = "may refuse ('kOPT values … violate shape constraints'), or take the right size for granted and build"
 _AT_EDGE = (
@@ -41,141 +38,104 @@ _DATA_DEPENDENT = {
 def check(model: Model, shapes: Shapes = None) -> Findings:
     """Every mistake in `shapes` (as build() takes them) for `model`, found without TensorRT.
 
-    The model is tried at the min, opt and max shapes and at a size between them for each dimension: by ONNX's shape
-    inference, and by a run in ONNX Runtime where that is cheap. Raises ModelError when `model` is no ONNX model; a
-    mistake in the shapes raises nothing.
+    ONNX Runtime judges the model at the min, opt and max shapes and at a size between them for each dimension, and
+    runs what takes a moment. Raises ModelError when `model` is no ONNX model; a mistake in the shapes raises nothing.
     """
-    proto = read_unhashed(model)
+    proto = read_model(model)
     inputs = inputs_of(proto)
     profiles, findings = read_all(shapes)
     unread = {(one.input, one.profile) for one in findings if one.input}
-    sizes = {name for name, port in inputs.items() if port.holds_sizes}
-    findings = [replace(one, tensorrt="set_shape_input() raises") if one.axis is not None and one.input in sizes
-                else one for one in findings]  # fmt: skip
     findings += [one for one in input_mistakes(profiles, inputs) if (one.input, one.profile) not in unread]
-    trials, proposals = Trials(proto, inputs), []
-    for number, given in enumerate(profiles or [{}]):
-        found, proposal = _of_profile(trials, given, number)
-        findings += found
-        proposals += [proposal] if proposal is not None else []
+    trials = Trials(proto, inputs)
+    tried = [_of_profile(trials, given, number) for number, given in enumerate(profiles or [{}])]
     refused = list(_data_dependent(trials))
-    findings += [*refused, *_across([default_profile(inputs, one) for one in profiles], trials)]
-    if refused or len(proposals) < len(profiles or [{}]):
-        return Findings(tuple(findings), None)
-    return Findings(tuple(findings), proposals if len(proposals) > 1 else proposals[0])
-
-
-def read_unhashed(model: Model) -> onnx.ModelProto:
-    """The model for looking at only; it is not hashed, which for ResNet-50 would take longer than all the rest."""
-    path = Path(model) if isinstance(model, str | Path) and Path(model).is_file() else None
-    content = path.read_bytes() if path else model
-    if isinstance(content, bytes) and content:
-        return inlined(parse(Source(content, path)))
-    if isinstance(model, onnx.ModelProto) and (model.graph.node or model.graph.output):
-        return inlined(model)  # no copy: nothing here changes a model
-    return read_model(model)
+    across = _across([default_profile(inputs, one) for one in profiles], trials)
+    findings += [*itertools.chain.from_iterable(found for found, _ in tried), *refused, *across]
+    working = [proposal for _, proposal in tried if proposal is not None and not refused]
+    proposal = None if len(working) < len(tried) else working if len(working) > 1 else working[0]
+    return Findings(tuple(findings), proposal)
 
 
 def _of_profile(trials: Trials, given: Profile, number: int) -> tuple[list[Finding], Profile | None]:
     """What is wrong with one profile at the nodes, once it fits the inputs, and the nearest one that works."""
     profile = default_profile(trials.inputs, given)
-    groups = groups_of(profile, trials.inputs)
-    findings = [*_disagreements(profile, groups, number), *_empty(profile, number)]
-    if any(one.verdict == "fix" for one in findings):
-        corners = [shapes_at(profile, groups, sizes_at(profile, groups, corner)) for corner in range(3)]
-        profile = {name: (corners[0][name], corners[1][name], corners[2][name]) for name in profile}
+    findings, asked = list(_disagreements(trials, profile, number)), trials.corners(profile)
     failures: dict[tuple[str, bool], tuple[Failure, list[int]]] = {}
     for corner in (1, 2, 0):
-        failure = trials.failure({name: sizes[corner] for name, sizes in profile.items()})
-        if failure:
+        if failure := trials.failure(asked[corner]):
             failures.setdefault((failure.node, failure.large), (failure, []))[1].append(corner)
+    running = _nearest(trials, asked) if failures else asked
     if not failures:
-        return [*findings, *_between(trials, profile, groups, number)], profile
-    proposal = nearest_profile(trials, profile, groups)
-    invented = proposal is not None and any(profile[name] != given.get(name) for name in profile)
-    for failure, corners_ in failures.values():
-        if not invented or (1 in corners_ and all(name in given for name in profile)):
-            findings.append(_node_finding(failure, corners_, profile, proposal, groups, number))
-    return findings, proposal
+        findings += _between(trials, asked, number)
+    elif running is None or profile.keys() <= given.keys():  # else the sizes that fail are not the reader's
+        findings += [_node_finding(trials, *one, asked, running or asked, number) for one in failures.values()]
+    return findings, trials.profile(running) if running else None
 
 
 def _node_finding(
-    failure: Failure, corners: Sequence[int], profile: Profile, proposal: Profile | None, groups: Groups, number: int
+    trials: Trials, failure: Failure, corners: list[int], asked: list[Sizes], running: list[Sizes], number: int
 ) -> Finding:
-    first = _CORNERS[corners[0]]
-    shapes = ", ".join(f"{name} {shape_text(sizes[corners[0]])}" for name, sizes in profile.items())
-    shapes = f"at {first}: {shapes}" if len(corners) > 1 else shapes
+    """What fails at which of min, opt and max, and which sizes would run."""
+    first, name, axis = corners[0], "" if failure.node else failure.tensor, None
+    shapes = ", ".join(f"{name} {shape_text(shape)}" for name, shape in trials.shapes(asked[first]).items())
+    shapes = f"at {_CORNERS[first]}: {shapes}" if len(corners) > 1 else shapes
     every = " and ".join(", ".join(_CORNERS[corner] for corner in sorted(corners)).rsplit(", ", 1))
-    place = f"At {every} ({shapes})" if profile else "At every run"
-    does = (_AT_OPT if 1 in corners else _AT_EDGE) if profile else REFUSES
+    place = f"At {every} ({shapes})" if shapes else "At every run"
     said = failure.reason if failure.large else f"node '{failure.node}' ({failure.op}) fails: {failure.reason}"
-    before, after = (
-        [[sizes_at(one, groups, corner)[group] for corner in range(3)] for group in groups]
-        for one in (profile, proposal or profile)
-    )
-    changed = {group: new for group, old, new in zip(groups, before, after, strict=True) if old != new}
-    sizes = ", ".join(f"{group} {' … '.join(map(str, new))}" for group, new in changed.items())
+    does = _TOO_LARGE if failure.large else REFUSES if not shapes else _AT_OPT if 1 in corners else _AT_EDGE
+    before, after = ({group: [sizes[group] for sizes in one] for group in trials.groups} for one in (asked, running))
+    changed = [group for group in trials.groups if before[group] != after[group]]
+    if len(changed) == 1:
+        name, axis = trials.groups[changed[0]][0]
+    sizes = ", ".join(f"{group} {_words(after[group])}" for group in changed)
     fixes = [f"use sizes that run: {sizes}"] if changed else []
     fixes += [_CURES[failure.op]] if failure.op in _CURES and not failure.large else []
-    name, axis = groups[next(iter(changed))][0] if len(changed) == 1 else ("" if failure.node else failure.tensor, None)
-    return Finding(
-        f"{place} {said}.", "; or ".join(fixes) or "change the model at this node.",
-        _TOO_LARGE if failure.large else does, name, axis, failure.node, failure.tensor, number,
-    )  # fmt: skip
+    fix = "; or ".join(fixes) or "change the model at this node."
+    return Finding(f"{place} {said}.", fix, does, name, axis, failure.node, failure.tensor, number)
 
 
-def _between(trials: Trials, profile: Profile, groups: Groups, number: int) -> Iterator[Finding]:
+def _between(trials: Trials, asked: list[Sizes], number: int) -> Iterator[Finding]:
     """Dimensions of which only the multiples of something run, although min, opt and max do."""
-    low, opt, high = (sizes_at(profile, groups, corner) for corner in range(3))
-    for group, axes in groups.items():
-        size, way = opt[group], 1 if opt[group] < high[group] else -1
-
-        def failure(step: int, group: str = group, size: int = size, way: int = way) -> Failure | None:
-            return trials.failure(shapes_at(profile, groups, {**opt, group: size + way * step}))
-
-        odd = failure(1) if low[group] < high[group] else None
-        steps = [2**n for n in range(1, 8) if low[group] <= size + way * 2**n <= high[group]] if odd else []
-        step = next((step for step in steps if size % step == 0 and not failure(step)), None)
+    least, opt, most = asked
+    for group, size in opt.items():
+        low, high, way = least[group], most[group], 1 if size < most[group] else -1
+        odd = trials.failure({**opt, group: size + way}) if low < high else None
+        steps = [step for step in (2, 4, 8, 16, 32, 64, 128) if low <= size + way * step <= high and size % step == 0]
+        step = next((step for step in steps if odd and not trials.failure({**opt, group: size + way * step})), None)
         if odd and step:
             at = f"at {size + way} node '{odd.node}' ({odd.op}) fails: {odd.reason}"
-            yield Finding(
-                f"Only multiples of {step} run in {_title(group, axes)}: {at}.",
-                f"send no other size, or pad to the next multiple of {step}.", _BETWEEN,
-                *axes[0], odd.node, odd.tensor, number, "look",
-            )  # fmt: skip
+            mistake = f"Only multiples of {step} run in {_title(trials, group)}: {at}."
+            fix = f"send no other size, or pad to the next multiple of {step}."
+            yield Finding(mistake, fix, _BETWEEN, *trials.groups[group][0], odd.node, odd.tensor, number, "look")
 
 
-def _title(group: str, axes: Sequence[tuple[str, int]]) -> str:
-    return group if group.startswith("dimension") else f"'{group}' (dimension {axes[0][1]} of '{axes[0][0]}')"
+def _title(trials: Trials, group: str) -> str:
+    name, axis = trials.groups[group][0]
+    return group if group.startswith("dimension") else f"'{group}' (dimension {axis} of '{name}')"
 
 
-def _disagreements(profile: Profile, groups: Groups, number: int) -> Iterator[Finding]:
+def _disagreements(trials: Trials, profile: Profile, number: int) -> Iterator[Finding]:
     """Inputs that share a symbol in the model and do not agree on its sizes."""
-    for group, axes in groups.items():
-        ranges = {name: tuple(shape[axis] for shape in profile[name]) for name, axis in axes}
+    for group, places in trials.groups.items():
+        ranges = {name: tuple(shape[axis] for shape in profile[name]) for name, axis in places}
         if len(set(ranges.values())) > 1:
-            said = ", ".join(f"'{name}' {' … '.join(map(str, sizes))}" for name, sizes in ranges.items())
             differ = len({sizes[1] for sizes in ranges.values()}) > 1
-            yield Finding(
-                f"The model calls one size of {len(ranges)} inputs '{group}', and their profiles differ: {said}.",
-                f"give '{group}' the same min, opt and max everywhere.",
-                REFUSES if differ else "builds, with a warning; the sizes that both allow run",
-                *axes[1], profile=number, verdict="fix" if differ else "look",
-            )  # fmt: skip
+            said = ", ".join(f"'{name}' {_words(sizes)}" for name, sizes in ranges.items())
+            mistake = f"The model calls one size of {len(ranges)} inputs '{group}', and their profiles differ: {said}."
+            fix = f"give '{group}' the same min, opt and max everywhere."
+            does = REFUSES if differ else "builds, with a warning; the sizes that both allow run"
+            yield Finding(mistake, fix, does, *places[1], profile=number, verdict="fix" if differ else "look")
 
 
-def _empty(profile: Profile, number: int) -> Iterator[Finding]:
-    for name, (low, opt, _) in profile.items():
-        if 0 in low and 0 not in opt:
-            mistake, fix = f"Input '{name}': the min shape {low} is empty.", "give at least 1, unless it is meant."
-            yield Finding(mistake, fix, "builds", name, low.index(0), profile=number, verdict="look")
+def _words(sizes: Sequence[int]) -> str:
+    return " … ".join(map(str, sizes))
 
 
 def _data_dependent(trials: Trials) -> Iterator[Finding]:
-    for name, node in trials.nodes.items():
+    for node in trials.model.graph.node:
         if node.op_type in _DATA_DEPENDENT and not node.domain:
-            how = f"How large the output of node '{name}' ({node.op_type}) is depends on the data, not on shapes."
-            yield Finding(how, _DATA_DEPENDENT[node.op_type], _NO_LAYER, node=name, tensor=node.output[0])
+            how = f"How large the output of node '{node.name}' ({node.op_type}) is depends on the data, not on shapes."
+            yield Finding(how, _DATA_DEPENDENT[node.op_type], _NO_LAYER, node=node.name, tensor=node.output[0])
 
 
 def _across(profiles: Sequence[Profile], trials: Trials) -> Iterator[Finding]:
@@ -184,13 +144,60 @@ def _across(profiles: Sequence[Profile], trials: Trials) -> Iterator[Finding]:
         if first == second:
             mistake, fix = f"Profiles {one} and {other} are the same.", "drop one: each has kernels of its own."
             yield Finding(mistake, fix, "builds all kernels twice", profile=other, verdict="look")
-    for group, axes in groups_of(profiles[0], trials.inputs).items() if len(profiles) > 1 else ():
-        name, axis = axes[0]
+    for group, [(name, axis), *_] in trials.groups.items() if len(profiles) > 1 else ():
         ranges = sorted((profile[name][0][axis], profile[name][2][axis]) for profile in profiles)
-        reach = ranges[0][1]
-        for low, high in ranges[1:]:
+        reaches = itertools.accumulate((high for _, high in ranges), max)
+        for reach, (low, _) in zip(reaches, ranges[1:], strict=False):
             if low > reach + 1:
-                mistake = f"Sizes {reach + 1} to {low - 1} of {_title(group, axes)} fit no profile."
+                mistake = f"Sizes {reach + 1} to {low - 1} of {_title(trials, group)} fit no profile."
                 fix = "widen one of them, unless such sizes never come."
                 yield Finding(mistake, fix, _BETWEEN, name, axis, verdict="look")
-            reach = max(reach, high)
+
+
+def _nearest(trials: Trials, asked: Sequence[Sizes]) -> list[Sizes] | None:
+    """The min, opt and max nearest to those `asked` that run, or None when the search finds none."""
+    last = len(trials.failures) + _MOST_TRIALS
+
+    def runs(sizes: Sizes) -> bool:
+        return len(trials.failures) < last and trials.failure(sizes) is None
+
+    low, opt, high = asked
+    alike: dict[tuple[int, ...], list[str]] = {}  # the sides of an image: each is changed alone, and then both
+    for group in trials.groups:
+        alike.setdefault(tuple(sizes[group] for sizes in asked), []).append(group)
+    parts = [*([group] for group in trials.groups), *alike.values(), list(trials.groups)]
+    said = " ".join(failure.reason for failure in trials.failures.values() if failure)
+    named = {int(number) for number in re.findall(r"\d+", said)}
+    others = (opt | dict.fromkeys(part, size)
+              for part in parts for size in _near(opt[part[0]], low[part[0]], high[part[0]], named))  # fmt: skip
+    best = next(filter(runs, itertools.chain([opt], others, [low, high])), None)
+    if best is None:
+        return None
+    least = {group: min(low[group], best[group]) for group in trials.groups}
+    most = {group: max(high[group], best[group]) for group in trials.groups}
+    return [_towards(least, best, parts, named, runs), best, _towards(most, best, parts, named, runs)]
+
+
+def _towards(
+    wanted: Sizes, good: Sizes, parts: list[list[str]], named: set[int], runs: Callable[[Sizes], bool]
+) -> Sizes:
+    """The sizes nearest to `wanted` that run, the largest part first, beginning at `good`."""
+    if runs(wanted):
+        return wanted
+    for part in reversed(parts):
+        if len({(wanted[group], good[group]) for group in part}) > 1:
+            continue
+        end, start = wanted[part[0]], good[part[0]]
+        low, high = min(start, end), max(start, end)
+        between = (size for size in _near(end, low, high, named) if low <= size <= high and size != start)
+        good = next((new for size in between if runs(new := good | dict.fromkeys(part, size))), good)
+    return good
+
+
+def _near(wanted: int, low: int, high: int, named: set[int]) -> list[int]:
+    """Sizes to try, the nearest first, those from `low` to `high` before the rest."""
+    sizes = {low + (high - low) * part // 16 for part in range(17)} | named | {1}
+    for step in (2, 4, 8, 16, 32, 64):  # some models run at multiples alone
+        sizes |= {wanted // step * step, -(-wanted // step) * step}
+    possible = [size for size in sizes if 0 < size < 2**20]
+    return sorted(possible, key=lambda size: (not low <= size <= high, abs(size - wanted)))

@@ -1,11 +1,14 @@
-"""Does a model run at these sizes? ONNX's shape inference says no first, then ONNX Runtime, where a run is cheap."""
+"""Does a model run at these sizes? ONNX Runtime judges the shapes of every node, and runs what it can in a moment."""
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,13 +17,13 @@ import onnxruntime
 from trtlab.graph import Sized, reads, sized_tensors
 from trtlab.node_names import node_names
 from trtlab.onnx_model import has_values, without_weights
-from trtlab.shapes import Input, Shape, shape_text
+from trtlab.shapes import Input, Profile, Shape, shape_text
 
+Sizes = dict[str, int]  # one for each group of dimensions that go together
 LIMIT = 2**31 - 1  # elements of one tensor: TensorRT counts them in 32 bits
-MOST_OF_TOPK = 3840  # "K exceeds the maximum value allowed (3840)", TensorRT-RTX 1.7
-_AFFORDABLE = 2**28  # multiplications, less than a tenth of a second
-_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
-_CONTRACTIONS = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm", "Einsum", "LSTM", "GRU", "RNN"})
+_MOMENT = 2**22  # elements in a whole model: a run of it takes about a tenth of a second
+_AFFORDABLE = 2**27  # elements that the nodes left of a larger model read and write
+_FLOATS = {1, 10, 16}  # of onnx.TensorProto: FLOAT, FLOAT16, BFLOAT16
 
 
 @dataclass(frozen=True)
@@ -35,52 +38,64 @@ class Failure:
 
 
 class Trials:
-    """A model to be tried at sizes: `failure` says what fails first where each input has these shapes or values."""
+    """A model to be tried at sizes; `failures` holds what failed first at those that were tried, None where all ran.
+
+    `groups` are the dynamic dimensions that go together, as (input, axis): of one symbol, or unnamed and alone.
+    """
 
     def __init__(self, model: onnx.ModelProto, inputs: Mapping[str, Input]) -> None:
         self.model, self.inputs = without_weights(model), inputs
         for node, name in zip(self.model.graph.node, node_names(self.model.graph), strict=True):
             node.name = name
-        self.nodes = {node.name: node for node in self.model.graph.node}
-        self._failures: dict[tuple[tuple[str, Shape], ...], Failure | None] = {}
+        self.failures: dict[tuple[int, ...], Failure | None] = {}
+        self.groups: dict[str, list[tuple[str, int]]] = {}
+        for name, port in inputs.items():
+            for axis, size in enumerate(port.sizes):
+                if isinstance(size, str):
+                    self.groups.setdefault(size, []).append((name, axis))
 
-    def failure(self, sizes: Mapping[str, Shape]) -> Failure | None:
+    def corners(self, profile: Profile) -> list[Sizes]:
+        """The sizes at min, opt and max; where inputs disagree, those of the first count."""
+        first = {group: places[0] for group, places in self.groups.items()}
+        return [{group: profile[name][corner][axis] for group, (name, axis) in first.items()} for corner in range(3)]
+
+    def shapes(self, sizes: Sizes) -> dict[str, Shape]:
+        """The shape of each dynamic input at these sizes; of a shape tensor the values."""
+        dynamic = {name: port for name, port in self.inputs.items() if port.dynamic}
+        return {name: tuple(sizes[size] if isinstance(size, str) else size for size in port.sizes)
+                for name, port in dynamic.items()}  # fmt: skip
+
+    def profile(self, corners: Sequence[Sizes]) -> Profile:
+        """What build() takes for the sizes at min, opt and max."""
+        least, best, most = map(self.shapes, corners)
+        return {name: (least[name], best[name], most[name]) for name in least}
+
+    def failure(self, sizes: Sizes) -> Failure | None:
         """The first node that fails; None where all run, and where nobody can tell without a long run."""
-        key = tuple(sorted(sizes.items()))
-        if key not in self._failures:
-            self._failures[key] = _Attempt(self.fixed(sizes)).failure()
-        return self._failures[key]
+        key = tuple(sizes[group] for group in self.groups)
+        if key not in self.failures:
+            self.failures[key] = _Attempt(*self.at(self.shapes(sizes))).failure()
+        return self.failures[key]
 
-    def fixed(self, sizes: Mapping[str, Shape]) -> onnx.ModelProto:
-        """The model without weights whose inputs have these shapes; a shape tensor becomes a constant."""
+    def at(self, shapes: Mapping[str, Shape]) -> tuple[onnx.ModelProto, dict[str, Sized]]:
+        """The model with its shape tensors as constants, and every tensor whose size follows from these shapes."""
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
-        del model.graph.input[:], model.graph.value_info[:]
         for value in self.model.graph.input:
-            port, given = self.inputs.get(value.name), sizes.get(value.name)
-            if port and port.holds_sizes and given is not None:
-                array = np.asarray(given, onnx.helper.tensor_dtype_to_np_dtype(port.kind)).reshape(
-                    [size or 0 for size in port.dims]
-                )
+            port = self.inputs.get(value.name)
+            if port and port.holds_sizes:
+                dtype = onnx.helper.tensor_dtype_to_np_dtype(port.kind)
+                array = np.asarray(shapes[value.name], dtype).reshape([size or 0 for size in port.dims])
                 model.graph.initializer.append(onnx.numpy_helper.from_array(array, value.name))
-            else:
-                shape = given if given is not None else port.dims if port else ()
-                kind = value.type.tensor_type.elem_type
-                model.graph.input.append(onnx.helper.make_tensor_value_info(value.name, kind, shape))
-        for value in model.graph.output:
-            value.type.tensor_type.ClearField("shape")
-        return model
-
-    def tensors(self, sizes: Mapping[str, Shape]) -> dict[str, Sized]:
-        """The sizes of every tensor that follow from those of the inputs, weights included."""
-        return sized_tensors(self.fixed(sizes), {})
+                model.graph.input.remove(value)
+        return model, sized_tensors(model, shapes)
 
 
 class _Attempt:
-    """A model whose inputs have one shape each, and what is known of its tensors."""
+    """A model at certain sizes of its inputs, and what is known of its tensors there."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self.model, self.known = model, sized_tensors(model, {})
+    def __init__(self, model: onnx.ModelProto, known: dict[str, Sized]) -> None:
+        self.model, self.known = model, known
         self.nodes = {node.name: node for node in model.graph.node}
         few = (one for one in model.graph.initializer if one.data_type in (6, 7) and math.prod(one.dims) <= 8)
         self.constants = {one.name: onnx.numpy_helper.to_array(one).reshape(-1).tolist() for one in few}
@@ -92,34 +107,18 @@ class _Attempt:
                 node = next((node for node in self.model.graph.node if name in node.output), onnx.NodeProto())
                 words = f"tensor '{name}' of {shape_text(one.shape)} has {one.elements:,} elements"
                 return Failure(node.name, node.op_type, name, f"{words}, and TensorRT counts to {LIMIT:,}", large=True)
-        return next(self._wrong_sizes(), None) or self._refused_by_inference() or self._failure_at_run()
+        return self._wrong_sizes() or self._refused_by_runtime()
 
-    def _refused_by_inference(self) -> Failure | None:
-        try:
-            onnx.shape_inference.infer_shapes(self.model, strict_mode=True, data_prop=True)
-        except onnx.shape_inference.InferenceError as error:
-            said = re.search(r"op_type:\w+, node name: (.*)\): \[ShapeInferenceError\] (.*)", str(error))
-            if said and not any(one.type in (5, 10) for one in self.nodes[said[1]].attribute):  # not inside a branch
-                return self._named(said[1], said[2])
-        return None
-
-    def _wrong_sizes(self) -> Iterator[Failure]:
-        """What shape inference accepts although it cannot run, and what only TensorRT does not take."""
+    def _wrong_sizes(self) -> Failure | None:
+        """What ONNX Runtime sees only when it runs."""
         for name, node in self.nodes.items():
-            inputs, outputs = ([self.known.get(value) for value in values] for values in (node.input, node.output))
-            before, after = inputs[0] if inputs else None, outputs[0]
-            if node.op_type == "Reshape" and before and after and before.elements != after.elements:
-                yield self._named(name, f"it would turn {before.elements:,} elements into {after.elements:,}")
-            small = node.op_type in ("Conv", "MaxPool", "AveragePool") and after and 0 in after.shape[2:]
-            if small or any(one and min(one.shape, default=0) < 0 for one in outputs):
-                yield self._named(name, "its window is larger than what it slides over")
-            state = inputs[5] if node.op_type in ("LSTM", "GRU", "RNN") and len(inputs) > 5 else None
-            if before and state and before.shape[1] != state.shape[1] and not _flag(node, "layout"):
-                words = f"its initial state is for a batch of {state.shape[1]}, not {before.shape[1]}"
-                yield self._named(name, words)
-            k = self.constants.get(node.input[1]) if node.op_type == "TopK" else None
-            if k and k[0] > MOST_OF_TOPK:
-                yield self._named(name, f"k is {k[0]:,}, and TensorRT sorts at most {MOST_OF_TOPK:,}")
+            before, after = (self.known.get(values[0]) if values else None for values in (node.input, node.output))
+            if before and after and node.op_type == "Reshape" and before.elements != after.elements:
+                return self._named(name, f"it would turn {before.elements:,} elements into {after.elements:,}")
+            window = node.op_type in ("Conv", "MaxPool", "AveragePool")
+            if before and after and window and min(after.shape, default=1) < 1 <= min(before.shape, default=0):
+                return self._named(name, "its window is larger than what it slides over")
+        return None
 
     def _named(self, name: str, reason: str) -> Failure:
         """The failure of a node, with the shapes (of a constant: its values) that it reads."""
@@ -131,87 +130,62 @@ class _Attempt:
         words = f"{_plain(reason)}; it reads {', '.join(read[:3])}" if read else _plain(reason)
         return Failure(name, node.op_type, node.output[0], words)
 
-    def _failure_at_run(self) -> Failure | None:
-        """What ONNX Runtime says to a run on zeros; of a large model only the cheap nodes are run, if any is unsure."""
-        model = self.model
-        work = {node.name: _work(node, self.known) for node in model.graph.node}
-        if sum(work.values()) > _AFFORDABLE:
-            if all(value in self.known for node in model.graph.node for value in node.output if value):
-                return None  # shape inference has judged every node
-            _leave_out(model, self.known, work)
-            if sum(work[node.name] for node in model.graph.node) > 8 * _AFFORDABLE:
-                return None
+    def _refused_by_runtime(self) -> Failure | None:
+        """What ONNX Runtime says to the shapes of all nodes, then to a run on zeros."""
+        nodes, there = [], set(self.known)
+        for node in self.model.graph.node:  # a plugin, and what reads of it, only TensorRT can judge
+            if onnx.defs.has(node.op_type, node.domain) and there.issuperset(filter(None, node.input)):
+                nodes.append(node)
+                there.update(node.output)
+        whole = sum(one.elements for one in self.known.values()) < _MOMENT
+        few = nodes if whole else [node for node in nodes if self._unsure(node)]
         try:
-            _run(model, self.known)
+            self._session(nodes)
+            self._run(few)
         except Exception as error:  # onnxruntime has a class for each of its codes; what it does not know is no fault
             said = next((found for pattern in _SAID if (found := re.search(pattern, str(error), re.DOTALL))), None)
             if said and said[1] in self.nodes and not re.search("alloc|by zero|implement", said[2]):
-                self._learn_sizes(model, said[1])
+                with contextlib.suppress(Exception):  # some sizes only a run tells; without it the message says less
+                    self.known |= self._run([*itertools.takewhile(lambda node: node.name != said[1], few)])
                 return self._named(said[1], said[2])
         return None
 
-    def _learn_sizes(self, model: onnx.ModelProto, name: str) -> None:
-        """Run what comes before a node, for the sizes of what it reads where shape inference does not tell them."""
-        unknown = [value for value in self.nodes[name].input if value and value not in self.known]
-        del model.graph.node[[node.name for node in model.graph.node].index(name) :], model.graph.output[:]
-        model.graph.output.extend(onnx.ValueInfoProto(name=value) for value in unknown)
-        try:
-            self.known |= {v: Sized(array.shape, 0) for v, array in zip(unknown, _run(model, self.known), strict=True)}
-        except Exception:  # then the message says less
-            return
+    def _unsure(self, node: onnx.NodeProto) -> bool:
+        """Its shapes do not tell whether a node runs, or it may write sizes for others."""
+        values = [value for value in (*reads(node), *node.output) if value]
+        tensors = [self.known[value] for value in values if value in self.known]
+        return len(tensors) < len(values) or tensors[-1].elem_type not in _FLOATS or node.op_type.startswith("Gather")
+
+    def _session(self, nodes: Sequence[onnx.NodeProto]) -> Any:
+        """These nodes as a model whose inputs are what they read of others, weights without values among it."""
+        written = {value for node in nodes for value in node.output if value}
+        read = {value for node in nodes for value in reads(node)} - written
+        weights = [one for one in self.model.graph.initializer if one.name in read and has_values(one)]
+        sized = {name: self.known[name] for name in read - {one.name for one in weights} if name in self.known}
+        inputs = [onnx.helper.make_tensor_value_info(name, one.elem_type, one.shape) for name, one in sized.items()]
+        outputs = [onnx.ValueInfoProto(name=value) for value in written]
+        graph = onnx.helper.make_graph(nodes, "part", inputs, outputs, weights)
+        model = onnx.ModelProto(ir_version=self.model.ir_version, graph=graph, opset_import=self.model.opset_import)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level, options.intra_op_num_threads = 4, 1
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+
+    def _run(self, nodes: Sequence[onnx.NodeProto]) -> dict[str, Sized]:
+        """The sizes of what these nodes write when all that they read is zero; none where that is too much."""
+        touched = {value for node in nodes for value in (*reads(node), *node.output)} & self.known.keys()
+        if not nodes or sum(self.known[value].elements for value in touched) > _AFFORDABLE:
+            return {}
+        session = self._session(nodes)
+        read = {one.name: self.known[one.name] for one in session.get_inputs()}
+        kinds = {name: onnx.helper.tensor_dtype_to_np_dtype(one.elem_type) for name, one in read.items()}
+        zeros = {name: np.zeros(one.shape, kinds[name]) for name, one in read.items()}
+        outputs = [one.name for one in session.get_outputs()]
+        return {name: Sized(array.shape, 0) for name, array in zip(outputs, session.run(outputs, zeros), strict=True)}
 
 
 _SAID = (r"while running \w+ node\. Name:'(.+?)' Status Message: (.*)",
          r"Node \((.+?)\) Op \(\w+\) \[ShapeInferenceError\] (.*)")  # fmt: skip
-
-
-def _run(model: onnx.ModelProto, known: Mapping[str, Sized]) -> list[np.ndarray]:
-    """The outputs of a run in ONNX Runtime on zeros; weights without values are zeros too."""
-    for weight in model.graph.initializer:
-        if not has_values(weight):
-            weight.CopyFrom(onnx.numpy_helper.from_array(_zeros(weight.name, known), weight.name))
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level, options.intra_op_num_threads = 4, 1
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
-    return list(session.run(None, {value.name: _zeros(value.name, known) for value in model.graph.input}))
-
-
-def _flag(node: onnx.NodeProto, name: str) -> int:
-    return next((one.i for one in node.attribute if one.name == name), 0)
-
-
-def _work(node: onnx.NodeProto, known: Mapping[str, Sized]) -> int:
-    """About how many multiplications a node takes; M·K·N of a product of matrices is √(MK·KN·MN)."""
-    sizes = sorted((known[value].elements for value in {*reads(node), *node.output} if value in known), reverse=True)
-    product = math.isqrt(math.prod(sizes[:3])) if node.op_type in _CONTRACTIONS else 0
-    return max(product, 8 * sum(sizes))
-
-
-def _zeros(name: str, known: Mapping[str, Sized]) -> np.ndarray:
-    tensor = known[name]
-    return np.zeros(tensor.shape, onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
-
-
-def _leave_out(model: onnx.ModelProto, known: Mapping[str, Sized], work: dict[str, int]) -> None:
-    """Take out the most expensive of the nodes that shape inference has judged; what they write becomes an input."""
-    graph, left = model.graph, sum(work.values())
-    for node in sorted(graph.node, key=lambda node: -work[node.name]):
-        judged = all(value in known for value in (*reads(node), *node.output) if value)
-        data = all(known[value].elem_type in _FLOATS for value in node.output if value in known)  # zeros will do
-        if left > _AFFORDABLE and judged and data:
-            left -= work[node.name]
-            graph.node.remove(node)
-            new = {value: known[value] for value in node.output if value}
-            graph.input.extend(onnx.helper.make_tensor_value_info(v, t.elem_type, t.shape) for v, t in new.items())
-    read = {value for node in graph.node for value in reads(node)}
-    kept = [weight for weight in graph.initializer if weight.name in read]
-    inputs = [value for value in graph.input if value.name in read]
-    ends = [onnx.ValueInfoProto(name=v) for node in graph.node for v in node.output if v and v not in read]
-    del graph.initializer[:], graph.input[:], graph.output[:]
-    graph.initializer.extend(kept)
-    graph.input.extend(inputs)
-    graph.output.extend(ends)
 
 
 def _plain(message: str) -> str:
@@ -227,9 +201,7 @@ def _plain(message: str) -> str:
 _CLEARER = {
     r"Can't merge shape info|Non concat axis dimensions": "its parts differ in a dimension that is not joined",
     r"Dimension could not be inferred": "its elements do not fill the shape asked for",
-    r"in unification between (\d+) and (\d+)": r"\1 and \2 should be the same",
     r"^Incompatible dimensions$": "these do not broadcast",
-    r"broadcast an axis by a dimension other than 1\. (\d+) by (\d+)": r"\1 and \2 do not broadcast",
     r"Incompatible dimensions for matrix multiplication": "these do not multiply",
     r"idx=(-?\d+) must be within the inclusive range \[-(\d+),.*": r"index \1 is past the end of \2 rows",
 }
