@@ -363,8 +363,7 @@ def test_a_model_without_products_is_refused() -> None:
 
 def test_a_half_precision_model_is_refused_with_the_tensor() -> None:
     model, samples = tiny()
-    half = to_half(model, "fp16", keep_io_types=False).model
-    refused("'conv1' stays: its input 'x' is FLOAT16", half, {"x": samples["x"].astype(np.float16)})
+    refused("'conv1' stays: its input 'x.*' is FLOAT16", to_half(model, "fp16").model, samples)
 
 
 def test_an_operator_without_int8_is_refused_by_name() -> None:
@@ -409,11 +408,10 @@ def test_weights_that_are_nan_or_infinite_are_refused_with_their_node(wrong: flo
         ({"x": normal(0, 3, 8, 8)}, "no samples"),
         ([], "no samples"),
         (None, "no samples to calibrate with"),
-        ({"y": normal(2, 3, 8, 8)}, "name 'y', which is no input.*'x'"),
+        ({"y": normal(2, 3, 8, 8)}, "for 'y', which takes nothing of that name.*'x'"),
         ({"x": normal(2, 3, 8, 9)}, r"give float32 \(2, 3, 8, 9\)"),
-        ({"x": normal(2, 3, 8, 8).astype(np.float64)}, "give float64"),
         ({"x": normal(2, 3, 8, 8) * np.float32(np.nan)}, "NaN or infinite"),
-        (iter([{"x": normal(2, 3, 8, 8)}]), "read only once"),
+        (iter([{"x": normal(2, 3, 8, 8)}]), "not list_iterator"),
     ],
 )
 def test_samples_that_do_not_fit_are_refused(samples: object, match: str) -> None:
@@ -422,7 +420,7 @@ def test_samples_that_do_not_fit_are_refused(samples: object, match: str) -> Non
 
 def test_a_fixed_batch_takes_whole_batches() -> None:
     assert quantize(tiny_models.conv(4), {"x": normal(16, 3, 8, 8)}).quantized
-    refused("batch is fixed at 4", tiny_models.conv(4), {"x": normal(15, 3, 8, 8)}, error=lab.AssetError)
+    refused(r"takes float32 \(4, 3, 8, 8\)", tiny_models.conv(4), {"x": normal(15, 3, 8, 8)}, error=lab.AssetError)
 
 
 def test_a_tensor_that_is_zero_in_every_sample_leaves_its_node_as_it_is() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -50,27 +51,34 @@ def run(
 
 def runner(model: onnx.ModelProto, outputs: Sequence[str], *, true_half: bool = False) -> Callable[[Arrays], Arrays]:
     """A function from a feed to the named tensors, inputs and weights among them; for results too large to keep."""
-    graph = model.graph
-    weights = {tensor.name: tensor for tensor in graph.initializer}
-    given = [*weights, *(value.name for value in graph.input)]
-    check_known("tensor", outputs, [*given, *(name for node in graph.node for name in node.output if name)])
-    computed = [name for name in dict.fromkeys(outputs) if name not in given]
-    open_engine = _reference if true_half else _runtime
-    engine = "ONNX's reference evaluator" if true_half else "ONNX Runtime"
-    try:
-        step = open_engine(_with_outputs(model, computed), computed) if computed else None
-    except Exception as error:  # the exceptions of both have no base class but this
-        raise _cannot(engine, error) from error
+    graph, names = model.graph, list(dict.fromkeys(outputs))
+    given = [value.name for value in (*graph.initializer, *graph.input)]
+    check_known("tensor", names, [*given, *(name for node in graph.node for name in node.output if name)])
+    declared = {value.name: value for value in (*graph.input, *graph.value_info, *graph.output)}
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    del changed.graph.output[:]
+    changed.graph.output.extend(declared.get(name) or onnx.ValueInfoProto(name=name) for name in names)
+    with _failing(true_half):
+        step = (_reference if true_half else _runtime)(changed, names)
 
     def compute(feed: Arrays) -> Arrays:
-        try:
-            found = dict(zip(computed, step(feed), strict=True)) if step else {}
-        except Exception as error:
-            raise _cannot(engine, error) from error
-        fixed = {name: onnx.numpy_helper.to_array(weights[name]) for name in outputs if name in weights}
-        return {name: (feed | fixed | found)[name] for name in outputs}
+        with _failing(true_half):
+            return dict(zip(names, step(feed), strict=True))
 
     return compute
+
+
+@contextmanager
+def _failing(true_half: bool) -> Iterator[None]:
+    """Whatever an engine raises as a ModelError: the exceptions of both have no base class but Exception."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300].rstrip(".")
+        fix = "run it with true_half=True." if "NOT_IMPLEMENTED" in reason else "'polygraphy check lint' says more."
+        engine = "ONNX's reference evaluator" if true_half else "ONNX Runtime"
+        raise ModelError(f"{engine} cannot run the model: {reason}.", stage="run", fix=fix) from error
 
 
 def check_known(kind: str, names: Iterable[str], known: Iterable[str]) -> None:
@@ -80,22 +88,6 @@ def check_known(kind: str, names: Iterable[str], known: Iterable[str]) -> None:
         if name not in there:
             close = difflib.get_close_matches(str(name), there, n=3, cutoff=0.4) or list(there)[-3:]
             raise AssetError(f"The model has no {kind} '{name}'.", fix=f"name {' or '.join(map(repr, close))}.")
-
-
-def _cannot(engine: str, error: Exception) -> ModelError:
-    reason = " ".join(str(error).split())[:300].rstrip(".")
-    fix = "run it with true_half=True." if "NOT_IMPLEMENTED" in reason else "'polygraphy check lint' says more."
-    return ModelError(f"{engine} cannot run the model: {reason}.", stage="run", fix=fix)
-
-
-def _with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
-    """A model whose outputs are exactly `names`; the weights are copied, the given model stays as it is."""
-    declared = {value.name: value for value in (*model.graph.value_info, *model.graph.output)}
-    changed = onnx.ModelProto()
-    changed.CopyFrom(model)
-    del changed.graph.output[:]
-    changed.graph.output.extend(declared.get(name) or onnx.ValueInfoProto(name=name) for name in names)
-    return changed
 
 
 def _runtime(model: onnx.ModelProto, names: list[str]) -> Callable[[Arrays], list[np.ndarray]]:

@@ -8,7 +8,7 @@ import re
 import tempfile
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +22,6 @@ from trtlab.node_names import node_names
 from trtlab.numerics.running import check_known
 from trtlab.numerics.samples import Samples, batches
 from trtlab.onnx_model import Model, read_whole, tensors
-from trtlab.tables import rows
 
 Kind = Literal["fp16", "bf16"]
 _HALF = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
@@ -36,38 +35,34 @@ class HalfModel:
     had to change.
     """
 
-    model: onnx.ModelProto = field(repr=False)
+    model: onnx.ModelProto
     kind: Kind
-    kept: pd.DataFrame = field(repr=False)
+    kept: pd.DataFrame
     nodes: int
     casts: int
     notes: tuple[str, ...] = ()
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         head = f"{self.nodes - len(self.kept)} of {self.nodes} nodes in {self.kind.upper()}, {self.casts} casts"
         return "\n".join([head, *self.notes])
 
-    def _repr_html_(self) -> str:
-        return rows(list(self.kept.columns), self.kept.values.tolist(), str(self))
-
 
 def to_half(
-    model: Model, kind: Kind, samples: Samples | None = None, *, keep: Sequence[str] = (), data_max: float = 512,
-    keep_io_types: bool = True,
-) -> HalfModel:  # fmt: skip
+    model: Model, kind: Kind, samples: Samples | None = None, *, keep: Sequence[str] = (), data_max: float = 512
+) -> HalfModel:
     """Convert a model to FP16 or BF16 with ModelOpt's AutoCast, and leave in FP32 what would not survive.
 
     That is: the nodes named in `keep`, and loops; those that read or write a value beyond ±`data_max` on the samples
     (at 512, FP16 numbers are 0.5 apart); those with a weight beyond ±65,504; and operators that ONNX has no such form
     of. Without samples no activation is judged. AutoCast holds all tensors of all samples at once, so give it tens of
-    them. Inputs and outputs stay FP32 unless `keep_io_types` is False. Files are written only to a temporary folder.
+    them. Inputs and outputs stay FP32. Files are written only to a temporary folder.
 
     Raises ModelError for a model that is in half precision already, with NaN or infinite weights, with operators that
     are not ONNX's own, or of more than 2 GiB, and AssetError for samples that do not fit and for unknown names.
     """
     if kind not in ("fp16", "bf16"):
         raise AssetError(f"There is no half precision '{kind}'.", fix="ask for 'fp16' or 'bf16'.")
-    proto = _named_copy(read_whole(model))
+    proto = named_copy(read_whole(model))
     _check(proto, keep)
     own = {node.name for node in proto.graph.node}
     loops = [node.name for node in proto.graph.node if node.op_type in ("Loop", "Scan") and node.name not in keep]
@@ -77,7 +72,7 @@ def to_half(
         path = Path(folder, "model.onnx")
         path.write_bytes(proto.SerializeToString())
         limit, data = (np.inf, None) if samples is None else (data_max, folder)
-        converted, log = _autocast(path, kind, data, [*keep, *loops], limit, keep_io_types)
+        converted, log = _autocast(path, kind, data, [*keep, *loops], limit)
     kept = _kept_nodes(converted, [record.getMessage() for record in log], data_max)
     kept.loc[kept["node"].isin(loops), "reason"] = "AutoCast does not convert what is inside a loop"
     casts = sum(node.op_type == "Cast" and node.name not in own for node in converted.graph.node)
@@ -86,16 +81,21 @@ def to_half(
     return HalfModel(converted, kind, kept, len(converted.graph.node) - casts, casts, tuple(dict.fromkeys(notes)))
 
 
-def _named_copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy whose nodes all have a name of their own and whose outputs have a shape: AutoCast asks for both."""
+def named_copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy to convert: each node has a name of its own, and no weight is an input too, as in models of IR version 3.
+
+    Each output has a shape, where ONNX can infer it: AutoCast asks for that.
+    """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     for name, node in zip(node_names(model.graph), copy.graph.node, strict=True):
         node.name = name
-    if not all(value.type.tensor_type.HasField("shape") for value in copy.graph.output):
-        known = list(inferred(copy).graph.output)
-        del copy.graph.output[:]
-        copy.graph.output.extend(known)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    del copy.graph.input[:], copy.graph.output[:]
+    copy.graph.input.extend(value for value in model.graph.input if value.name not in weights)
+    copy.graph.output.extend(
+        model.graph.output if all(map(_has_shape, model.graph.output)) else inferred(model).graph.output
+    )
     return copy
 
 
@@ -115,9 +115,13 @@ def _check(model: onnx.ModelProto, keep: Sequence[str]) -> None:
             fix = "replace it with ONNX operators, or convert the parts before and after it."
             raise ModelError(f"Node '{node.name}' is a {op}: AutoCast cannot tell the types it takes.", fix=fix)
     for value in model.graph.output:
-        if not value.type.tensor_type.HasField("shape"):
+        if not _has_shape(value):
             what = f"Output '{value.name}' has no shape, none can be inferred, and AutoCast needs one."
             raise ModelError(what, fix="declare it; a name such as 'N' will do for a size that may vary.")
+
+
+def _has_shape(value: onnx.ValueInfoProto) -> bool:
+    return value.type.tensor_type.HasField("shape")
 
 
 def check_finite(model: onnx.ModelProto) -> None:
@@ -133,7 +137,7 @@ def check_finite(model: onnx.ModelProto) -> None:
 
 
 def _autocast(
-    path: Path, kind: Kind, data: str | None, keep: Sequence[str], data_max: float, keep_io_types: bool
+    path: Path, kind: Kind, data: str | None, keep: Sequence[str], data_max: float
 ) -> tuple[onnx.ModelProto, list[logging.LogRecord]]:
     """The converted model, and what AutoCast logged on the way; nothing of it reaches the screen."""
     from modelopt.onnx.autocast import convert_to_mixed_precision  # five seconds, and it sets up the loggers
@@ -153,7 +157,7 @@ def _autocast(
             logger.setLevel(logging.DEBUG)  # that an operator is not supported is only said there
         try:
             converted = convert_to_mixed_precision(
-                str(path), kind, patterns, data_max=data_max, keep_io_types=keep_io_types, calibration_data=data
+                str(path), kind, patterns, data_max=data_max, keep_io_types=True, calibration_data=data
             )
             onnx.checker.check_model(converted, full_check=True)
         except Exception as error:  # AutoCast raises whatever its parts do
