@@ -20,5 +20,4 @@ from trtlab.precision.in_engine import (
     precision_share,
     precisions,
 )
-from trtlab.precision.int8 import Quantized, quantize
-from trtlab.precision.sensitivity import sensitivity
+from trtlab.precision.int8 import Quantized, quantize, sensitivity

@@ -165,18 +165,13 @@ def _check_calibrator(name: str) -> None:
 
 
 def read_tensorrt_cache(path: Path) -> dict[str, float]:
-    """The scales in a calibration cache of TensorRT 10 or older: text, a line `tensor: FP32 number in hex` for each.
+    """The scales in a calibration cache of TensorRT 10 or older, for quantize(scales=…): thresholds / 127, as ours are.
 
-    Its scales are thresholds / 127, as ours are (so ONNX Runtime's TensorRT provider reads them), and may be given to
-    quantize(scales=…). Raises AssetError for a file that is none.
+    It is text, a line `tensor: FP32 number in hex` for each. Raises AssetError for a file that is none.
     """
     head, *lines = path.read_text(encoding="utf-8").splitlines() or [""]
-    try:
-        parts = [line.rpartition(": ") for line in lines if line.strip()]
-        scales = {name: struct.unpack(">f", bytes.fromhex(digits.strip().zfill(8)))[0] for name, _, digits in parts}
-    except (ValueError, struct.error):
-        head = ""
     if not head.startswith("TRT-"):
-        fix = "it starts with a line such as TRT-8601-…, and each line after it ends in a number in hex."
+        fix = "it starts with a line such as TRT-8601-EntropyCalibration2."
         raise AssetError(f"'{path}' is not a calibration cache of TensorRT.", fix=fix)
-    return scales
+    parts = [line.rpartition(": ") for line in lines if line.strip()]
+    return {name: struct.unpack(">f", bytes.fromhex(digits.strip().zfill(8)))[0] for name, _, digits in parts}

@@ -24,6 +24,7 @@ from trtlab.numerics.samples import Samples, batches
 from trtlab.onnx_model import Model, read_whole, tensors
 
 Kind = Literal["fp16", "bf16"]
+_LOOPS = ("Loop", "Scan")
 _HALF = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 
 
@@ -65,7 +66,7 @@ def to_half(
     proto = named_copy(read_whole(model))
     _check(proto, keep)
     own = {node.name for node in proto.graph.node}
-    loops = [node.name for node in proto.graph.node if node.op_type in ("Loop", "Scan") and node.name not in keep]
+    loops = [node.name for node in proto.graph.node if node.op_type in _LOOPS]
     with tempfile.TemporaryDirectory(prefix="trtlab-half-") as folder:
         for number, feed in enumerate(batches(samples, proto) if samples is not None else ()):
             np.savez(Path(folder, f"{number:06d}.npz"), **feed)  # type: ignore[arg-type]
@@ -73,11 +74,10 @@ def to_half(
         path.write_bytes(proto.SerializeToString())
         limit, data = (np.inf, None) if samples is None else (data_max, folder)
         converted, log = _autocast(path, kind, data, [*keep, *loops], limit)
-    kept = _kept_nodes(converted, [record.getMessage() for record in log], data_max)
-    kept.loc[kept["node"].isin(loops), "reason"] = "AutoCast does not convert what is inside a loop"
+    kept = _kept_nodes(converted, [text for _, text in log], data_max)
     casts = sum(node.op_type == "Cast" and node.name not in own for node in converted.graph.node)
     notes = [] if data else ["No samples were given, so no activation was judged: only weights, operators and names."]
-    notes += [_sentence(record.getMessage()) for record in log if record.levelno >= logging.WARNING]
+    notes += [_sentence(text) for level, text in log if level >= logging.WARNING]
     return HalfModel(converted, kind, kept, len(converted.graph.node) - casts, casts, tuple(dict.fromkeys(notes)))
 
 
@@ -93,9 +93,7 @@ def named_copy(model: onnx.ModelProto) -> onnx.ModelProto:
     weights = {tensor.name for tensor in model.graph.initializer}
     del copy.graph.input[:], copy.graph.output[:]
     copy.graph.input.extend(value for value in model.graph.input if value.name not in weights)
-    copy.graph.output.extend(
-        model.graph.output if all(map(_has_shape, model.graph.output)) else inferred(model).graph.output
-    )
+    copy.graph.output.extend(inferred(model).graph.output)
     return copy
 
 
@@ -115,13 +113,9 @@ def _check(model: onnx.ModelProto, keep: Sequence[str]) -> None:
             fix = "replace it with ONNX operators, or convert the parts before and after it."
             raise ModelError(f"Node '{node.name}' is a {op}: AutoCast cannot tell the types it takes.", fix=fix)
     for value in model.graph.output:
-        if not _has_shape(value):
+        if not value.type.tensor_type.HasField("shape"):
             what = f"Output '{value.name}' has no shape, none can be inferred, and AutoCast needs one."
             raise ModelError(what, fix="declare it; a name such as 'N' will do for a size that may vary.")
-
-
-def _has_shape(value: onnx.ValueInfoProto) -> bool:
-    return value.type.tensor_type.HasField("shape")
 
 
 def check_finite(model: onnx.ModelProto) -> None:
@@ -138,14 +132,14 @@ def check_finite(model: onnx.ModelProto) -> None:
 
 def _autocast(
     path: Path, kind: Kind, data: str | None, keep: Sequence[str], data_max: float
-) -> tuple[onnx.ModelProto, list[logging.LogRecord]]:
+) -> tuple[onnx.ModelProto, list[tuple[int, str]]]:
     """The converted model, and what AutoCast logged on the way; nothing of it reaches the screen."""
     from modelopt.onnx.autocast import convert_to_mixed_precision  # five seconds, and it sets up the loggers
     from polygraphy.logger import G_LOGGER
 
-    log: list[logging.LogRecord] = []
+    log: list[tuple[int, str]] = []
     handler = logging.Handler()
-    handler.emit = log.append  # type: ignore[method-assign, assignment]
+    handler.emit = lambda record: log.append((record.levelno, record.getMessage()))  # type: ignore[method-assign]
     patterns = [re.escape(name) + "$" for name in keep]
     with contextlib.ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings(action="ignore"))
@@ -161,7 +155,7 @@ def _autocast(
             )
             onnx.checker.check_model(converted, full_check=True)
         except Exception as error:  # AutoCast raises whatever its parts do
-            logged = [record.getMessage() for record in log if record.levelno >= logging.ERROR]
+            logged = [text for level, text in log if level >= logging.ERROR]
             reason = _sentence(" ".join([f"{error}:".replace(".:", ":"), *logged]).replace(str(path), "the model"))
             fix = "'polygraphy check lint' tells whether the model itself is sound; keep=[…] leaves nodes alone."
             raise ModelError(f"AutoCast cannot convert the model to {kind.upper()}: {reason}", fix=fix) from error
@@ -174,23 +168,22 @@ def _kept_nodes(model: onnx.ModelProto, log: Sequence[str], data_max: float) -> 
     for node in model.graph.node:
         skipped = f"Skipping node {node.name}: "
         no_form = f"Node {node.name} (op type: {node.op_type}) is not supported in"
-        reasons = [_reason(text.removeprefix(skipped), data_max) for text in log if text.startswith(skipped)]
+        reasons = [_reason(node, text.removeprefix(skipped), data_max) for text in log if text.startswith(skipped)]
         reasons += [f"ONNX has no {node.op_type} in that type" for text in log if text.startswith(no_form)]
         found += [(node.name, node.op_type, reason) for reason in reasons[:1]]
     return pd.DataFrame(found, columns=["node", "op", "reason"])
 
 
-def _reason(text: str, data_max: float) -> str:
+def _reason(node: onnx.NodeProto, text: str, data_max: float) -> str:
     """AutoCast's reason in plain words; its own where a later version has another."""
-    reach = re.search(r"IO out of range: .*absmax=([^,]+)", text) or re.search(r"IO out of range: (.*), range", text)
-    weight = re.search(r"initializer (.+) out of range: min=(\S+), max=(\S+), range", text)
-    if weight:
-        return f"the weights '{weight[1]}' reach {max(abs(float(weight[2])), abs(float(weight[3]))):,.6g}"
-    if reach and "=" not in reach[1]:
-        return f"a tensor it reads or writes reaches {float(reach[1]):,.6g}, beyond {data_max:g}"
-    if reach:
-        return f"a tensor it reads or writes goes beyond {data_max:g} ({reach[1]})"
-    return "named in keep" if text == "DisabledNodeNameRegexRule" else text
+    found = re.search(r"(initializer (?P<weights>.+)|IO) out of range: min=(?P<min>[^,]+), max=(?P<max>[^,]+),", text)
+    if found:
+        reach = max(abs(float(found["min"])), abs(float(found["max"])))
+        weights = f"the weights '{found['weights']}' reach {reach:,.6g}"
+        return weights if found["weights"] else f"a tensor it reads or writes reaches {reach:,.6g}, beyond {data_max:g}"
+    if text == "DisabledNodeNameRegexRule":
+        return "AutoCast does not convert what is inside a loop" if node.op_type in _LOOPS else "named in keep"
+    return text
 
 
 def _sentence(text: str) -> str:

@@ -16,13 +16,16 @@ import numpy as np
 import onnx
 import pandas as pd
 
+from trtlab.engine import Engine, Port
 from trtlab.errors import AssetError, ModelError
 from trtlab.graph import reads
+from trtlab.numerics import cosine, run, sqnr
 from trtlab.numerics.samples import Samples, batches
 from trtlab.onnx_model import Model, read_whole
 from trtlab.precision.calibration import LARGEST, Calibrator, calibrate
 from trtlab.precision.half import to_half
-from trtlab.precision.placement import PRODUCTS, Inputs, Left, activation_names, place, prepare
+from trtlab.precision.in_engine import multiply_adds
+from trtlab.precision.placement import Inputs, Left, activation_names, place, prepare
 
 Base = Literal["fp16", "fp32"]
 Scales = dict[str, tuple[int | None, np.ndarray]]  # tensor -> its channel axis (None: one scale in all) and its scales
@@ -42,15 +45,11 @@ class Quantized:
     quantized: tuple[str, ...]
     sums: tuple[str, ...]
     left: pd.DataFrame
-    calibrator: str
     base: Base
 
     def __repr__(self) -> str:
-        inside = len(self.quantized)
-        total = inside + len({*self.left.loc[self.left["op"].isin(PRODUCTS), "node"]} - {*self.quantized})
-        sums = f", {len(self.sums)} residual sum{'s' * (len(self.sums) > 1)} too" if self.sums else ""
-        where = f"{inside} of {total} convolutions and matrix products in INT8{sums}"
-        return f"{where}; the rest in {self.base.upper()}; scales: {self.calibrator}"
+        what = f"{len(self.quantized)} convolutions and matrix products and {len(self.sums)} residual sums in INT8"
+        return f"{what}; the rest in {self.base.upper()}, {len(self.left)} of them for a reason in .left"
 
 
 def quantize(
@@ -95,7 +94,7 @@ def quantize(
     inside = tuple(node.name for node in done if node.op_type != "Add" and len(inputs[node.name]) == 2)
     sums = tuple(node.name for node in done if node.op_type == "Add")
     table = pd.DataFrame(left, columns=["node", "op", "reason"])
-    return Quantized(quantized, own, inside, sums, table, calibrator, base)
+    return Quantized(quantized, own, inside, sums, table, base)
 
 
 def _weight_scales(model: onnx.ModelProto, inputs: Inputs, per_channel: bool) -> Scales:
@@ -155,12 +154,9 @@ def _misfit(node: onnx.NodeProto, name: str, scales: Scales, base: Base) -> str:
         what = f"The tensor '{name}', read by node '{node.name}' ({node.op_type}), has {said}."
         raise AssetError(what, fix="calibrate this model again, with calibrate(model, samples, calibrator).")
     reach = scale * LARGEST
-    smallest, largest = (LARGEST * 2.0**-24, 65504.0) if base == "fp16" else (_TINY, math.inf)
-    if reach == 0:
-        return f"its input '{name}' is 0 in every sample and has no range"
-    if reach < smallest:
-        return f"its input '{name}' stays within ±{reach:.3g}, too close to 0 for a scale in {base.upper()}"
-    return f"its input '{name}' reaches {reach:,.6g}, beyond the 65,504 of the FP16 base" if reach > largest else ""
+    low, high = (LARGEST * 2.0**-24, 65504.0) if base == "fp16" else (_TINY, math.inf)
+    fits = f"and scales in {base.upper()} are for ranges from {low:.3g} to {high:,.6g}"
+    return "" if low <= reach <= high else f"its input '{name}' reaches {reach:,.6g}, {fits}"
 
 
 def _fit(scale: np.ndarray, base: Base) -> np.ndarray:
@@ -218,3 +214,28 @@ def _pair(
         onnx.helper.make_node(step, [source, *form], [f"{name}_{step}_Output"], name=f"{name}_{step}", axis=axis)
     )
     return nodes, [onnx.numpy_helper.from_array(array, key) for key, array in constants.items()]
+
+
+def sensitivity(model: Model, samples: Samples, quantized: Quantized) -> pd.DataFrame:
+    """What each node costs when it alone is in INT8, worst first: node, op, sqnr_db, cosine, share.
+
+    `quantized` is what `quantize` made of `model`: its scales serve all, nothing is calibrated again. SQNR and cosine
+    are of the first output against `model`'s, on an FP32 base and ONNX Runtime; `share` is the node's part, 0 to 1, of
+    the graph's multiply-adds in convolutions and matrix products, at the shapes of the samples. Raises AssetError where
+    the scales are of another model, and for samples that do not fit.
+    """
+    proto = prepare(read_whole(model))
+    output = proto.graph.output[0].name
+    right = run(proto, samples, outputs=[output])[output]
+    first = next(batches(samples, proto, 1))
+    ports = tuple(Port(name, "Input", str(array.dtype), array.shape) for name, array in first.items())
+    products = multiply_adds(proto, Engine(layers=(), ports=ports)).set_index("node")
+    shares, rows = products["multiply_adds"] / products["multiply_adds"].sum(), []
+    for node in quantized.quantized:
+        alone = quantize(
+            proto, None, base="fp32", nodes=[node], residual=bool(quantized.sums), scales=quantized.scales
+        ).model
+        found = run(alone, samples, outputs=[output])[output]
+        rows.append((node, products["op"][node], sqnr(right, found), cosine(right, found), shares[node]))
+    table = pd.DataFrame(rows, columns=["node", "op", "sqnr_db", "cosine", "share"])
+    return table.sort_values("sqnr_db", kind="stable", ignore_index=True)

@@ -50,9 +50,7 @@ def place(
         if sides and not reason:
             inputs[name] = sides
         if reason or len(sides) < 2:
-            one = f"only its {'data is' if activations else 'weights are'} quantised, and INT8 needs both"
-            none = "neither its data nor its weights shall be quantised"
-            left.append((name, node.op_type, reason or (one if sides else none)))
+            left.append((name, node.op_type, reason or "INT8 needs both its data and its weights quantised"))
     return inputs | (graph.residuals(inputs) if residual and activations else {}), left
 
 
@@ -77,11 +75,12 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     version = max((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), default=1)
     try:
-        copy = named_copy(model if version >= OPSET else onnx.version_converter.convert_version(model, OPSET))
+        raised = model if version >= OPSET else onnx.version_converter.convert_version(model, OPSET)
     except Exception as error:  # the converter raises what its C++ part does
         reason = f"ONNX cannot convert it to {OPSET}, which INT8 needs: {' '.join(str(error).split())[:200]}"
         fix = f"export it again with opset_version={OPSET} or newer."
         raise ModelError(f"The model is in opset {version}, and {reason}.", fix=fix) from error
+    copy = named_copy(raised)
     nodes = [(node, next((one.t for one in node.attribute if one.name == "value"), None)) for node in copy.graph.node]
     constants = {node.output[0]: value for node, value in nodes if node.op_type == "Constant" and value is not None}
     for name, value in constants.items():
