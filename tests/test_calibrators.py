@@ -21,17 +21,8 @@ from onnxruntime.quantization.calibrate import HistogramCollector
 
 import trtlab as lab
 from trtlab.numerics import run
-from trtlab.precision import (
-    CALIBRATORS,
-    calibrate,
-    calibration,
-    histogram,
-    histograms,
-    limits,
-    quantize,
-    read_tensorrt_cache,
-    threshold,
-)
+from trtlab.precision import CALIBRATORS, calibrate, calibration, histograms, quantize, read_tensorrt_cache, threshold
+from trtlab.precision.calibration import histogram, limits
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:

@@ -408,7 +408,7 @@ def test_weights_that_are_nan_or_infinite_are_refused_with_their_node(wrong: flo
         ([], "no samples"),
         (None, "no samples to calibrate with"),
         ({"y": normal(2, 3, 8, 8)}, "for 'y', which takes nothing of that name.*'x'"),
-        ({"x": normal(2, 3, 8, 9)}, r"give float32 \(2, 3, 8, 9\)"),
+        ({"x": normal(2, 3, 8, 9)}, "give float32 2×3×8×9"),
         ({"x": normal(2, 3, 8, 8) * np.float32(np.nan)}, "NaN or infinite"),
         (iter([{"x": normal(2, 3, 8, 8)}]), "not list_iterator"),
     ],
@@ -419,7 +419,7 @@ def test_samples_that_do_not_fit_are_refused(samples: object, match: str) -> Non
 
 def test_a_fixed_batch_takes_whole_batches() -> None:
     assert quantize(tiny_models.conv(4), {"x": normal(16, 3, 8, 8)}).quantized
-    refused(r"takes float32 \(4, 3, 8, 8\)", tiny_models.conv(4), {"x": normal(15, 3, 8, 8)}, error=lab.AssetError)
+    refused("takes float32 4×3×8×8", tiny_models.conv(4), {"x": normal(15, 3, 8, 8)}, error=lab.AssetError)
 
 
 def test_a_tensor_that_is_zero_in_every_sample_leaves_its_node_as_it_is() -> None:
@@ -464,31 +464,6 @@ def test_given_scales_must_be_there_and_be_numbers() -> None:
     refused("'flat', read by node 'head'.*no scale", model, None, scales={"x": 0.1, "relu1": 0.1}, error=lab.AssetError)
     for wrong in (-0.1, math.nan, math.inf):
         refused("'x', read by .*has the scale", model, None, scales={**scales, "x": wrong}, error=lab.AssetError)
-
-
-def test_nodes_inside_a_branch_stay_and_say_so() -> None:
-    yes, no = (
-        helper.make_graph([tiny_models.node("Conv", f"a w{s}", s)], s, [], [tiny_models.value(s, None)])
-        for s in ("yes", "no")
-    )
-    model = tiny_models.model(
-        [
-            tiny_models.node("Conv", "x w", "a"),
-            tiny_models.node("ReduceSum", "a", "total", keepdims=0),
-            tiny_models.node("Greater", "total zero", "positive"),
-            tiny_models.node("If", "positive", "y", "choice", then_branch=yes, else_branch=no),
-        ],
-        {"x": (2, 3, 8, 8)},
-        "y",
-        [
-            tiny_models.weight("w", 8, 3, 3, 3), tiny_models.weight("wyes", 4, 8, 1, 1),
-            tiny_models.weight("wno", 4, 8, 1, 1), tiny_models.tensor("zero", 0.0),
-        ],
-    )  # fmt: skip
-    quantized = quantize(model, {"x": normal(8, 3, 8, 8)})
-    assert quantized.quantized == ("a",)
-    assert quantized.left["reason"].tolist() == ["it is inside of If 'choice'"] * 2
-    assert kernels_on(built(quantized, shapes={}), "INT8") == 1
 
 
 def test_a_model_of_more_than_2_gib_is_refused(tmp_path: Path) -> None:

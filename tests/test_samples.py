@@ -10,7 +10,7 @@ import pytest
 from tiny_models import FLOAT, model, node, value
 
 from trtlab.errors import AssetError
-from trtlab.numerics.samples import batches
+from trtlab.numerics.running import batches
 
 IMAGES = np.random.default_rng(0).random((10, 3), dtype=np.float32)
 DYNAMIC = model([node("Relu", "x", "y")], {"x": ("N", 3)}, "y")
@@ -51,7 +51,7 @@ def test_only_one_batch_of_a_function_is_held_at_a_time() -> None:
 
 def test_a_fixed_batch_decides_and_a_remainder_is_refused() -> None:
     assert sizes({"x": IMAGES[:8]}, FIXED, 32) == [4, 4]
-    with pytest.raises(AssetError, match=r"float32 \(10, 3\) for 'x', which takes float32 \(4, 3\)"):
+    with pytest.raises(AssetError, match="give float32 10×3 for 'x', which takes float32 4×3"):
         sizes({"x": IMAGES}, FIXED)
 
 
@@ -67,18 +67,12 @@ def test_a_scalar_goes_into_every_batch() -> None:
         ({"x": IMAGES[:0]}, "the set is empty"),
         ([], "the set is empty"),
         (lambda: iter(()), "anew on every call"),
-        ({}, r"\(feed 0\) give nothing for 'x', which takes float32 \(N, 3\)"),
-        (
-            [{"x": IMAGES}, {"X": IMAGES}],
-            r"\(feed 1\) .* 'X', .* nothing of that name.* takes 'x', float32",
-        ),
-        ({"x": IMAGES[:, None]}, r"give float32 \(10, 1, 3\) for 'x', which takes float32 \(N, 3\)"),
-        ({"x": IMAGES[:, :2]}, r"give float32 \(10, 2\) for 'x', which takes float32 \(N, 3\)"),
+        ({}, r"\(feed 0\) give nothing for 'x', which takes float32 \?×3"),
+        ([{"x": IMAGES}, {"X": IMAGES}], r"\(feed 1\) .* 'X', .* nothing of that name.* takes 'x', float32"),
+        ({"x": IMAGES[:, None]}, r"give float32 10×1×3 for 'x', which takes float32 \?×3"),
+        ({"x": IMAGES[:, :2]}, r"give float32 10×2 for 'x', which takes float32 \?×3"),
         ({"x": IMAGES.astype(np.float64)}, r"give float64 .* takes float32 .*astype"),
-        (
-            {"x": np.where(np.arange(30).reshape(10, 3) == 16, np.float32(np.nan), IMAGES)},
-            r"feed 0.*3 values.* at \(5, 0\)",
-        ),
+        ({"x": np.where(IMAGES[5, 1] == IMAGES, np.float32(np.nan), IMAGES)}, r"feed 0.*1 values.* at \(5, 1\)"),
         ({"x": np.full((1, 3), np.inf, np.float32)}, "NaN or infinite"),
         (IMAGES, "not ndarray"),
         ([IMAGES], "not ndarray"),
@@ -97,7 +91,7 @@ def test_a_feed_whose_inputs_differ_in_length_stays_whole() -> None:
 
 
 def test_a_model_in_half_precision_wants_half_samples() -> None:
-    with pytest.raises(AssetError, match=r"give float32 .* takes float16 \(N, 3\)"):
+    with pytest.raises(AssetError, match=r"give float32 .* takes float16"):
         list(batches({"x": IMAGES}, HALF))
     assert sizes({"x": IMAGES.astype(np.float16)}, HALF) == [4, 4, 2]
     with pytest.raises(AssetError, match="infinite"):

@@ -10,9 +10,9 @@ import numpy as np
 
 from trtlab.datasets import Dataset
 from trtlab.errors import AssetError
-from trtlab.numerics.running import run, runner
-from trtlab.numerics.samples import Samples, batches, input_ports
+from trtlab.numerics.running import Samples, batches, run, runner
 from trtlab.onnx_model import Model, read_whole
+from trtlab.shapes import inputs_of
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Accuracy:
 def accuracy(model: Model, dataset: Dataset, *, true_half: bool = False) -> Accuracy:
     """The hits of a classifier with one input, whose first output holds the logits (N, classes)."""
     proto = read_whole(model)
-    name, first = next(iter(input_ports(proto))), proto.graph.output[0].name
+    name, first = next(iter(inputs_of(proto))), proto.graph.output[0].name
     return score(run(proto, {name: dataset.images}, outputs=[first], true_half=true_half)[first], dataset.labels)
 
 

@@ -1,9 +1,9 @@
-"""Run a model on the CPU: on ONNX Runtime, or with every operation in the type that the model gives it."""
+"""Run a model over samples on the CPU: on ONNX Runtime, or with every operation in the type that the model gives it."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,19 +11,16 @@ import numpy as np
 import onnx
 import onnxruntime
 from onnx.reference import ReferenceEvaluator
-from onnx.reference.ops.op_conv import Conv
-from onnx.reference.ops.op_gemm import Gemm_7
-from onnx.reference.ops.op_global_average_pool import GlobalAveragePool
-from onnx.reference.ops.op_matmul import MatMul
-from onnx.reference.ops.op_reduce_mean import ReduceMean_18
-from onnx.reference.ops.op_reduce_sum import ReduceSum_13
+from onnx.reference.ops import load_op
 
 from trtlab.errors import AssetError, ModelError
 from trtlab.graph import reads
-from trtlab.numerics.samples import Samples, batches, input_ports
 from trtlab.onnx_model import Model, read_whole
+from trtlab.shapes import Input, inputs_of, shape_text
 
 Arrays = dict[str, np.ndarray]
+Feed = Mapping[str, np.ndarray]
+Samples = Feed | Sequence[Feed] | Callable[[], Iterable[Feed]]
 
 
 def run(
@@ -33,11 +30,11 @@ def run(
 
     ONNX Runtime computes FP16 models in FP32 on a CPU, which hides overflow; `true_half=True` rounds the result of
     every operation to its own type. Raises ModelError for a model that cannot be run and AssetError for unknown names
-    and for samples that do not fit (`trtlab.numerics.samples.batches`).
+    and for samples that do not fit (see `batches`).
     """
     proto = read_whole(model)
     names = list(outputs) if outputs is not None else [value.name for value in proto.graph.output]
-    varying = set(input_ports(proto))  # the tensors that follow from an input; the others are the same in every batch
+    varying = set(inputs_of(proto))  # the tensors that follow from an input; the others are the same in every batch
     for node in proto.graph.node:
         varying.update(node.output if varying & set(reads(node)) else ())
     pieces: dict[str, list[np.ndarray]] = {name: [] for name in names}
@@ -79,6 +76,78 @@ def _failing(true_half: bool) -> Iterator[None]:
         fix = "run it with true_half=True." if "NOT_IMPLEMENTED" in reason else "'polygraphy check lint' says more."
         engine = "ONNX's reference evaluator" if true_half else "ONNX Runtime"
         raise ModelError(f"{engine} cannot run the model: {reason}.", stage="run", fix=fix) from error
+
+
+def batches(samples: Samples, model: onnx.ModelProto, size: int = 32) -> Iterator[dict[str, np.ndarray]]:
+    """The feeds of `model`, at most `size` samples each (or exactly its batch, where that is fixed).
+
+    `samples` is {input: array (N, …)}, a list of such feeds, or a function that gives the feeds anew on every call, for
+    data that does not fit in memory. The first axis counts samples; where the inputs of a feed differ in its length the
+    feed stays whole. Raises AssetError, naming input and feed, for an empty set, a missing or unknown name, a wrong
+    rank, size or type, and for NaN and infinity.
+    """
+    ports, empty = inputs_of(model), True
+    for number, feed in enumerate(_feeds(samples)):
+        arrays = {name: np.asanyarray(array) for name, array in feed.items()}
+        for name in (*arrays, *ports):
+            _check(name, arrays.get(name), ports, number)
+        for batch in _cut(arrays, ports, size):
+            yield batch
+            empty = False
+    if empty:
+        fix = "give at least one; a function must give its feeds anew on every call, so not an iterator used up."
+        raise AssetError("There are no samples: the set is empty.", fix=fix)
+
+
+def _feeds(samples: Samples) -> Iterator[Feed]:
+    given = samples() if callable(samples) else samples
+    listed = callable(samples) or (isinstance(samples, Sequence) and not isinstance(samples, str))
+    for feed in given if listed else [given]:
+        if not isinstance(feed, Mapping):
+            what = "Samples are {input: array}, a list of such feeds or a function that gives them anew on every call"
+            fix = "name the input: {'x': images}; instead of an iterator pass the function that makes it, uncalled."
+            raise AssetError(f"{what}, not {type(feed).__name__}.", fix=fix)
+        yield feed
+
+
+def _check(name: str, array: np.ndarray | None, ports: Mapping[str, Input], number: int) -> None:
+    """ONNX Runtime would say some of this too, but ONNX's reference evaluator and AutoCast would not."""
+    takes = {port.name: f"{_dtype(port)} {shape_text(port.dims)}" for port in ports.values()}
+    if array is None or name not in ports or not _fits(array, ports[name]):
+        given = "nothing" if array is None else f"{array.dtype} {shape_text(array.shape)}"
+        what = f"The samples (feed {number}) give {given} for '{name}', which takes"
+        fix = "the first axis counts samples, and .astype() changes the type; the model takes "
+        fix += " and ".join(f"'{port}', {form}" for port, form in takes.items())
+        raise AssetError(f"{what} {takes.get(name, 'nothing of that name')}.", fix=f"{fix}.")
+    bad = ~np.isfinite(array) if array.dtype.kind in "fcV" else np.zeros(1, bool)  # V: bfloat16 and its like
+    if bad.any():
+        first = tuple(int(i) for i in np.argwhere(bad)[0])
+        what = f"Input '{name}' (feed {number}) holds {bad.sum():,} values that are NaN or infinite"
+        fix = "clean the samples: ranges and accuracies made with them would mean nothing."
+        raise AssetError(f"{what}, the first at {first}.", fix=fix)
+
+
+def _fits(array: np.ndarray, port: Input) -> bool:
+    """Has `array` the input's type, rank and sizes, and a whole number of its fixed batch?"""
+    pairs = enumerate(zip(array.shape, port.dims, strict=False))
+    same = all(size in (None, n) or (axis == 0 and n % size == 0) for axis, (n, size) in pairs)
+    return array.dtype == _dtype(port) and array.ndim == len(port.dims) and same
+
+
+def _dtype(port: Input) -> np.dtype:
+    return onnx.helper.tensor_dtype_to_np_dtype(port.kind)
+
+
+def _cut(arrays: Feed, ports: Mapping[str, Input], size: int) -> Iterator[dict[str, np.ndarray]]:
+    """The feed in pieces; a scalar goes into each of them."""
+    lengths = {len(array) for array in arrays.values() if array.ndim}
+    fixed = {port.dims[0] for port in ports.values() if port.dims and port.dims[0]}
+    if len(lengths) != 1 or len(fixed) > 1:
+        yield dict(arrays)
+    else:
+        (length,), step = lengths, min(fixed, default=size)
+        for start in range(0, length, step):
+            yield {name: array[start : start + step] if array.ndim else array for name, array in arrays.items()}
 
 
 def check_known(kind: str, names: Iterable[str], known: Iterable[str]) -> None:
@@ -125,4 +194,5 @@ def _sums_in_fp32(base: Any) -> type:
     return type(base.__name__.partition("_")[0], (base,), {"op_domain": "", "_run": _run})
 
 
-SUMS_IN_FP32 = [_sums_in_fp32(base) for base in (Conv, Gemm_7, MatMul, ReduceSum_13, ReduceMean_18, GlobalAveragePool)]
+_SUMMING = ("Conv", "Gemm", "MatMul", "ReduceSum", "ReduceMean", "GlobalAveragePool")
+SUMS_IN_FP32 = [_sums_in_fp32(load_op("", name, 22)) for name in _SUMMING]

@@ -13,8 +13,7 @@ import onnx
 from onnxruntime.quantization.calibrate import entropy, smooth_distribution
 
 from trtlab.errors import AssetError, ModelError
-from trtlab.numerics.running import runner
-from trtlab.numerics.samples import Samples, batches
+from trtlab.numerics.running import Samples, batches, runner
 from trtlab.onnx_model import Model, read_whole
 from trtlab.precision.placement import candidates, prepare
 

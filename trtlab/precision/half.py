@@ -19,12 +19,14 @@ import pandas as pd
 from trtlab.errors import AssetError, ModelError
 from trtlab.graph import inferred
 from trtlab.node_names import node_names
-from trtlab.numerics.running import check_known
-from trtlab.numerics.samples import Samples, batches
+from trtlab.numerics.running import Samples, batches, check_known
 from trtlab.onnx_model import Model, read_whole, tensors
 
 Kind = Literal["fp16", "bf16"]
-_LOOPS = ("Loop", "Scan")
+_REASONS = {  # names of AutoCast's rules
+    "DisabledNodeNameRegexRule": "named in keep",
+    "DisabledOpTypes": "AutoCast does not convert what is inside a loop",
+}
 _HALF = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 
 
@@ -66,14 +68,13 @@ def to_half(
     proto = named_copy(read_whole(model))
     _check(proto, keep)
     own = {node.name for node in proto.graph.node}
-    loops = [node.name for node in proto.graph.node if node.op_type in _LOOPS]
     with tempfile.TemporaryDirectory(prefix="trtlab-half-") as folder:
         for number, feed in enumerate(batches(samples, proto) if samples is not None else ()):
             np.savez(Path(folder, f"{number:06d}.npz"), **feed)  # type: ignore[arg-type]
         path = Path(folder, "model.onnx")
         path.write_bytes(proto.SerializeToString())
         limit, data = (np.inf, None) if samples is None else (data_max, folder)
-        converted, log = _autocast(path, kind, data, [*keep, *loops], limit)
+        converted, log = _autocast(path, kind, data, keep, limit)
     kept = _kept_nodes(converted, [text for _, text in log], data_max)
     casts = sum(node.op_type == "Cast" and node.name not in own for node in converted.graph.node)
     notes = [] if data else ["No samples were given, so no activation was judged: only weights, operators and names."]
@@ -150,9 +151,8 @@ def _autocast(
             logger.handlers, logger.propagate = [handler], False
             logger.setLevel(logging.DEBUG)  # that an operator is not supported is only said there
         try:
-            converted = convert_to_mixed_precision(
-                str(path), kind, patterns, data_max=data_max, keep_io_types=True, calibration_data=data
-            )
+            settings = {"data_max": data_max, "keep_io_types": True, "calibration_data": data}
+            converted = convert_to_mixed_precision(str(path), kind, patterns, ["Loop", "Scan"], **settings)
             onnx.checker.check_model(converted, full_check=True)
         except Exception as error:  # AutoCast raises whatever its parts do
             logged = [text for level, text in log if level >= logging.ERROR]
@@ -168,22 +168,20 @@ def _kept_nodes(model: onnx.ModelProto, log: Sequence[str], data_max: float) -> 
     for node in model.graph.node:
         skipped = f"Skipping node {node.name}: "
         no_form = f"Node {node.name} (op type: {node.op_type}) is not supported in"
-        reasons = [_reason(node, text.removeprefix(skipped), data_max) for text in log if text.startswith(skipped)]
+        reasons = [_reason(text.removeprefix(skipped), data_max) for text in log if text.startswith(skipped)]
         reasons += [f"ONNX has no {node.op_type} in that type" for text in log if text.startswith(no_form)]
         found += [(node.name, node.op_type, reason) for reason in reasons[:1]]
     return pd.DataFrame(found, columns=["node", "op", "reason"])
 
 
-def _reason(node: onnx.NodeProto, text: str, data_max: float) -> str:
+def _reason(text: str, data_max: float) -> str:
     """AutoCast's reason in plain words; its own where a later version has another."""
     found = re.search(r"(initializer (?P<weights>.+)|IO) out of range: min=(?P<min>[^,]+), max=(?P<max>[^,]+),", text)
     if found:
         reach = max(abs(float(found["min"])), abs(float(found["max"])))
         weights = f"the weights '{found['weights']}' reach {reach:,.6g}"
         return weights if found["weights"] else f"a tensor it reads or writes reaches {reach:,.6g}, beyond {data_max:g}"
-    if text == "DisabledNodeNameRegexRule":
-        return "AutoCast does not convert what is inside a loop" if node.op_type in _LOOPS else "named in keep"
-    return text
+    return _REASONS.get(text, text)
 
 
 def _sentence(text: str) -> str:

@@ -20,7 +20,7 @@ from trtlab.engine import Engine, Port
 from trtlab.errors import AssetError, ModelError
 from trtlab.graph import reads
 from trtlab.numerics import cosine, run, sqnr
-from trtlab.numerics.samples import Samples, batches
+from trtlab.numerics.running import Samples, batches
 from trtlab.onnx_model import Model, read_whole
 from trtlab.precision.calibration import LARGEST, Calibrator, calibrate
 from trtlab.precision.half import to_half
@@ -124,28 +124,23 @@ def _channel_axis(node: onnx.NodeProto, index: int, rank: int) -> int | None:
 
 
 def _take_out(model: onnx.ModelProto, inputs: Inputs, left: Left, scales: Scales, base: Base) -> None:
-    """Move the nodes with an input that no scale fits from `inputs` to `left`, with the reason.
-
-    Raises AssetError for a scale that is missing or no number, and ModelError when no node remains.
-    """
-    products = 0
+    """Move the nodes with an input that no scale fits from `inputs` to `left`; raises ModelError when none remains."""
     for node in model.graph.node:
-        found = [_misfit(node, node.input[index], scales, base) for index in inputs.get(node.name, ())]
-        reason = next(filter(None, found), "")
-        if reason:
-            left.append((node.name, node.op_type, reason))
+        reasons = [_misfit(node, node.input[index], scales, base) for index in inputs.get(node.name, ())]
+        if any(reasons):
+            left.append((node.name, node.op_type, max(reasons)))
             del inputs[node.name]
-        products += node.name in inputs and node.op_type != "Add"
-    if not products:
-        name, op, reason = left[0] if left else ("", "", "")
-        why = f"{op} '{name}' stays: {reason}" if left else "it holds no Conv, Gemm or MatMul"
+    if all(node.op_type == "Add" for node in model.graph.node if node.name in inputs):
+        why = "it holds no Conv, Gemm or MatMul"
+        for name, op, reason in left[:1]:
+            why = f"{op} '{name}' stays: {reason}"
         fix = "INT8 is for convolutions and matrix products in FP32, and for samples like those in use; base='fp32' "
         fix += "reaches further both ways, and to_half(model, 'fp16') takes any FP32 model."
         raise ModelError(f"There is nothing to quantise in the model: {why}.", fix=fix)
 
 
 def _misfit(node: onnx.NodeProto, name: str, scales: Scales, base: Base) -> str:
-    """Why no scale fits the input `name` of `node`, or ""."""
+    """Why no scale fits the input `name` of `node`, or ""; raises AssetError for one that is missing or no number."""
     if name not in scales and node.op_type == "Add":
         return f"no scale was given for its input '{name}'"
     scale = float(scales[name][1].max()) if name in scales else math.nan
@@ -179,41 +174,35 @@ def _insert_pairs(model: onnx.ModelProto, inputs: Inputs, scales: Scales, base: 
     for node in graph.node:
         for index in inputs.get(node.name, ()):
             name = node.input[index]
-            if name not in done:
-                axis, scale = scales[name]
-                pair, constants = _pair(name, weights.get(name), axis, _fit(scale, base))
-                nodes += pair
-                graph.initializer.extend(constants)
+            nodes += [] if name in done else _pair(graph, name, weights.get(name), *scales[name], base)
             done.add(name)
             node.input[index] = f"{name}_DequantizeLinear_Output"
         nodes.append(node)
-    del graph.node[:]
-    graph.node.extend(nodes)
     read = {value.name for value in graph.output}.union(*map(reads, nodes))
     kept = [tensor for tensor in graph.initializer if tensor.name in read or tensor.name not in done]
-    del graph.initializer[:]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes)
     graph.initializer.extend(kept)
     return changed
 
 
 def _pair(
-    name: str, weight: onnx.TensorProto | None, axis: int | None, scale: np.ndarray
-) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
-    """Q and DQ of a tensor (of a weight only DQ), and the constants that they read."""
-    constants = {f"{name}_scale": scale, f"{name}_zero_point": np.zeros(scale.shape, np.int8)}
-    step, form, nodes = "QuantizeLinear", [*constants], []
+    graph: onnx.GraphProto, name: str, weight: onnx.TensorProto | None, axis: int | None, exact: np.ndarray, base: Base
+) -> list[onnx.NodeProto]:
+    """Q and DQ of a tensor (of a weight only DQ); the constants that they read are added to `graph`."""
+    scale = _fit(exact, base)
+    form, constants = [f"{name}_scale", f"{name}_zero_point"], [scale, np.zeros(scale.shape, np.int8)]
     if weight is None:
         source = f"{name}_QuantizeLinear_Output"
-        nodes.append(onnx.helper.make_node(step, [name, *form], [source], name=f"{name}_{step}"))
     else:
-        exact, source = onnx.numpy_helper.to_array(weight).astype(np.float32), f"{name}_quantized"
-        steps = exact / scale.reshape([-1 if i == axis else 1 for i in range(exact.ndim)])
-        constants[source] = steps.round().clip(-LARGEST, LARGEST).astype(np.int8)
-    step = "DequantizeLinear"
-    nodes.append(
-        onnx.helper.make_node(step, [source, *form], [f"{name}_{step}_Output"], name=f"{name}_{step}", axis=axis)
-    )
-    return nodes, [onnx.numpy_helper.from_array(array, key) for key, array in constants.items()]
+        source, array = f"{name}_quantized", onnx.numpy_helper.to_array(weight).astype(np.float32)
+        steps = array / scale.reshape([-1 if i == axis else 1 for i in range(array.ndim)])
+        constants.append(steps.round().clip(-LARGEST, LARGEST).astype(np.int8))
+    graph.initializer.extend(map(onnx.numpy_helper.from_array, constants, [*form, source]))
+    q = onnx.helper.make_node("QuantizeLinear", [name, *form], [source], f"{name}_QuantizeLinear")
+    out, title = f"{name}_DequantizeLinear_Output", f"{name}_DequantizeLinear"
+    dq = onnx.helper.make_node("DequantizeLinear", [source, *form], [out], title, axis=axis)
+    return [q, dq] if weight is None else [dq]
 
 
 def sensitivity(model: Model, samples: Samples, quantized: Quantized) -> pd.DataFrame:
@@ -232,9 +221,8 @@ def sensitivity(model: Model, samples: Samples, quantized: Quantized) -> pd.Data
     products = multiply_adds(proto, Engine(layers=(), ports=ports)).set_index("node")
     shares, rows = products["multiply_adds"] / products["multiply_adds"].sum(), []
     for node in quantized.quantized:
-        alone = quantize(
-            proto, None, base="fp32", nodes=[node], residual=bool(quantized.sums), scales=quantized.scales
-        ).model
+        sums, scales = bool(quantized.sums), quantized.scales
+        alone = quantize(proto, None, base="fp32", nodes=[node], residual=sums, scales=scales).model
         found = run(alone, samples, outputs=[output])[output]
         rows.append((node, products["op"][node], sqnr(right, found), cosine(right, found), shares[node]))
     table = pd.DataFrame(rows, columns=["node", "op", "sqnr_db", "cosine", "share"])

@@ -10,7 +10,6 @@ import onnx
 from trtlab.errors import ModelError
 from trtlab.graph import inferred
 from trtlab.numerics.running import check_known
-from trtlab.onnx_model import inner_graphs
 from trtlab.precision.half import check_finite, named_copy
 
 OPSET = 19  # from here on a Q/DQ scale may be FP16 (and from 13 on there may be one a channel)
@@ -39,9 +38,6 @@ def place(
         if reason and name in (nodes or ()):
             what = f"Node '{name}' ({node.op_type}) cannot be quantised: {reason}."
             raise ModelError(what, fix=f"name nodes of the types {', '.join(OPERATORS)}.")
-        inside = [child for inner in inner_graphs(node) for child in inner.node if child.op_type in PRODUCTS]
-        where = f"it is inside of {node.op_type} '{name}'"
-        left += [(child.name or child.output[0], child.op_type, where) for child in inside]
         if node.op_type not in PRODUCTS:
             continue
         if name in exclude or (nodes is not None and name not in nodes):
