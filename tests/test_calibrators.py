@@ -1,15 +1,13 @@
-"""The calibrators: agreement with ONNX Runtime's, memory, odd tensors, and what TensorRT 10 left in its caches."""
+"""The calibrators: agreement with ONNX Runtime's, memory, and odd tensors."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-import struct
 import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +19,7 @@ from onnxruntime.quantization.calibrate import HistogramCollector
 
 import trtlab as lab
 from trtlab.numerics import run
-from trtlab.precision import CALIBRATORS, calibrate, calibration, histograms, quantize, read_tensorrt_cache, threshold
+from trtlab.precision import CALIBRATORS, calibrate, calibration, histograms, threshold
 from trtlab.precision.calibration import histogram, limits
 
 
@@ -212,21 +210,3 @@ def test_memory_holds_one_batch_however_large_a_sample_is(monkeypatch: pytest.Mo
     monkeypatch.setattr(calibration, "_BATCH_BYTES", 8 * 2 * 2**12)
     limits(model, {"x": normal(20, 1, 32, 32)}, ["x", "a"])
     assert sizes == [1, 8, 8, 4]
-
-
-def test_a_cache_of_tensorrt_10_gives_its_scales_to_quantize(tmp_path: Path) -> None:
-    path = tmp_path / "calibration.cache"
-    wanted = {"x": 0.02, "relu1": 0.03, "name: with a colon": 1.0, "flat": 0.01}
-    lines = [f"{name}: {struct.pack('>f', scale).hex().lstrip('0')}" for name, scale in wanted.items()]
-    path.write_text("\n".join(["TRT-8601-EntropyCalibration2", *lines, ""]))
-    scales = read_tensorrt_cache(path)
-    assert scales == pytest.approx(wanted)
-    quantized = quantize(tiny_models.conv("N"), None, scales=scales, base="fp32")
-    assert quantized.scales == pytest.approx({name: wanted[name] for name in ("x", "relu1", "flat")})
-
-
-@pytest.mark.parametrize("content", ["", "hello"])
-def test_another_text_is_no_cache_of_tensorrt(tmp_path: Path, content: str) -> None:
-    (tmp_path / "calibration.cache").write_text(content)
-    with pytest.raises(lab.AssetError, match="not a calibration cache of TensorRT"):
-        read_tensorrt_cache(tmp_path / "calibration.cache")

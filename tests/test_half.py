@@ -151,7 +151,7 @@ def test_weights_that_are_no_numbers_are_refused_with_their_node(bad: float) -> 
     ("samples", "message"),
     [
         ({"x": IMAGES[:0]}, "the set is empty"),
-        ({"y": IMAGES}, "nothing of that name"),
+        ({"y": IMAGES}, "for 'y', and the model takes"),
         ({"x": IMAGES[:, :2]}, "takes float32"),
         ({"x": IMAGES * np.nan}, "NaN"),
     ],

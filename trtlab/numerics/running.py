@@ -18,6 +18,7 @@ from trtlab.graph import reads
 from trtlab.onnx_model import Model, read_whole
 from trtlab.shapes import Input, inputs_of, shape_text
 
+_dtype = onnx.helper.tensor_dtype_to_np_dtype
 Arrays = dict[str, np.ndarray]
 Feed = Mapping[str, np.ndarray]
 Samples = Feed | Sequence[Feed] | Callable[[], Iterable[Feed]]
@@ -112,30 +113,23 @@ def _feeds(samples: Samples) -> Iterator[Feed]:
 
 def _check(name: str, array: np.ndarray | None, ports: Mapping[str, Input], number: int) -> None:
     """ONNX Runtime would say some of this too, but ONNX's reference evaluator and AutoCast would not."""
-    takes = {port.name: f"{_dtype(port)} {shape_text(port.dims)}" for port in ports.values()}
     if array is None or name not in ports or not _fits(array, ports[name]):
         given = "nothing" if array is None else f"{array.dtype} {shape_text(array.shape)}"
-        what = f"The samples (feed {number}) give {given} for '{name}', which takes"
-        fix = "the first axis counts samples, and .astype() changes the type; the model takes "
-        fix += " and ".join(f"'{port}', {form}" for port, form in takes.items())
-        raise AssetError(f"{what} {takes.get(name, 'nothing of that name')}.", fix=f"{fix}.")
+        takes = [f"{_dtype(port.kind)} {shape_text(port.dims)} for '{port.name}'" for port in ports.values()]
+        what = f"The samples (feed {number}) give {given} for '{name}', and the model takes {' and '.join(takes)}."
+        raise AssetError(what, fix="the first axis counts samples, in whole batches; .astype() changes the type.")
     bad = ~np.isfinite(array) if array.dtype.kind in "fcV" else np.zeros(1, bool)  # V: bfloat16 and its like
     if bad.any():
         first = tuple(int(i) for i in np.argwhere(bad)[0])
-        what = f"Input '{name}' (feed {number}) holds {bad.sum():,} values that are NaN or infinite"
-        fix = "clean the samples: ranges and accuracies made with them would mean nothing."
-        raise AssetError(f"{what}, the first at {first}.", fix=fix)
+        what = f"Input '{name}' (feed {number}) holds {bad.sum():,} values that are NaN or infinite, first at {first}."
+        raise AssetError(what, fix="clean the samples: ranges and accuracies made with them would mean nothing.")
 
 
 def _fits(array: np.ndarray, port: Input) -> bool:
     """Has `array` the input's type, rank and sizes, and a whole number of its fixed batch?"""
     pairs = enumerate(zip(array.shape, port.dims, strict=False))
     same = all(size in (None, n) or (axis == 0 and n % size == 0) for axis, (n, size) in pairs)
-    return array.dtype == _dtype(port) and array.ndim == len(port.dims) and same
-
-
-def _dtype(port: Input) -> np.dtype:
-    return onnx.helper.tensor_dtype_to_np_dtype(port.kind)
+    return array.dtype == _dtype(port.kind) and array.ndim == len(port.dims) and same
 
 
 def _cut(arrays: Feed, ports: Mapping[str, Input], size: int) -> Iterator[dict[str, np.ndarray]]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -149,8 +147,8 @@ def _entropy(counts: np.ndarray, limit: float, levels: int = 128) -> float:
         width = len(inside) // levels  # Q: the bins of a level share evenly what they hold
         first = width * np.arange(levels)
         held, used = np.add.reduceat(inside, first), np.add.reduceat(clipped[: width * levels] > 0, first, dtype=int)
-        rounded = np.zeros(len(inside))
-        rounded[: width * levels] = np.repeat(np.where(used > 0, held // np.maximum(used, 1), 0), width)
+        share = np.where(used > 0, held // np.maximum(used, 1), 0)
+        rounded = np.pad(np.repeat(share, width), (0, len(inside) - width * levels))
         if rounded.any():  # else every value would be clipped
             lost = entropy(smooth_distribution(clipped), smooth_distribution(rounded))
             if lost < least:
@@ -161,16 +159,3 @@ def _entropy(counts: np.ndarray, limit: float, levels: int = 128) -> float:
 def _check_calibrator(name: str) -> None:
     if name not in CALIBRATORS:
         raise AssetError(f"There is no calibrator '{name}'.", fix=f"ask for {' or '.join(map(repr, CALIBRATORS))}.")
-
-
-def read_tensorrt_cache(path: Path) -> dict[str, float]:
-    """The scales in a calibration cache of TensorRT 10 or older, for quantize(scales=…): thresholds / 127, as ours are.
-
-    It is text, a line `tensor: FP32 number in hex` for each. Raises AssetError for a file that is none.
-    """
-    head, *lines = path.read_text(encoding="utf-8").splitlines() or [""]
-    if not head.startswith("TRT-"):
-        fix = "it starts with a line such as TRT-8601-EntropyCalibration2."
-        raise AssetError(f"'{path}' is not a calibration cache of TensorRT.", fix=fix)
-    parts = [line.rpartition(": ") for line in lines if line.strip()]
-    return {name: struct.unpack(">f", bytes.fromhex(digits.strip().zfill(8)))[0] for name, _, digits in parts}

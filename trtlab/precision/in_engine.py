@@ -23,9 +23,10 @@ def _operand_types(layer: Layer) -> tuple[str, str]:
     """
     weights = max(filter(_is_matrix, layer.constants), key=_elements, default=None)
     weight_type = weights.dtype if weights else ""
-    if not layer.inputs or any(tensor.dtype == weight_type for tensor in layer.inputs):
-        return weight_type if layer.inputs else "", weight_type
-    return max(layer.inputs, key=lambda tensor: (_elements(tensor), BITS.get(tensor.dtype, 0))).dtype, weight_type
+    if any(tensor.dtype == weight_type for tensor in layer.inputs):
+        return weight_type, weight_type
+    largest = max(layer.inputs, key=lambda tensor: (_elements(tensor), BITS.get(tensor.dtype, 0)), default=None)
+    return largest.dtype if largest else "", weight_type
 
 
 def precision_of(layer: Layer) -> str:
@@ -72,10 +73,10 @@ def assert_precision(engine: Engine, precision: str, at_least: int = 8) -> None:
 def multiply_adds(model: Model, engine: Engine) -> pd.DataFrame:
     """The multiply-adds of each convolution and matrix product, and the precision of its kernel.
 
-    One row an ONNX node: node, op, multiply_adds, kernel and precision (None where it was folded). Each
-    node counts for the one kernel that computes it (`trtlab.engine.owners`), and where TensorRT names no node, as when
-    it makes a matrix product of a 1x1 convolution, for the one nameless kernel with as many weights. Shapes are the
-    engine's: of the first profile, at its opt. Raises ModelError where a size is not known.
+    One row an ONNX node: node, op, multiply_adds, kernel and precision (None where it was folded). Each node counts for
+    the one kernel that computes it (`trtlab.engine.owners`), and where TensorRT names no node, as when it makes a matrix
+    product of a 1x1 convolution, for the one nameless kernel with as many weights. Shapes are the engine's: of the
+    first profile, at its opt. Raises ModelError where a size is not known.
     """
     proto = read_model(model)
     fixed = {port.name: port.profiles[0][1] if port.profiles else port.shape for port in engine.ports}

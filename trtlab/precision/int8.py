@@ -90,9 +90,8 @@ def quantize(
         half = to_half(quantized, "fp16", few)
         quantized = half.model
         left += half.kept.itertuples(index=False, name=None)
-    done = [node for node in proto.graph.node if node.name in inputs]
-    inside = tuple(node.name for node in done if node.op_type != "Add" and len(inputs[node.name]) == 2)
-    sums = tuple(node.name for node in done if node.op_type == "Add")
+    inside = tuple(name for name, sides in inputs.items() if len(sides) == 2)
+    sums = tuple(node.name for node in proto.graph.node if node.op_type == "Add" and node.name in inputs)
     table = pd.DataFrame(left, columns=["node", "op", "reason"])
     return Quantized(quantized, own, inside, sums, table, base)
 
