@@ -190,8 +190,6 @@ def test_accuracy_comes_with_wilsons_interval() -> None:
 def test_a_nan_among_the_logits_is_a_miss() -> None:
     logits = np.array([[np.nan, 1], [1, 0], [0, np.inf], [-np.inf, 0]])
     assert numerics.score(logits, np.array([0, 0, 1, 0])) == Accuracy(2, 4)
-    with pytest.raises(AssetError, match="do not fit 3 labels"):
-        numerics.score(logits, np.array([0, 0, 1]))
 
 
 def test_the_digit_cnn_is_as_good_as_its_training_says() -> None:

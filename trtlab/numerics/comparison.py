@@ -127,9 +127,6 @@ def accuracy(model: Model, dataset: Dataset, *, true_half: bool = False) -> Accu
 
 def score(logits: np.ndarray, labels: np.ndarray) -> Accuracy:
     """Count the rows of `logits` (N, classes) whose largest value is at the label; a row with a NaN is a miss."""
-    if logits.ndim != 2 or len(logits) != len(labels) or not len(labels):
-        what = f"Logits of shape {logits.shape} do not fit {len(labels)} labels."
-        raise AssetError(what, fix="give one row of logits a label.")
     values = np.asarray(logits, np.float64)
     hits = (values.argmax(axis=1) == labels) & ~np.isnan(values).any(axis=1)
     return Accuracy(int(hits.sum()), len(labels))

@@ -74,9 +74,9 @@ def multiply_adds(model: Model, engine: Engine) -> pd.DataFrame:
     """The multiply-adds of each convolution and matrix product, and the precision of its kernel.
 
     One row an ONNX node: node, op, multiply_adds, kernel and precision (None where it was folded). Each node counts for
-    the one kernel that computes it (`trtlab.engine.owners`), and where TensorRT names no node, as when it makes a matrix
-    product of a 1x1 convolution, for the one nameless kernel with as many weights. Shapes are the engine's: of the
-    first profile, at its opt. Raises ModelError where a size is not known.
+    the one kernel that computes it (`trtlab.engine.owners`), and where TensorRT names no node, as when a 1x1
+    convolution becomes a matrix product, for the one nameless kernel with as many weights. Shapes are the engine's: of
+    the first profile, at its opt. Raises ModelError where a size is not known.
     """
     proto = read_model(model)
     fixed = {port.name: port.profiles[0][1] if port.profiles else port.shape for port in engine.ports}
@@ -120,7 +120,7 @@ def _is_matrix(tensor: Tensor) -> bool:
 def _nameless(engine: Engine, weights: int) -> Layer | None:
     """The kernel that names no ONNX node and holds a matrix of that many weights, if there is just one."""
     kernels = [layer for layer in engine.kernels if not layer.onnx_nodes]
-    found = [k for k in kernels if any(_is_matrix(c) and _elements(c) == weights for c in k.constants)]
+    found = [one for one in kernels if weights in map(_elements, filter(_is_matrix, one.constants))]
     return found[0] if len(found) == 1 else None
 
 
