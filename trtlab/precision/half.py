@@ -34,8 +34,7 @@ _HALF = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 class HalfModel:
     """A model in mixed precision. `kept` has one row a node left in FP32: node, op, reason.
 
-    `nodes` counts all nodes but the casts that were added, `casts` those; `notes` says what the conversion assumed or
-    had to change.
+    `nodes` counts all nodes but the `casts` that were added; `notes` says what the conversion assumed or had to change.
     """
 
     model: onnx.ModelProto
@@ -43,7 +42,7 @@ class HalfModel:
     kept: pd.DataFrame
     nodes: int
     casts: int
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...]
 
     def __repr__(self) -> str:
         head = f"{self.nodes - len(self.kept)} of {self.nodes} nodes in {self.kind.upper()}, {self.casts} casts"
@@ -83,10 +82,7 @@ def to_half(
 
 
 def named_copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy to convert: each node has a name of its own, and no weight is an input too, as in models of IR version 3.
-
-    Each output has a shape, where ONNX can infer it: AutoCast asks for that.
-    """
+    """A copy to convert: nodes have names of their own, outputs their shapes, and no weight is an input too."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     for name, node in zip(node_names(model.graph), copy.graph.node, strict=True):

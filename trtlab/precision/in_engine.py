@@ -96,10 +96,10 @@ def precision_share(engine: Engine, model: Model, precision: str) -> float:
     A product counts when the kernel that owns it reads both operands in that type (only the weights for INT4).
     """
     table = multiply_adds(model, engine)
-    total = table["multiply_adds"].sum()
-    if not total:
+    if table.empty:
         raise ModelError("The model has no convolution and no matrix product.", fix="there is no share to speak of.")
-    return float(table.loc[table["precision"] == _known(precision), "multiply_adds"].sum() / total)
+    counted = table.loc[table["precision"] == _known(precision), "multiply_adds"]
+    return float(counted.sum() / table["multiply_adds"].sum())
 
 
 def _known(precision: str) -> str:

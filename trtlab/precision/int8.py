@@ -37,7 +37,7 @@ class Quantized:
     """A model with Q/DQ pairs. `scales`: tensor -> its scale in the model; `quantized`: the nodes in INT8.
 
     `sums` are the residual sums with a pair at their other input. `left` has one row (node, op, reason) for each
-    convolution or matrix product that is not INT8, and for each node that the FP16 base keeps in FP32.
+    convolution or matrix product of the main graph that is not INT8, and for each node that stays in FP32 on FP16.
     """
 
     model: onnx.ModelProto
@@ -63,9 +63,9 @@ def quantize(
     quantised biases. Quantised are the inputs of every Conv, Gemm and MatMul, or of `nodes` less `exclude`; with
     `residual` the other input of a sum that such a node writes into; `activations=False` and `weights=False` leave one
     side out. `scales` (tensor -> scale) takes the place of calibration: `samples` may then be None. With samples, the
-    FP16 base keeps in FP32 what goes beyond ±512 on the first of them, as to_half does.
+    FP16 base keeps in FP32 what goes beyond ±512 on the first of them, as to_half does. A node stays, with the reason
+    in `left`, when one of its inputs is 0 in every sample or beyond FP16's range.
 
-    A node stays, with the reason in `left`, when one of its inputs is 0 in every sample or beyond FP16's range.
     Raises ModelError for a model that is quantised already, holds nothing to quantise, NaN or infinite weights or
     tensors, or more than 2 GiB; AssetError for unknown names and for samples that do not fit.
     """
@@ -80,8 +80,8 @@ def quantize(
             raise AssetError("There are no samples to calibrate with.", fix="give samples, or scales=.")
         names = activation_names(proto, inputs)
         scales = calibrate(proto, samples, calibrator, names) if names else {}
-    exact: Scales = {name: (None, np.asarray(scale)) for name, scale in scales.items()}
-    exact |= _weight_scales(proto, inputs, per_channel)
+    exact = _weight_scales(proto, inputs, per_channel)
+    exact |= {name: (None, np.asarray(scale)) for name, scale in scales.items() if name not in exact}
     _take_out(proto, inputs, left, exact, base)
     quantized = _insert_pairs(proto, inputs, exact, base)
     own = {name: float(_fit(exact[name][1], base)) for name in activation_names(proto, inputs)}
@@ -130,12 +130,10 @@ def _take_out(model: onnx.ModelProto, inputs: Inputs, left: Left, scales: Scales
             left.append((node.name, node.op_type, max(reasons)))
             del inputs[node.name]
     if all(node.op_type == "Add" for node in model.graph.node if node.name in inputs):
-        why = "it holds no Conv, Gemm or MatMul"
-        for name, op, reason in left[:1]:
-            why = f"{op} '{name}' stays: {reason}"
+        stays = [f"{op} '{name}' stays: {reason}" for name, op, reason in left] or ["it holds no Conv, Gemm or MatMul"]
         fix = "INT8 is for convolutions and matrix products in FP32, and for samples like those in use; base='fp32' "
         fix += "reaches further both ways, and to_half(model, 'fp16') takes any FP32 model."
-        raise ModelError(f"There is nothing to quantise in the model: {why}.", fix=fix)
+        raise ModelError(f"There is nothing to quantise in the model: {stays[0]}.", fix=fix)
 
 
 def _misfit(node: onnx.NodeProto, name: str, scales: Scales, base: Base) -> str:
