@@ -142,6 +142,7 @@ def test_one_sample_is_enough() -> None:
     scales = calibrate(tiny_models.conv("N"), {"x": normal(1, 3, 8, 8)})
     assert set(scales) == {"x", "relu1", "conv2", "flat"}
     assert all(scale > 0 for scale in scales.values())
+    assert calibrate(tiny_models.loop(), {"x": normal(2, 4)}) == {}  # no convolution, no matrix product
 
 
 def test_an_unknown_calibrator_is_answered_with_the_closest() -> None:

@@ -13,7 +13,7 @@ from tiny_models import conv, loop, model, node, tensor, value
 import trtlab as lab
 from trtlab import numerics
 from trtlab.errors import AssetError, ModelError
-from trtlab.precision import HalfModel, to_half
+from trtlab.precision import HalfModel, quantize, to_half
 
 FLOAT, HALF, BF16 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16
 IMAGES = np.random.default_rng(0).random((4, 3, 8, 8), dtype=np.float32)
@@ -128,6 +128,7 @@ def test_weights_that_are_inputs_too_stay_out_of_the_interface() -> None:
         found = to_half(network, "fp16", samples)
         assert [port.name for port in found.model.graph.input] == ["x"]
         assert weight_types(found.model) == {HALF}
+    assert [port.name for port in quantize(network, {"x": IMAGES}).model.graph.input] == ["x"]
 
 
 def test_a_model_that_is_half_already_is_refused() -> None:

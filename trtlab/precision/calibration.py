@@ -76,6 +76,8 @@ def histogram(array: np.ndarray, limit: float | None = None) -> Histogram:
 
 def _values(model: onnx.ModelProto, samples: Samples, names: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
     """(tensor, its values) of one batch after the other; raises ModelError where one is not finite."""
+    if not names:
+        return
     compute = runner(model, names)
     sample = compute(next(iter(batches(samples, model, 1))))
     size = _BATCH_BYTES // max(1, sum(array.nbytes for array in sample.values()))

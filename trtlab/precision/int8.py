@@ -78,8 +78,7 @@ def quantize(
     if scales is None:
         if samples is None:
             raise AssetError("There are no samples to calibrate with.", fix="give samples, or scales=.")
-        names = activation_names(proto, inputs)
-        scales = calibrate(proto, samples, calibrator, names) if names else {}
+        scales = calibrate(proto, samples, calibrator, activation_names(proto, inputs))
     exact = _weight_scales(proto, inputs, per_channel)
     exact |= {name: (None, np.asarray(scale)) for name, scale in scales.items() if name not in exact}
     _take_out(proto, inputs, left, exact, base)
