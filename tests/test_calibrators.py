@@ -54,8 +54,9 @@ def test_entropy_agrees_with_onnx_runtime_on_every_tensor_of_two_networks() -> N
     for network in (lab.models.digit_cnn(), lab.models.efficientnet_lite0()):
         names = list(calibrate(network.onnx(), network.sample(4), "minmax"))
         for name, array in run(network.onnx(), network.sample(4), outputs=names[:: len(names) // 8]).items():
-            found = threshold(histogram(array), "entropy")
-            assert found == pytest.approx(of_onnx_runtime(array, "entropy"), rel=0.01), name
+            if array.size >= 2048:  # ours clips nothing where there are fewer values than bins
+                found = threshold(histogram(array), "entropy")
+                assert found == pytest.approx(of_onnx_runtime(array, "entropy"), rel=0.01), name
 
 
 def test_entropy_clips_nothing_where_there_are_fewer_values_than_bins() -> None:

@@ -128,7 +128,7 @@ def _check(name: str, array: np.ndarray | None, ports: Mapping[str, Input], numb
 def _fits(array: np.ndarray, port: Input) -> bool:
     """Has `array` the input's type, rank and sizes, and a whole number of its fixed batch?"""
     pairs = enumerate(zip(array.shape, port.dims, strict=False))
-    same = all(size in (None, n) or (axis == 0 and n % size == 0) for axis, (n, size) in pairs)
+    same = all(not size or n == size or (axis == 0 and n % size == 0) for axis, (n, size) in pairs)
     return array.dtype == _dtype(port.kind) and array.ndim == len(port.dims) and same
 
 
