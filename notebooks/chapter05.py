@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from math import ceil, floor, log10
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 import ipywidgets
@@ -429,3 +431,16 @@ def _operands(engine: Engine, count: int) -> str:
     kernel = owners(engine)["product"]
     weight = next(t for t in (*kernel.inputs, *kernel.constants) if math.prod(t.shape) == count)
     return f"{kernel.inputs[0].dtype} × {weight.dtype}"
+
+
+def read_tensorrt_cache(path: Path) -> dict[str, float]:
+    """The scales in a calibration cache of TensorRT 10 or older, for quantize(scales=…): thresholds / 127, as ours are.
+
+    It is text, a line `tensor: FP32 number in hex` for each. Raises AssetError for a file that is none.
+    """
+    head, *lines = path.read_text(encoding="utf-8").splitlines() or [""]
+    if not head.startswith("TRT-"):
+        fix = "it starts with a line such as TRT-8601-EntropyCalibration2."
+        raise AssetError(f"'{path}' is not a calibration cache of TensorRT.", fix=fix)
+    parts = [line.rpartition(": ") for line in lines if line.strip()]
+    return {name: struct.unpack(">f", bytes.fromhex(digits.strip().zfill(8)))[0] for name, _, digits in parts}

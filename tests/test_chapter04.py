@@ -16,7 +16,7 @@ from notebook_runs import NOTEBOOKS, run
 import trtlab as lab
 from trtlab import exercises, numerics, precision
 from trtlab.models.export import export
-from trtlab.numerics import Accuracy
+from trtlab.numerics import Accuracy, TensorDifference
 
 NOTEBOOK = NOTEBOOKS / "04_fp16_bf16.ipynb"
 # What is spoiled, and the sections that notice it.
@@ -164,7 +164,7 @@ def test_accuracies_and_agreement_are_drawn_with_their_counts() -> None:
     words = titles(chapter04.accuracies(found, "One in ten"))
     assert "99.2% of 1,000" in words
     assert "10.0% of 200" in words
-    broken = numerics.compare({"a": np.ones(3), "b": np.ones(3)}, {"a": np.ones(3), "b": np.array([1, 1, np.inf])})
+    broken = {"a": TensorDifference("a", np.inf, 1.0, 0), "b": TensorDifference("b", -np.inf, np.nan, 1)}
     figure = chapter04.agreement({"FP16": broken}, "b overflows")
     crosses = [line for axes in figure.axes for line in axes.lines if line.get_marker() == "X"]
     assert [list(line.get_xdata()) for line in crosses] == [[1]]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import chapter05
@@ -11,10 +13,12 @@ import nbformat
 import numpy as np
 import onnx
 import pytest
+import tiny_models
 from matplotlib.text import Text
 from notebook_runs import NOTEBOOKS, code_cells, run
 
-from trtlab import exercises
+from trtlab import exercises, precision
+from trtlab.errors import AssetError
 from trtlab.recordings import compare, recording
 from trtlab.toys import toy
 
@@ -194,3 +198,18 @@ def test_the_threshold_explorer_draws_the_tensor_and_the_threshold_chosen(monkey
     assert " 0 of 100 values clipped" in notes[1]
     assert "threshold 5 " in notes[2]
     assert "90 of 100 values clipped" in notes[2]
+
+
+def test_a_cache_of_tensorrt_10_gives_its_scales_to_quantize(tmp_path: Path) -> None:
+    path = tmp_path / "calibration.cache"
+    wanted = {"x": 0.02, "relu1": 0.03, "name: with a colon": 1.0, "flat": 0.01}
+    lines = [f"{name}: {struct.pack('>f', scale).hex().lstrip('0')}" for name, scale in wanted.items()]
+    path.write_text("\n".join(["TRT-8601-EntropyCalibration2", *lines, ""]))
+    scales = chapter05.read_tensorrt_cache(path)
+    assert scales == pytest.approx(wanted)
+    quantized = precision.quantize(tiny_models.conv("N"), None, scales=scales, base="fp32")
+    assert quantized.scales == pytest.approx({name: wanted[name] for name in ("x", "relu1", "flat")})
+    for other in ("", "hello"):
+        path.write_text(other)
+        with pytest.raises(AssetError, match="not a calibration cache of TensorRT"):
+            chapter05.read_tensorrt_cache(path)

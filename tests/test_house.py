@@ -164,7 +164,7 @@ def used_by_one_chapter() -> dict[str, str]:
     for path in [*MODULES, *(ROOT / "data").rglob("*.py")]:
         if path in (ROOT / "data").rglob("*.py"):
             for module, name in uses(path):
-                users[f"{module.split('.')[-1]}.{name}"].add(path.stem)
+                users[f"{(module + '.').split('.')[1]}.{name}"].add(path.stem)
         elif path.name != "__init__.py":
             taken_here = [f"{module.split('.')[1]}.{name}" for module, name in uses(path) if module != "trtlab"]
             for name in [*taken_here, *(f"{unit(path)}.{name}" for name in used_at_home(path))]:

@@ -14,14 +14,8 @@ from tiny_models import attention, conv, model, node, tensor
 import trtlab as lab
 from trtlab.engine import Engine, Layer, Tensor
 from trtlab.errors import AssetError, ModelError, PrecisionError
-from trtlab.precision import (
-    assert_precision,
-    multiply_adds,
-    precision_of,
-    precision_share,
-    precisions,
-    to_half,
-)
+from trtlab.precision import assert_precision, precision_share, precisions, to_half
+from trtlab.precision.in_engine import multiply_adds, precision_of
 from trtlab.toys import toy
 
 RECORDED = Path(__file__).resolve().parent.parent / "data"

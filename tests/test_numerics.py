@@ -88,7 +88,8 @@ def test_in_true_half_every_tensor_has_the_type_the_model_gives_it(kind: int) ->
     found = numerics.run(network, {"x": IMAGES[:2].astype(dtype)}, outputs=names, true_half=True)
     assert {array.dtype for array in found.values()} == {dtype}
     exact = numerics.run(conv(2), {"x": IMAGES[:2]}, outputs=["y"])["y"]
-    assert 0 < numerics.compare({"y": exact}, {"y": found["y"]})["y"].relative < (0.002 if kind == HALF else 0.02)
+    error = np.abs(found["y"].astype(np.float32) - exact).max() / np.abs(exact).max()
+    assert 0 < error < (0.002 if kind == HALF else 0.02)
 
 
 def test_products_in_true_half_are_those_of_onnx_itself() -> None:
@@ -148,11 +149,8 @@ def test_cosine_of_equal_opposite_and_right_angles() -> None:
 
 def test_the_first_tensor_that_overflows_is_found() -> None:
     x = {"x": np.array([[3, 300], [1, 2]], np.float32)}
-    found = numerics.compare(square_root_of_square(1), square_root_of_square(HALF), x, true_half=True, batch=1)
-    assert next(name for name, tensor in found.items() if tensor.overflowed) == "squared"
-    assert found["squared"].overflowed == 1
-    assert found["squared"].largest == 90000
-    assert found["low"].overflowed == 0
+    found = numerics.compare(square_root_of_square(1), square_root_of_square(HALF), x, true_half=True)
+    assert {name: tensor.overflowed for name, tensor in found.items()} == {"low": 0, "squared": 1, "root": 1, "y": 1}
     assert list(found) == ["low", "squared", "root", "y"]
 
 
@@ -161,25 +159,23 @@ def test_a_comparison_over_batches_is_that_over_all() -> None:
     second.graph.initializer[0].CopyFrom(
         onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(first.graph.initializer[0]) * np.float32(1.01), "w1")
     )
-    streamed = numerics.compare(first, second, {"x": IMAGES}, batch=2)
-    at_once = numerics.compare(*(numerics.run(m, {"x": IMAGES}, outputs=list(streamed)) for m in (first, second)))
-    for row in streamed.values():
-        assert row.sqnr_db == pytest.approx(at_once[row.name].sqnr_db, abs=1e-3)
-        assert row.max_error == pytest.approx(at_once[row.name].max_error, rel=1e-3)
+    many = np.concatenate([IMAGES] * 4)  # two batches
+    streamed = numerics.compare(first, second, {"x": many})
+    right, other = (numerics.run(one, {"x": many}, outputs=list(streamed)) for one in (first, second))
+    for name, found in streamed.items():
+        assert found.sqnr_db == pytest.approx(numerics.sqnr(right[name], other[name]), abs=1e-3)
+        assert found.cosine == pytest.approx(numerics.cosine(right[name], other[name]))
     assert 30 < streamed["y"].sqnr_db < 60
 
 
 def test_what_cannot_be_compared_is_refused() -> None:
+    other = model([node("Relu", "x", "r")], {"x": ("N", 3, 8, 8)}, "r")
     with pytest.raises(AssetError, match="no tensor in common"):
-        numerics.compare({"a": IMAGES}, {"b": IMAGES})
+        numerics.compare(conv("N"), other, {"x": IMAGES})
     with pytest.raises(AssetError, match=r"the shape \(6, 3, 8, 8\) in one and \(5, 3, 8, 8\)"):
-        numerics.compare({"a": IMAGES}, {"a": IMAGES[:5]})
-    with pytest.raises(AssetError, match="there are none"):
-        numerics.compare(conv("N"), conv("N"))
-    with pytest.raises(AssetError, match=r"run\(\) the model first"):
-        numerics.compare(conv("N"), {"y": IMAGES}, {"x": IMAGES})
-    with pytest.raises(AssetError, match="'logit' is not in both"):
-        numerics.compare({"a": IMAGES}, {"a": IMAGES}, tensors=["logit"])
+        numerics.sqnr(IMAGES, IMAGES[:5])
+    with pytest.raises(AssetError, match="no tensor 'logit'"):
+        numerics.compare(conv("N"), conv("N"), {"x": IMAGES}, tensors=["logit"])
 
 
 def test_accuracy_comes_with_wilsons_interval() -> None:
@@ -194,8 +190,6 @@ def test_accuracy_comes_with_wilsons_interval() -> None:
 def test_a_nan_among_the_logits_is_a_miss() -> None:
     logits = np.array([[np.nan, 1], [1, 0], [0, np.inf], [-np.inf, 0]])
     assert numerics.score(logits, np.array([0, 0, 1, 0])) == Accuracy(2, 4)
-    with pytest.raises(AssetError, match="do not fit 3 labels"):
-        numerics.score(logits, np.array([0, 0, 1]))
 
 
 def test_the_digit_cnn_is_as_good_as_its_training_says() -> None:
@@ -207,7 +201,7 @@ def test_the_digit_cnn_is_as_good_as_its_training_says() -> None:
 
 def test_accuracy_wants_a_model_with_one_input() -> None:
     two = model([node("Add", "a b", "y")], {"a": ("N", 2), "b": ("N", 2)}, "y")
-    with pytest.raises(AssetError, match="2 inputs"):
+    with pytest.raises(AssetError, match="give nothing for 'b'"):
         numerics.accuracy(two, Dataset(np.zeros((1, 2), np.float32), np.zeros(1, np.int64)))
 
 

@@ -166,7 +166,7 @@ def test_the_other_input_of_a_sum_is_int8_with_residual_and_half_without() -> No
 def test_excluded_nodes_stay_and_say_so() -> None:
     quantized = quantized_cnn(exclude=["stem.conv/Conv"])
     assert quantized.left.values.tolist() == [["stem.conv/Conv", "Conv", "it is excluded"]]
-    assert str(quantized).startswith("8 of 9 convolutions and matrix products in INT8, 2 residual sums too")
+    assert str(quantized).startswith("8 convolutions and matrix products and 2 residual sums in INT8; the rest in FP16")
     assert kernels_on(built(quantized), "INT8") == 8
 
 
@@ -363,8 +363,7 @@ def test_a_model_without_products_is_refused() -> None:
 
 def test_a_half_precision_model_is_refused_with_the_tensor() -> None:
     model, samples = tiny()
-    half = to_half(model, "fp16", keep_io_types=False).model
-    refused("'conv1' stays: its input 'x' is FLOAT16", half, {"x": samples["x"].astype(np.float16)})
+    refused("'conv1' stays: its input 'x.*' is FLOAT16", to_half(model, "fp16").model, samples)
 
 
 def test_an_operator_without_int8_is_refused_by_name() -> None:
@@ -378,7 +377,6 @@ def test_an_operator_without_int8_is_refused_by_name() -> None:
     )
     quantized = quantize(up, tiny()[1])
     assert quantized.left.values.tolist() == [["up", "ConvTranspose", "TensorRT has no INT8 form of ConvTranspose"]]
-    assert str(quantized).startswith("1 of 2 ")
 
 
 def test_names_that_do_not_exist_are_answered_with_the_closest() -> None:
@@ -391,7 +389,7 @@ def test_names_that_do_not_exist_are_answered_with_the_closest() -> None:
 def test_a_choice_that_leaves_nothing_is_refused() -> None:
     refused("'conv1' stays: it is excluded", *tiny(), exclude=["conv1", "conv2", "head"])
     refused("'conv1' stays: it is not among nodes", *tiny(), nodes=[])
-    refused("neither its data nor its weights", *tiny(), activations=False, weights=False)
+    refused("INT8 needs both", *tiny(), activations=False, weights=False)
 
 
 @pytest.mark.parametrize("wrong", [np.nan, -np.inf])
@@ -409,11 +407,10 @@ def test_weights_that_are_nan_or_infinite_are_refused_with_their_node(wrong: flo
         ({"x": normal(0, 3, 8, 8)}, "no samples"),
         ([], "no samples"),
         (None, "no samples to calibrate with"),
-        ({"y": normal(2, 3, 8, 8)}, "name 'y', which is no input.*'x'"),
-        ({"x": normal(2, 3, 8, 9)}, r"give float32 \(2, 3, 8, 9\)"),
-        ({"x": normal(2, 3, 8, 8).astype(np.float64)}, "give float64"),
+        ({"y": normal(2, 3, 8, 8)}, "for 'y', and the model takes .* for 'x'"),
+        ({"x": normal(2, 3, 8, 9)}, "give float32 2×3×8×9"),
         ({"x": normal(2, 3, 8, 8) * np.float32(np.nan)}, "NaN or infinite"),
-        (iter([{"x": normal(2, 3, 8, 8)}]), "read only once"),
+        (iter([{"x": normal(2, 3, 8, 8)}]), "not list_iterator"),
     ],
 )
 def test_samples_that_do_not_fit_are_refused(samples: object, match: str) -> None:
@@ -422,12 +419,14 @@ def test_samples_that_do_not_fit_are_refused(samples: object, match: str) -> Non
 
 def test_a_fixed_batch_takes_whole_batches() -> None:
     assert quantize(tiny_models.conv(4), {"x": normal(16, 3, 8, 8)}).quantized
-    refused("batch is fixed at 4", tiny_models.conv(4), {"x": normal(15, 3, 8, 8)}, error=lab.AssetError)
+    refused("takes float32 4×3×8×8", tiny_models.conv(4), {"x": normal(15, 3, 8, 8)}, error=lab.AssetError)
 
 
 def test_a_tensor_that_is_zero_in_every_sample_leaves_its_node_as_it_is() -> None:
     quantized = quantize(tiny()[0], {"x": np.zeros((16, 3, 8, 8), np.float32)})
-    assert quantized.left.values.tolist() == [["conv1", "Conv", "its input 'x' is 0 in every sample and has no range"]]
+    assert quantized.left.values.tolist() == [
+        ["conv1", "Conv", "its input 'x' reaches 0, and scales in FP16 are for ranges from 7.57e-06 to 65,504"]
+    ]
     assert quantized.quantized == ("conv2", "head")
     assert all(scale > 0 for scale in quantized.scales.values())
 
@@ -435,9 +434,9 @@ def test_a_tensor_that_is_zero_in_every_sample_leaves_its_node_as_it_is() -> Non
 def test_a_range_that_no_scale_of_the_base_fits_leaves_the_node() -> None:
     model, samples = tiny()
     left = quantize(model, {"x": samples["x"] * np.float32(1e-10)}).left
-    assert "too close to 0 for a scale in FP16" in left["reason"].iloc[0]
+    assert "'x' reaches 2.6" in left["reason"].iloc[0]
     assert quantize(model, {"x": samples["x"] * np.float32(1e-10)}, base="fp32").left.empty
-    refused("beyond the 65,504 of the FP16 base.*base='fp32'", model, {"x": samples["x"] * np.float32(1e8)})
+    refused("reaches .*e\\+08, .* to 65,504.*base='fp32'", model, {"x": samples["x"] * np.float32(1e8)})
     assert quantize(model, {"x": samples["x"] * np.float32(1e8)}, base="fp32").left.empty
 
 
@@ -465,31 +464,6 @@ def test_given_scales_must_be_there_and_be_numbers() -> None:
     refused("'flat', read by node 'head'.*no scale", model, None, scales={"x": 0.1, "relu1": 0.1}, error=lab.AssetError)
     for wrong in (-0.1, math.nan, math.inf):
         refused("'x', read by .*has the scale", model, None, scales={**scales, "x": wrong}, error=lab.AssetError)
-
-
-def test_nodes_inside_a_branch_stay_and_say_so() -> None:
-    yes, no = (
-        helper.make_graph([tiny_models.node("Conv", f"a w{s}", s)], s, [], [tiny_models.value(s, None)])
-        for s in ("yes", "no")
-    )
-    model = tiny_models.model(
-        [
-            tiny_models.node("Conv", "x w", "a"),
-            tiny_models.node("ReduceSum", "a", "total", keepdims=0),
-            tiny_models.node("Greater", "total zero", "positive"),
-            tiny_models.node("If", "positive", "y", "choice", then_branch=yes, else_branch=no),
-        ],
-        {"x": (2, 3, 8, 8)},
-        "y",
-        [
-            tiny_models.weight("w", 8, 3, 3, 3), tiny_models.weight("wyes", 4, 8, 1, 1),
-            tiny_models.weight("wno", 4, 8, 1, 1), tiny_models.tensor("zero", 0.0),
-        ],
-    )  # fmt: skip
-    quantized = quantize(model, {"x": normal(8, 3, 8, 8)})
-    assert quantized.quantized == ("a",)
-    assert quantized.left["reason"].tolist() == ["it is inside of If 'choice'"] * 2
-    assert kernels_on(built(quantized, shapes={}), "INT8") == 1
 
 
 def test_a_model_of_more_than_2_gib_is_refused(tmp_path: Path) -> None:

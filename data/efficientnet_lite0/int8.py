@@ -22,7 +22,7 @@ import pandas as pd
 import trtlab as lab
 from trtlab import datasets, models, numerics, precision
 from trtlab.files import write_atomically
-from trtlab.numerics.samples import batches
+from trtlab.numerics.running import batches
 
 GPU = "SM89"
 SHAPES = {"x": ((1, 3, 224, 224), (8, 3, 224, 224), (8, 3, 224, 224))}

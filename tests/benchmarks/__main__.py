@@ -208,10 +208,12 @@ def _searches(model: Path, samples: dict[str, np.ndarray], step: int) -> list[tu
     """(seconds, threshold) here and on ONNX Runtime, for every `step`-th tensor that INT8 needs a scale of."""
     from onnxruntime.quantization.calibrate import HistogramCollector
 
+    from trtlab.precision.calibration import histogram
+
     names = list(lab.precision.quantize(model, samples, calibrator="minmax", base="fp32", residual=False).scales)
     found = []
     for array in lab.numerics.run(model, samples, outputs=names[::step]).values():
-        counted = lab.precision.histogram(array)
+        counted = histogram(array)
         collector = HistogramCollector("entropy", True, 2048, 128, 99.9, "same")
         with contextlib.redirect_stdout(io.StringIO()):
             collector.collect({"t": array})

@@ -4,7 +4,3 @@ from __future__ import annotations
 
 from trtlab.numerics.comparison import Accuracy, TensorDifference, accuracy, compare, cosine, score, sqnr
 from trtlab.numerics.running import run, runner
-
-__all__ = [
-    "Accuracy", "TensorDifference", "accuracy", "compare", "cosine", "run", "runner", "score", "sqnr",
-]  # fmt: skip

@@ -1,28 +1,27 @@
-"""Run a model on the CPU: on ONNX Runtime, or with every operation in the type that the model gives it."""
+"""Run a model over samples on the CPU: on ONNX Runtime, or with every operation in the type that the model gives it."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 from onnx.reference import ReferenceEvaluator
-from onnx.reference.ops.op_conv import Conv
-from onnx.reference.ops.op_gemm import Gemm_7
-from onnx.reference.ops.op_global_average_pool import GlobalAveragePool
-from onnx.reference.ops.op_matmul import MatMul
-from onnx.reference.ops.op_reduce_mean import ReduceMean_18
-from onnx.reference.ops.op_reduce_sum import ReduceSum_13
+from onnx.reference.ops import load_op
 
 from trtlab.errors import AssetError, ModelError
 from trtlab.graph import reads
-from trtlab.numerics.samples import Samples, batches, input_ports
 from trtlab.onnx_model import Model, read_whole
+from trtlab.shapes import Input, inputs_of, shape_text
 
+_dtype = onnx.helper.tensor_dtype_to_np_dtype
 Arrays = dict[str, np.ndarray]
+Feed = Mapping[str, np.ndarray]
+Samples = Feed | Sequence[Feed] | Callable[[], Iterable[Feed]]
 
 
 def run(
@@ -32,11 +31,11 @@ def run(
 
     ONNX Runtime computes FP16 models in FP32 on a CPU, which hides overflow; `true_half=True` rounds the result of
     every operation to its own type. Raises ModelError for a model that cannot be run and AssetError for unknown names
-    and for samples that do not fit (`trtlab.numerics.samples.batches`).
+    and for samples that do not fit (see `batches`).
     """
     proto = read_whole(model)
     names = list(outputs) if outputs is not None else [value.name for value in proto.graph.output]
-    varying = set(input_ports(proto))  # the tensors that follow from an input; the others are the same in every batch
+    varying = set(inputs_of(proto))  # the tensors that follow from an input; the others are the same in every batch
     for node in proto.graph.node:
         varying.update(node.output if varying & set(reads(node)) else ())
     pieces: dict[str, list[np.ndarray]] = {name: [] for name in names}
@@ -50,27 +49,99 @@ def run(
 
 def runner(model: onnx.ModelProto, outputs: Sequence[str], *, true_half: bool = False) -> Callable[[Arrays], Arrays]:
     """A function from a feed to the named tensors, inputs and weights among them; for results too large to keep."""
-    graph = model.graph
-    weights = {tensor.name: tensor for tensor in graph.initializer}
-    given = [*weights, *(value.name for value in graph.input)]
-    check_known("tensor", outputs, [*given, *(name for node in graph.node for name in node.output if name)])
-    computed = [name for name in dict.fromkeys(outputs) if name not in given]
-    open_engine = _reference if true_half else _runtime
-    engine = "ONNX's reference evaluator" if true_half else "ONNX Runtime"
-    try:
-        step = open_engine(_with_outputs(model, computed), computed) if computed else None
-    except Exception as error:  # the exceptions of both have no base class but this
-        raise _cannot(engine, error) from error
+    graph, names = model.graph, list(dict.fromkeys(outputs))
+    given = [value.name for value in (*graph.initializer, *graph.input)]
+    check_known("tensor", names, [*given, *(name for node in graph.node for name in node.output if name)])
+    declared = {value.name: value for value in (*graph.input, *graph.value_info, *graph.output)}
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    del changed.graph.output[:]
+    changed.graph.output.extend(declared.get(name) or onnx.ValueInfoProto(name=name) for name in names)
+    with _failing(true_half):
+        step = (_reference if true_half else _runtime)(changed, names)
 
     def compute(feed: Arrays) -> Arrays:
-        try:
-            found = dict(zip(computed, step(feed), strict=True)) if step else {}
-        except Exception as error:
-            raise _cannot(engine, error) from error
-        fixed = {name: onnx.numpy_helper.to_array(weights[name]) for name in outputs if name in weights}
-        return {name: (feed | fixed | found)[name] for name in outputs}
+        with _failing(true_half):
+            return dict(zip(names, step(feed), strict=True))
 
     return compute
+
+
+@contextmanager
+def _failing(true_half: bool) -> Iterator[None]:
+    """Whatever an engine raises as a ModelError: the exceptions of both have no base class but Exception."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300].rstrip(".")
+        fix = "run it with true_half=True." if "NOT_IMPLEMENTED" in reason else "'polygraphy check lint' says more."
+        engine = "ONNX's reference evaluator" if true_half else "ONNX Runtime"
+        raise ModelError(f"{engine} cannot run the model: {reason}.", stage="run", fix=fix) from error
+
+
+def batches(samples: Samples, model: onnx.ModelProto, size: int = 32) -> Iterator[dict[str, np.ndarray]]:
+    """The feeds of `model`, at most `size` samples each (or exactly its batch, where that is fixed).
+
+    `samples` is {input: array (N, …)}, a list of such feeds, or a function that gives the feeds anew on every call, for
+    data that does not fit in memory. The first axis counts samples; where the inputs of a feed differ in its length the
+    feed stays whole. Raises AssetError, naming input and feed, for an empty set, a missing or unknown name, a wrong
+    rank, size or type, and for NaN and infinity.
+    """
+    ports, empty = inputs_of(model), True
+    for number, feed in enumerate(_feeds(samples)):
+        arrays = {name: np.asanyarray(array) for name, array in feed.items()}
+        for name in (*arrays, *ports):
+            _check(name, arrays.get(name), ports, number)
+        for batch in _cut(arrays, ports, size):
+            yield batch
+            empty = False
+    if empty:
+        fix = "give at least one; a function must give its feeds anew on every call, so not an iterator used up."
+        raise AssetError("There are no samples: the set is empty.", fix=fix)
+
+
+def _feeds(samples: Samples) -> Iterator[Feed]:
+    given = samples() if callable(samples) else samples
+    listed = callable(samples) or (isinstance(samples, Sequence) and not isinstance(samples, str))
+    for feed in given if listed else [given]:
+        if not isinstance(feed, Mapping):
+            what = "Samples are {input: array}, a list of such feeds or a function that gives them anew on every call"
+            fix = "name the input: {'x': images}; instead of an iterator pass the function that makes it, uncalled."
+            raise AssetError(f"{what}, not {type(feed).__name__}.", fix=fix)
+        yield feed
+
+
+def _check(name: str, array: np.ndarray | None, ports: Mapping[str, Input], number: int) -> None:
+    """ONNX Runtime would say some of this too, but ONNX's reference evaluator and AutoCast would not."""
+    if array is None or name not in ports or not _fits(array, ports[name]):
+        given = "nothing" if array is None else f"{array.dtype} {shape_text(array.shape)}"
+        takes = [f"{_dtype(port.kind)} {shape_text(port.dims)} for '{port.name}'" for port in ports.values()]
+        what = f"The samples (feed {number}) give {given} for '{name}', and the model takes {' and '.join(takes)}."
+        raise AssetError(what, fix="the first axis counts samples, in whole batches; .astype() changes the type.")
+    bad = ~np.isfinite(array) if array.dtype.kind in "fcV" else np.zeros(1, bool)  # V: bfloat16 and its like
+    if bad.any():
+        first = tuple(int(i) for i in np.argwhere(bad)[0])
+        what = f"Input '{name}' (feed {number}) holds {bad.sum():,} values that are NaN or infinite, first at {first}."
+        raise AssetError(what, fix="clean the samples: ranges and accuracies made with them would mean nothing.")
+
+
+def _fits(array: np.ndarray, port: Input) -> bool:
+    """Has `array` the input's type, rank and sizes, and a whole number of its fixed batch?"""
+    pairs = enumerate(zip(array.shape, port.dims, strict=False))
+    same = all(not size or n == size or (axis == 0 and n % size == 0) for axis, (n, size) in pairs)
+    return array.dtype == _dtype(port.kind) and array.ndim == len(port.dims) and same
+
+
+def _cut(arrays: Feed, ports: Mapping[str, Input], size: int) -> Iterator[dict[str, np.ndarray]]:
+    """The feed in pieces; a scalar goes into each of them."""
+    lengths = {len(array) for array in arrays.values() if array.ndim}
+    fixed = {port.dims[0] for port in ports.values() if port.dims and port.dims[0]}
+    if len(lengths) != 1 or len(fixed) > 1:
+        yield dict(arrays)
+    else:
+        (length,), step = lengths, min(fixed, default=size)
+        for start in range(0, length, step):
+            yield {name: array[start : start + step] if array.ndim else array for name, array in arrays.items()}
 
 
 def check_known(kind: str, names: Iterable[str], known: Iterable[str]) -> None:
@@ -80,22 +151,6 @@ def check_known(kind: str, names: Iterable[str], known: Iterable[str]) -> None:
         if name not in there:
             close = difflib.get_close_matches(str(name), there, n=3, cutoff=0.4) or list(there)[-3:]
             raise AssetError(f"The model has no {kind} '{name}'.", fix=f"name {' or '.join(map(repr, close))}.")
-
-
-def _cannot(engine: str, error: Exception) -> ModelError:
-    reason = " ".join(str(error).split())[:300].rstrip(".")
-    fix = "run it with true_half=True." if "NOT_IMPLEMENTED" in reason else "'polygraphy check lint' says more."
-    return ModelError(f"{engine} cannot run the model: {reason}.", stage="run", fix=fix)
-
-
-def _with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
-    """A model whose outputs are exactly `names`; the weights are copied, the given model stays as it is."""
-    declared = {value.name: value for value in (*model.graph.value_info, *model.graph.output)}
-    changed = onnx.ModelProto()
-    changed.CopyFrom(model)
-    del changed.graph.output[:]
-    changed.graph.output.extend(declared.get(name) or onnx.ValueInfoProto(name=name) for name in names)
-    return changed
 
 
 def _runtime(model: onnx.ModelProto, names: list[str]) -> Callable[[Arrays], list[np.ndarray]]:
@@ -133,4 +188,5 @@ def _sums_in_fp32(base: Any) -> type:
     return type(base.__name__.partition("_")[0], (base,), {"op_domain": "", "_run": _run})
 
 
-SUMS_IN_FP32 = [_sums_in_fp32(base) for base in (Conv, Gemm_7, MatMul, ReduceSum_13, ReduceMean_18, GlobalAveragePool)]
+_SUMMING = ("Conv", "Gemm", "MatMul", "ReduceSum", "ReduceMean", "GlobalAveragePool")
+SUMS_IN_FP32 = [_sums_in_fp32(load_op("", name, 22)) for name in _SUMMING]

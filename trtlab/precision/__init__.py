@@ -2,23 +2,7 @@
 
 from __future__ import annotations
 
-from trtlab.precision.calibration import (
-    CALIBRATORS,
-    Histogram,
-    calibrate,
-    histogram,
-    histograms,
-    limits,
-    read_tensorrt_cache,
-    threshold,
-)
+from trtlab.precision.calibration import CALIBRATORS, Histogram, calibrate, histograms, threshold
 from trtlab.precision.half import HalfModel, to_half
-from trtlab.precision.in_engine import (
-    assert_precision,
-    multiply_adds,
-    precision_of,
-    precision_share,
-    precisions,
-)
-from trtlab.precision.int8 import Quantized, quantize
-from trtlab.precision.sensitivity import sensitivity
+from trtlab.precision.in_engine import assert_precision, precision_share, precisions
+from trtlab.precision.int8 import Quantized, quantize, sensitivity

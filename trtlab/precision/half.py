@@ -8,7 +8,7 @@ import re
 import tempfile
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -19,12 +19,14 @@ import pandas as pd
 from trtlab.errors import AssetError, ModelError
 from trtlab.graph import inferred
 from trtlab.node_names import node_names
-from trtlab.numerics.running import check_known
-from trtlab.numerics.samples import Samples, batches
+from trtlab.numerics.running import Samples, batches, check_known
 from trtlab.onnx_model import Model, read_whole, tensors
-from trtlab.tables import rows
 
 Kind = Literal["fp16", "bf16"]
+_REASONS = {  # names of AutoCast's rules
+    "DisabledNodeNameRegexRule": "named in keep",
+    "DisabledOpTypes": "AutoCast does not convert what is inside a loop",
+}
 _HALF = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 
 
@@ -32,70 +34,63 @@ _HALF = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 class HalfModel:
     """A model in mixed precision. `kept` has one row a node left in FP32: node, op, reason.
 
-    `nodes` counts all nodes but the casts that were added, `casts` those; `notes` says what the conversion assumed or
-    had to change.
+    `nodes` counts all nodes but the `casts` that were added; `notes` says what the conversion assumed or had to change.
     """
 
-    model: onnx.ModelProto = field(repr=False)
+    model: onnx.ModelProto
     kind: Kind
-    kept: pd.DataFrame = field(repr=False)
+    kept: pd.DataFrame
     nodes: int
     casts: int
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...]
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         head = f"{self.nodes - len(self.kept)} of {self.nodes} nodes in {self.kind.upper()}, {self.casts} casts"
         return "\n".join([head, *self.notes])
 
-    def _repr_html_(self) -> str:
-        return rows(list(self.kept.columns), self.kept.values.tolist(), str(self))
-
 
 def to_half(
-    model: Model, kind: Kind, samples: Samples | None = None, *, keep: Sequence[str] = (), data_max: float = 512,
-    keep_io_types: bool = True,
-) -> HalfModel:  # fmt: skip
+    model: Model, kind: Kind, samples: Samples | None = None, *, keep: Sequence[str] = (), data_max: float = 512
+) -> HalfModel:
     """Convert a model to FP16 or BF16 with ModelOpt's AutoCast, and leave in FP32 what would not survive.
 
     That is: the nodes named in `keep`, and loops; those that read or write a value beyond ±`data_max` on the samples
     (at 512, FP16 numbers are 0.5 apart); those with a weight beyond ±65,504; and operators that ONNX has no such form
     of. Without samples no activation is judged. AutoCast holds all tensors of all samples at once, so give it tens of
-    them. Inputs and outputs stay FP32 unless `keep_io_types` is False. Files are written only to a temporary folder.
+    them. Inputs and outputs stay FP32. Files are written only to a temporary folder.
 
     Raises ModelError for a model that is in half precision already, with NaN or infinite weights, with operators that
     are not ONNX's own, or of more than 2 GiB, and AssetError for samples that do not fit and for unknown names.
     """
     if kind not in ("fp16", "bf16"):
         raise AssetError(f"There is no half precision '{kind}'.", fix="ask for 'fp16' or 'bf16'.")
-    proto = _named_copy(read_whole(model))
+    proto = named_copy(read_whole(model))
     _check(proto, keep)
     own = {node.name for node in proto.graph.node}
-    loops = [node.name for node in proto.graph.node if node.op_type in ("Loop", "Scan") and node.name not in keep]
     with tempfile.TemporaryDirectory(prefix="trtlab-half-") as folder:
         for number, feed in enumerate(batches(samples, proto) if samples is not None else ()):
             np.savez(Path(folder, f"{number:06d}.npz"), **feed)  # type: ignore[arg-type]
         path = Path(folder, "model.onnx")
         path.write_bytes(proto.SerializeToString())
         limit, data = (np.inf, None) if samples is None else (data_max, folder)
-        converted, log = _autocast(path, kind, data, [*keep, *loops], limit, keep_io_types)
-    kept = _kept_nodes(converted, [record.getMessage() for record in log], data_max)
-    kept.loc[kept["node"].isin(loops), "reason"] = "AutoCast does not convert what is inside a loop"
+        converted, log = _autocast(path, kind, data, keep, limit)
+    kept = _kept_nodes(converted, [text for _, text in log], data_max)
     casts = sum(node.op_type == "Cast" and node.name not in own for node in converted.graph.node)
     notes = [] if data else ["No samples were given, so no activation was judged: only weights, operators and names."]
-    notes += [_sentence(record.getMessage()) for record in log if record.levelno >= logging.WARNING]
+    notes += [_sentence(text) for level, text in log if level >= logging.WARNING]
     return HalfModel(converted, kind, kept, len(converted.graph.node) - casts, casts, tuple(dict.fromkeys(notes)))
 
 
-def _named_copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy whose nodes all have a name of their own and whose outputs have a shape: AutoCast asks for both."""
+def named_copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy to convert: nodes have names of their own, outputs their shapes, and no weight is an input too."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     for name, node in zip(node_names(model.graph), copy.graph.node, strict=True):
         node.name = name
-    if not all(value.type.tensor_type.HasField("shape") for value in copy.graph.output):
-        known = list(inferred(copy).graph.output)
-        del copy.graph.output[:]
-        copy.graph.output.extend(known)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    del copy.graph.input[:], copy.graph.output[:]
+    copy.graph.input.extend(value for value in model.graph.input if value.name not in weights)
+    copy.graph.output.extend(inferred(model).graph.output)
     return copy
 
 
@@ -133,15 +128,15 @@ def check_finite(model: onnx.ModelProto) -> None:
 
 
 def _autocast(
-    path: Path, kind: Kind, data: str | None, keep: Sequence[str], data_max: float, keep_io_types: bool
-) -> tuple[onnx.ModelProto, list[logging.LogRecord]]:
+    path: Path, kind: Kind, data: str | None, keep: Sequence[str], data_max: float
+) -> tuple[onnx.ModelProto, list[tuple[int, str]]]:
     """The converted model, and what AutoCast logged on the way; nothing of it reaches the screen."""
     from modelopt.onnx.autocast import convert_to_mixed_precision  # five seconds, and it sets up the loggers
     from polygraphy.logger import G_LOGGER
 
-    log: list[logging.LogRecord] = []
+    log: list[tuple[int, str]] = []
     handler = logging.Handler()
-    handler.emit = log.append  # type: ignore[method-assign, assignment]
+    handler.emit = lambda record: log.append((record.levelno, record.getMessage()))  # type: ignore[method-assign]
     patterns = [re.escape(name) + "$" for name in keep]
     with contextlib.ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings(action="ignore"))
@@ -152,12 +147,11 @@ def _autocast(
             logger.handlers, logger.propagate = [handler], False
             logger.setLevel(logging.DEBUG)  # that an operator is not supported is only said there
         try:
-            converted = convert_to_mixed_precision(
-                str(path), kind, patterns, data_max=data_max, keep_io_types=keep_io_types, calibration_data=data
-            )
+            settings = {"data_max": data_max, "keep_io_types": True, "calibration_data": data}
+            converted = convert_to_mixed_precision(str(path), kind, patterns, ["Loop", "Scan"], **settings)
             onnx.checker.check_model(converted, full_check=True)
         except Exception as error:  # AutoCast raises whatever its parts do
-            logged = [record.getMessage() for record in log if record.levelno >= logging.ERROR]
+            logged = [text for level, text in log if level >= logging.ERROR]
             reason = _sentence(" ".join([f"{error}:".replace(".:", ":"), *logged]).replace(str(path), "the model"))
             fix = "'polygraphy check lint' tells whether the model itself is sound; keep=[…] leaves nodes alone."
             raise ModelError(f"AutoCast cannot convert the model to {kind.upper()}: {reason}", fix=fix) from error
@@ -178,15 +172,12 @@ def _kept_nodes(model: onnx.ModelProto, log: Sequence[str], data_max: float) -> 
 
 def _reason(text: str, data_max: float) -> str:
     """AutoCast's reason in plain words; its own where a later version has another."""
-    reach = re.search(r"IO out of range: .*absmax=([^,]+)", text) or re.search(r"IO out of range: (.*), range", text)
-    weight = re.search(r"initializer (.+) out of range: min=(\S+), max=(\S+), range", text)
-    if weight:
-        return f"the weights '{weight[1]}' reach {max(abs(float(weight[2])), abs(float(weight[3]))):,.6g}"
-    if reach and "=" not in reach[1]:
-        return f"a tensor it reads or writes reaches {float(reach[1]):,.6g}, beyond {data_max:g}"
-    if reach:
-        return f"a tensor it reads or writes goes beyond {data_max:g} ({reach[1]})"
-    return "named in keep" if text == "DisabledNodeNameRegexRule" else text
+    found = re.search(r"(initializer (?P<weights>.+)|IO) out of range: min=(?P<min>[^,]+), max=(?P<max>[^,]+),", text)
+    if found:
+        reach = max(abs(float(found["min"])), abs(float(found["max"])))
+        weights = f"the weights '{found['weights']}' reach {reach:,.6g}"
+        return weights if found["weights"] else f"a tensor it reads or writes reaches {reach:,.6g}, beyond {data_max:g}"
+    return _REASONS.get(text, text)
 
 
 def _sentence(text: str) -> str:

@@ -14,15 +14,8 @@ from trtlab.node_names import node_names
 from trtlab.onnx_model import Model, read_model
 from trtlab.precision.placement import PRODUCTS
 
-_FIXES = {
-    "FP16": "build the model that to_half(model, 'fp16') returns: there is no FP16 flag any more.",
-    "BF16": "build the model that to_half(model, 'bf16') returns, for SM80 or newer.",
-    "INT8": "put Q/DQ pairs on the activations and on the weights of each convolution and matrix product, with scalar "
-    "activation scales and zero points of 0; quantize() does.",
-}
 
-
-def operand_types(layer: Layer) -> tuple[str, str]:
+def _operand_types(layer: Layer) -> tuple[str, str]:
     """The types of a kernel's activations and of its weights; "" where it has none.
 
     The weights are its largest constant that is a matrix; the activations' type is that of the weights when the kernel
@@ -30,9 +23,10 @@ def operand_types(layer: Layer) -> tuple[str, str]:
     """
     weights = max(filter(_is_matrix, layer.constants), key=_elements, default=None)
     weight_type = weights.dtype if weights else ""
-    if not layer.inputs or any(tensor.dtype == weight_type for tensor in layer.inputs):
-        return weight_type if layer.inputs else "", weight_type
-    return max(layer.inputs, key=lambda tensor: (_elements(tensor), BITS.get(tensor.dtype, 0))).dtype, weight_type
+    if any(tensor.dtype == weight_type for tensor in layer.inputs):
+        return weight_type, weight_type
+    largest = max(layer.inputs, key=lambda tensor: (_elements(tensor), BITS.get(tensor.dtype, 0)), default=None)
+    return largest.dtype if largest else "", weight_type
 
 
 def precision_of(layer: Layer) -> str:
@@ -42,7 +36,7 @@ def precision_of(layer: Layer) -> str:
     kernel without a matrix of weights that reads INT8 and the like only converts or adds; it has the type of its
     largest input all the same, and one that reads only constants, to unpack them, that of its output.
     """
-    activations, weights = operand_types(layer)
+    activations, weights = _operand_types(layer)
     if not activations:
         return layer.outputs[0].dtype if layer.outputs else ""
     return weights if weights == "INT4" else max(activations, weights, key=lambda kind: BITS.get(kind, 0))
@@ -53,7 +47,7 @@ def precisions(engine: Engine) -> pd.DataFrame:
 
     `with_weights` counts those that hold a matrix of weights in that very type: convolutions and matrix products.
     """
-    found = [(precision_of(layer), operand_types(layer)[1]) for layer in engine.kernels]
+    found = [(precision_of(layer), _operand_types(layer)[1]) for layer in engine.kernels]
     columns = ["precision", "kernels", "with_weights"]
     table = pd.DataFrame([(kind or "none", 1, kind == weights != "") for kind, weights in found], columns=columns)
     table = table.groupby("precision", as_index=False)[columns[1:]].sum()
@@ -72,17 +66,17 @@ def assert_precision(engine: Engine, precision: str, at_least: int = 8) -> None:
     if found < at_least:
         held = ", ".join(f"{count} {kind}" for kind, count in table["kernels"].items()) or "none"
         what = f"{found} kernels of this engine compute in {wanted}, not {at_least} or more: it holds {held}."
-        fix = "convert the model first: TensorRT compiles the types that the ONNX file states."
-        raise PrecisionError(what, fix=_FIXES.get(wanted, fix))
+        fix = "convert the model first, with to_half() or quantize(): TensorRT compiles the types that the file states."
+        raise PrecisionError(what, fix=fix)
 
 
 def multiply_adds(model: Model, engine: Engine) -> pd.DataFrame:
-    """The multiply-adds of each convolution and matrix product, and the types that its kernel reads.
+    """The multiply-adds of each convolution and matrix product, and the precision of its kernel.
 
-    One row an ONNX node: node, op, multiply_adds, kernel (None where folded), activations, weights, precision. Each
-    node counts for the one kernel that computes it (`trtlab.engine.owners`), and where TensorRT names no node, as when
-    it makes a matrix product of a 1x1 convolution, for the one nameless kernel with as many weights. Shapes are the
-    engine's: of the first profile, at its opt. Raises ModelError where a size is not known.
+    One row an ONNX node: node, op, multiply_adds, kernel and precision (None where it was folded). Each node counts for
+    the one kernel that computes it (`trtlab.engine.owners`), and where TensorRT names no node, as when a 1x1
+    convolution becomes a matrix product, for the one nameless kernel with as many weights. Shapes are the engine's: of
+    the first profile, at its opt. Raises ModelError where a size is not known.
     """
     proto = read_model(model)
     fixed = {port.name: port.profiles[0][1] if port.profiles else port.shape for port in engine.ports}
@@ -92,10 +86,8 @@ def multiply_adds(model: Model, engine: Engine) -> pd.DataFrame:
         if node.op_type in PRODUCTS:
             count = _count(node, name, shapes)
             layer = owner.get(name) or _nameless(engine, math.prod(shapes[node.input[1]]))
-            found = (layer.name, *operand_types(layer), precision_of(layer)) if layer else (None, "", "", "")
-            rows.append((name, node.op_type, count, *found))
-    columns = ["node", "op", "multiply_adds", "kernel", "activations", "weights", "precision"]
-    return pd.DataFrame(rows, columns=columns)
+            rows.append((name, node.op_type, count, *((layer.name, precision_of(layer)) if layer else (None, None))))
+    return pd.DataFrame(rows, columns=["node", "op", "multiply_adds", "kernel", "precision"])
 
 
 def precision_share(engine: Engine, model: Model, precision: str) -> float:
@@ -104,10 +96,10 @@ def precision_share(engine: Engine, model: Model, precision: str) -> float:
     A product counts when the kernel that owns it reads both operands in that type (only the weights for INT4).
     """
     table = multiply_adds(model, engine)
-    total = table["multiply_adds"].sum()
-    if not total:
+    if table.empty:
         raise ModelError("The model has no convolution and no matrix product.", fix="there is no share to speak of.")
-    return float(table.loc[table["precision"] == _known(precision), "multiply_adds"].sum() / total)
+    counted = table.loc[table["precision"] == _known(precision), "multiply_adds"]
+    return float(counted.sum() / table["multiply_adds"].sum())
 
 
 def _known(precision: str) -> str:
@@ -128,7 +120,7 @@ def _is_matrix(tensor: Tensor) -> bool:
 def _nameless(engine: Engine, weights: int) -> Layer | None:
     """The kernel that names no ONNX node and holds a matrix of that many weights, if there is just one."""
     kernels = [layer for layer in engine.kernels if not layer.onnx_nodes]
-    found = [k for k in kernels if any(_is_matrix(c) and _elements(c) == weights for c in k.constants)]
+    found = [one for one in kernels if weights in map(_elements, filter(_is_matrix, one.constants))]
     return found[0] if len(found) == 1 else None
 
 
