@@ -80,7 +80,7 @@ def test_an_engine_without_figures_or_tensors_is_drawn_too() -> None:
 
 
 def test_measured_points_are_marked_and_joined() -> None:
-    curve = memory.Curve("N", (1, 2, 4), (10 * MiB, 20 * MiB, 40 * MiB), 0, "x N")
+    curve = memory.Curve("N", (1, 2, 4), (10 * MiB, 20 * MiB, 40 * MiB), "x N")
     picture = growth({"batch": {"A": curve, "B": curve}, "side": {"": curve}}, "It grows")
     assert picture.get_label() == "It grows"
     left, right = picture.axes[1:]

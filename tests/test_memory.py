@@ -14,7 +14,7 @@ import tiny_models as tiny
 from chapter07 import detector
 
 import trtlab as lab
-from trtlab import AssetError, BuildError, ModelError, ProfileError, TrtlabError, memory
+from trtlab import AssetError, BuildError, ProfileError, TrtlabError, memory
 from trtlab.buildlog import read_build_log
 from trtlab.engine import Engine, Layer, Port, Tensor
 from trtlab.memory import fitting
@@ -58,7 +58,7 @@ PORTS = (Port("x", "Input", "FP32", (1, MiB // 4)), Port("y", "Output", "FP32", 
 
 
 def test_resnet50_makes_353_mib_of_tensors_55_at_once_and_reserves_69() -> None:
-    life = memory.liveness(lab.models.resnet50().onnx(), {"x": (8, 3, 224, 224)}, GPU)
+    life = memory.liveness(build(lab.models.resnet50().onnx(), shapes={"x": (8, 3, 224, 224)}))
     assert [round(size / MiB) for size in (life.sum_bytes, life.peak_bytes, life.reserved_bytes or 0)] == [353, 55, 69]
     assert life.peak == 6
     assert len(life.tensors) == 57
@@ -83,7 +83,7 @@ def test_a_chain_needs_two_tensors_however_long(length: int) -> None:
 
 def test_streams_that_may_run_side_by_side_are_alive_at_the_same_time() -> None:
     life = memory.liveness(build(PATTERNS["Sibling convolutions"].model()))
-    assert life.streams == 2
+    assert len({kernel.stream for kernel in life.kernels}) == 2
     assert life.reserved_bytes == life.peak_bytes + 2 * SCRATCH
     assert life.peak_bytes == life.sum_bytes
 
@@ -98,13 +98,11 @@ def test_the_attention_of_bert_is_read_as_one_tensor_in_many_shapes() -> None:
 def test_a_tensor_lives_from_its_first_writer_to_its_last_reader() -> None:
     layers = (kernel("1", "x", "a:2"), kernel("2", "a:2", "b"), kernel("3", "b", "c"), kernel("4", "c a:2", "y"))
     life = memory.liveness(Engine(layers, PORTS, activation_bytes=5 * MiB))
-    assert {tensor.name: (tensor.born, tensor.last) for tensor in life.tensors} == {
-        "a": (0, 3),
-        "b": (1, 2),
-        "c": (2, 3),
-    }
+    assert [(tensor.name, tensor.born, tensor.last) for tensor in life.tensors] == [
+        ("a", 0, 3), ("b", 1, 2), ("c", 2, 3)
+    ]  # fmt: skip
     assert [size // MiB for size in life.alive] == [2, 3, 4, 3]
-    assert [tensor.name for tensor in life.at(2)] == ["a", "b", "c"]
+    assert [tensor.name for tensor in life.present[2]] == ["a", "b", "c"]
     assert (life.sum_bytes, life.peak_bytes, life.peak) == (4 * MiB, 4 * MiB, 2)
 
 
@@ -168,34 +166,10 @@ def test_one_kernel_has_nothing_alive_in_between() -> None:
     assert "0.0 MiB" in life._repr_html_()
 
 
-def test_the_tables_are_readable() -> None:
+def test_the_summary_is_readable() -> None:
     life = memory.liveness(build(convolutions(2)))
-    assert list(life.table().columns) == ["tensor", "MiB", "born", "last used"]
     assert "most alive at once: 12.2 MiB" in repr(life)
     assert "not reported" in repr(replace(life, reserved_bytes=None))
-
-
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        (b"", "empty"),
-        (b"vtrt" + bytes(99), "is a TensorRT(-RTX)? engine"),
-        (b"ftrt", "is a TensorRT(-RTX)? engine"),
-        (b"hello", "text"),
-    ],
-)
-def test_a_file_that_is_no_model_is_named_for_what_it_is(content: bytes, says: str, tmp_path: Path) -> None:
-    path = tmp_path / "my.plan"
-    path.write_bytes(content)
-    with pytest.raises(ModelError, match=says):
-        memory.liveness(path)
-
-
-def test_a_plan_whole_or_cut_is_recognised(tmp_path: Path) -> None:
-    plan = build(tiny.conv()).plan_bytes()
-    for data in (plan, plan[: len(plan) // 2]):
-        with pytest.raises(ModelError, match=r"is a TensorRT(-RTX)? engine.*the ONNX file"):
-            memory.liveness(data)
 
 
 # --- the log
@@ -259,7 +233,6 @@ def test_a_curve_is_exact_where_it_was_measured_and_close_between() -> None:
         figure = build(model, shapes={"x": (batch, 3, 128, 128)}).activation_bytes
         assert figure
         assert abs(curve.at(batch) / figure - 1) < 0.1
-    assert list(curve.table().index) == [1, 2, 4, 8]
     assert "x N×3×128×128" in repr(curve)
 
 
@@ -269,35 +242,26 @@ def test_a_letter_may_stand_for_height_and_width() -> None:
     assert curve.at(128) == build(detector(), shapes={"x": (1, 3, 128, 128)}).activation_bytes
 
 
-@pytest.mark.parametrize(
-    ("size", "says"),
-    [(0, "cannot be 0"), (9, "outside"), (-1, "cannot be"), ("2", "whole number"), (2.0, "whole"), (2**40, "cannot be"),
-     (True, "whole")],
-)  # fmt: skip
-def test_a_curve_never_answers_beyond_its_ends(size: Any, says: str) -> None:
-    curve = memory.Curve("N", (1, 8), (100, 800), 0, "x N")
-    with pytest.raises(ProfileError, match=says):
+@pytest.mark.parametrize("size", [0, 0.9, 9, -1, 2**40])
+def test_a_curve_never_answers_beyond_its_ends(size: float) -> None:
+    curve = memory.Curve("N", (1, 8), (100, 800), "x N")
+    with pytest.raises(ProfileError, match="outside of what was measured"):
         curve.at(size)
 
 
 @pytest.mark.parametrize(
     ("shapes", "sizes", "says"),
     [
-        ({"x": (1, 1024)}, [1, 2], "No size is left open"),
-        ({"x": ("N", "M")}, [1, 2], "only one can vary"),
-        ({"x": ("8", 1024)}, [1, 2], "neither a number nor a letter"),
+        ({"x": (1, 1024)}, [1, 2], "No size is open in x 1×1024"),
+        ({"x": ("N", "M")}, [1, 2], r"2 sizes are open \(N, M\) in x N×M"),
         ({"x": ("N", 1024.0)}, [1, 2], "not a whole number"),
         ({"z": ("N", 1024)}, [1, 2], "no input 'z'"),
         ("x", [1, 2], "not a dictionary"),
         (None, [4], "two sizes"),
-        (None, [], "two sizes"),
-        (None, ["1", 2], "not a whole number"),
+        (None, "12", "not a whole number"),
         (None, [1.5, 2], "not a whole number"),
-        (None, [0, 2], "cannot be 0"),
+        (None, [0, 2], "empty"),
         (None, [1, 2**31], "cannot be"),
-        (None, "12", "not a list"),
-        (None, 12, "not a list"),
-        (None, [1, 2**22], "2³¹"),
     ],
 )
 def test_a_curve_says_what_is_wrong_with_its_sizes(shapes: Any, sizes: Any, says: str) -> None:
@@ -307,7 +271,7 @@ def test_a_curve_says_what_is_wrong_with_its_sizes(shapes: Any, sizes: Any, says
 
 def test_a_model_without_a_dynamic_axis_has_no_curve_and_no_largest_batch() -> None:
     for ask in (lambda: memory.curve(tiny.conv(), GPU, None, [1, 2]), lambda: memory.fits(tiny.conv(), GPU)):
-        with pytest.raises(ProfileError, match="No dimension of the model's inputs is dynamic"):
+        with pytest.raises(ProfileError, match=r"No size is open in x 1×3×8×8.*chapter 01"):
             ask()
 
 
@@ -426,11 +390,10 @@ def fake(figures: Any, allocates: Sequence[int] = ()) -> Any:
 
 @pytest.fixture
 def with_figures(monkeypatch: pytest.MonkeyPatch) -> Any:
-    module = fitting
-
-    def use(figures: Any, **options: Any) -> memory.Fit:
-        monkeypatch.setattr(module, "build_each", fake(figures, options.pop("allocates", ())))
-        return memory.fits(tiny.conv("N"), GPU, {"x": ("N", 3, 8, 8)}, limit_gib=1, reserve_gib=0, **options)
+    def use(figures: Any, **options: Any) -> fitting.Fit:
+        monkeypatch.setattr(fitting, "build_each", fake(figures, options.pop("allocates", ())))
+        model = toy("f (float[N] x) => (float[N] y) { y = Relu(x) }")
+        return memory.fits(model, GPU, limit_gib=1.0005, reserve_gib=0, **options)  # half a MiB for x and y
 
     return use
 
@@ -439,7 +402,7 @@ def with_figures(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_the_search_ends_at_the_border_for_any_slope(with_figures: Any, per_item: int) -> None:
     fit = with_figures(lambda size: 20 + per_item * size)
     assert fit.size == (1024 - 20) // per_item
-    assert len(fit.tries) <= 18
+    assert len(fit.tries) <= 12
 
 
 def test_steps_and_curves_are_searched_too(with_figures: Any) -> None:
@@ -479,21 +442,17 @@ def test_the_search_ends_when_its_time_is_over(with_figures: Any, monkeypatch: p
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"limit_gib": 0}, "limit_gib is"),
-        ({"limit_gib": -1}, "limit_gib is"),
-        ({"limit_gib": float("nan")}, "limit_gib is"),
-        ({"limit_gib": "8"}, "limit_gib is"),
+        ({"limit_gib": 0}, "limit_gib=0 and reserve_gib=0.75"),
+        ({"limit_gib": -1}, "limit_gib=-1"),
+        ({"limit_gib": float("nan")}, "limit_gib=nan"),
         ({"limit_gib": 25}, "RTX 4090 has 24 GB"),
-        ({"reserve_gib": -0.5}, "reserve_gib is"),
-        ({"reserve_gib": "1"}, "reserve_gib is"),
-        ({"limit_gib": 0.5}, "room for nothing"),
-        ({"reserve_gib": 24}, "room for nothing"),
-        ({"seconds": 0}, "seconds is 0"),
-        ({"seconds": "5"}, "seconds is '5'"),
+        ({"reserve_gib": -0.5}, "reserve_gib=-0.5"),
+        ({"limit_gib": 0.5}, "there is no room"),
+        ({"reserve_gib": 24}, "there is no room"),
     ],
 )
 def test_limits_that_cannot_be_are_refused_before_anything_is_built(options: dict[str, Any], says: str) -> None:
-    with pytest.raises(TrtlabError, match=says):
+    with pytest.raises(AssetError, match=says):
         memory.fits(BIG, GPU, **options)
 
 

@@ -22,18 +22,14 @@ def breakdown(engine: Engine) -> pd.DataFrame:
             f"breakdown() takes an Engine, not {type(engine).__name__}; a plan file tells its parts only to a GPU.",
             fix="lab.build(model) makes an Engine, lab.read_inspector(text) reads one.",
         )
-    host = re.search(r"Total Host Persistent Memory: (\d+) bytes", engine.log)
+    found = re.search(r"Total Host Persistent Memory: (\d+) bytes", engine.log)
+    host = int(found[1]) if found else None
     rows = [
         ("weights", engine.weight_bytes, "one copy an engine", "TensorRT's log: Total Weights Memory"),
         *_context(engine),
-        ("inputs", io_bytes(engine, "Input"), "your buffers", "shapes and types of the engine's inputs"),
-        ("outputs", io_bytes(engine, "Output"), "your buffers", "shapes and types of the engine's outputs"),
-        (
-            "host",
-            int(host[1]) if host else None,
-            "one copy a context, in host memory",
-            "TensorRT's log: Host Persistent",
-        ),
+        ("inputs", _io_bytes(engine, "Input"), "your buffers", "shapes and types of the engine's inputs"),
+        ("outputs", _io_bytes(engine, "Output"), "your buffers", "shapes and types of the engine's outputs"),
+        ("host", host, "one copy a context, in host memory", "TensorRT's log: Host Persistent"),
         ("CUDA context, kernels", None, "one a process", "needs a GPU: cudaMemGetInfo before and after"),
     ]
     table = pd.DataFrame(rows, columns=["part", "bytes", "held", "how we know"], dtype=object)
@@ -41,7 +37,7 @@ def breakdown(engine: Engine) -> pd.DataFrame:
     return table.set_index("part")
 
 
-def io_bytes(engine: Engine, mode: str) -> int | None:
+def _io_bytes(engine: Engine, mode: str) -> int | None:
     """Bytes of all inputs (`mode` "Input") or outputs ("Output") of the largest profile; None when one is unknown."""
     if mode == "Output" and any(len(port.profiles) > 1 for port in engine.ports):
         return None  # TensorRT tells their shape for the first profile only
