@@ -104,7 +104,6 @@ def test_figures_are_plausible() -> None:
         (" T4 ", "SM75"),
         ("H100", "SM90"),
         ("A100", "SM80"),
-        ((8, 6), "SM86"),
         # As people write them in bug reports; most have no figures.
         ("A10G", "SM86"),
         ("Tesla P100", "SM60"),

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import yaml
 
-from trtlab import course
 from trtlab.course import CHAPTERS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -101,13 +100,17 @@ def test_jupyter_settings_ask_the_network_for_nothing() -> None:
 def test_the_chapters_are_in_order_and_named_once() -> None:
     assert [chapter.number for chapter in CHAPTERS] == list(range(len(CHAPTERS)))
     assert len({chapter.name for chapter in CHAPTERS}) == len(CHAPTERS)
-    assert {chapter.status for chapter in CHAPTERS} <= {"ready", "planned"}
     assert {use for chapter in CHAPTERS for use in chapter.uses} == {"compile", "numerics", "timings"}
 
 
 @pytest.mark.parametrize(("readme", "folder"), [("README.md", "notebooks/"), ("notebooks/README.md", "")])
 def test_the_table_of_chapters_is_the_course(readme: str, folder: str) -> None:
-    table = course.markdown_table(folder)
+    rows = ["| nr | chapter | the question it answers | minutes | a GPU adds | status |", "|---|---|---|---|---|---|"]
+    for one in CHAPTERS:
+        title, status = (f"[{one.title}]({folder}{one.file})", "**ready**") if one.ready else (one.title, "planned")
+        cells = (f"{one.number:02d}", title, one.question, str(one.minutes), one.gpu_adds, status)
+        rows.append(f"| {' | '.join(cells)} |")
+    table = "\n".join(rows)
     assert table in read(readme), f"{readme} should hold this table:\n{table}"
 
 

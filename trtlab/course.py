@@ -10,7 +10,7 @@ class Chapter:
     """One notebook: what it asks, how long it takes to read and run (minutes), and what it needs of the machine.
 
     `uses` names the abilities it draws on (compile, numerics, timings); `gpu_adds` what a reader with an NVIDIA GPU
-    sees more of; `status` is ready or planned.
+    sees more of; `ready` tells that the notebook is written.
     """
 
     number: int
@@ -20,17 +20,12 @@ class Chapter:
     minutes: int
     uses: tuple[str, ...]
     gpu_adds: str
-    status: str = "planned"
+    ready: bool = False
 
     @property
     def file(self) -> str:
         """The notebook's name in notebooks/."""
         return f"{self.number:02d}_{self.name}.ipynb"
-
-    @property
-    def ready(self) -> bool:
-        """True when the notebook is written."""
-        return self.status == "ready"
 
 
 _BUILD = ("compile",)
@@ -40,26 +35,26 @@ _TIME = ("compile", "numerics", "timings")
 CHAPTERS: tuple[Chapter, ...] = (
     Chapter(0, "start_here", "Start here",
             "What can this machine do, and what does TensorRT make of a trained network?", 15, _COMPUTE,
-            "running the engine you built", "ready"),
+            "running the engine you built", ready=True),
     Chapter(1, "pytorch_to_onnx", "From PyTorch to ONNX",
             "Which export does TensorRT like: dropout, batch norm, dynamic axes, simplification?", 25, _COMPUTE,
-            "nothing: all of it is CPU work", "ready"),
+            "nothing: all of it is CPU work", ready=True),
     Chapter(2, "graph_optimization", "Graph optimization",
             "What becomes of each node: folded, dead, fused downwards, fused sideways?", 30, _BUILD,
-            "full TensorRT's fusion beside that of TensorRT-RTX", "ready"),
+            "full TensorRT's fusion beside that of TensorRT-RTX", ready=True),
     Chapter(3, "builder_runtime_context", "Builder, runtime, context",
             "Which component does what, what is stored in an engine, and where may it run?", 25, _BUILD,
-            "loading and running the engine", "ready"),
+            "loading and running the engine", ready=True),
     Chapter(4, "fp16_bf16", "FP16 and BF16",
             "What do strong typing and AutoCast change, where does FP16 overflow, which layers to keep?", 30, _TIME,
-            "measured speed-up and TensorRT's own numerics", "ready"),
+            "measured speed-up and TensorRT's own numerics", ready=True),
     Chapter(5, "int8_calibration", "INT8 calibration",
             "Where do the scales come from, where do Q/DQ nodes belong, and what does a bad calibrator cost?", 35,
-            _TIME, "measured speed-up and TensorRT's own numerics", "ready"),
+            _TIME, "measured speed-up and TensorRT's own numerics", ready=True),
     Chapter(6, "dynamic_shapes", "Dynamic shapes", "What do min, opt and max decide, and what does a wide range cost?",
-            25, _COMPUTE, "time per shape inside and at the edge of a profile", "ready"),
+            25, _COMPUTE, "time per shape inside and at the edge of a profile", ready=True),
     Chapter(7, "memory", "Memory", "Where do the megabytes go: weights, activations, reuse, workspace?", 25, _BUILD,
-            "device memory as the driver sees it", "ready"),
+            "device memory as the driver sees it", ready=True),
     Chapter(8, "performance", "Performance", "How to measure, what limits a kernel, and why is it not faster?", 35,
             _TIME, "your own measurements beside recorded and predicted ones"),
     Chapter(9, "troubleshooting", "Troubleshooting",
@@ -82,14 +77,3 @@ CHAPTERS: tuple[Chapter, ...] = (
     Chapter(17, "your_own_model", "Your own model", "What does all of this say about the model you brought?", 30, _TIME,
             "your model, timed"),
 )  # fmt: skip
-
-
-def markdown_table(notebooks: str = "") -> str:
-    """The course as the Markdown table of README.md and notebooks/README.md; `notebooks` is the folder links go to."""
-    rows = ["| nr | chapter | the question it answers | minutes | a GPU adds | status |", "|---|---|---|---|---|---|"]
-    for chapter in CHAPTERS:
-        title = f"[{chapter.title}]({notebooks}{chapter.file})" if chapter.ready else chapter.title
-        status = "**ready**" if chapter.ready else chapter.status
-        cells = (f"{chapter.number:02d}", title, chapter.question, str(chapter.minutes), chapter.gpu_adds, status)
-        rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows)

@@ -34,7 +34,6 @@ COURSE_PACKAGES = (
     ("torch", "PyTorch", "torch"),
     ("onnx", "ONNX", "onnx"),
 )
-NEEDED_GIB = 3.5
 CHILD_SECONDS = 60.0  # for importing a package, and for nvidia-smi; only what hangs takes as long
 _INSTALL = "run 'python -m pip install -e \".[lab]\"' in the project's folder"
 _INSTALL_GPU = _INSTALL.replace("[lab]", "[lab,gpu]")
@@ -43,17 +42,16 @@ _USES = ("compile", "numerics", "timings")
 
 @dataclass(frozen=True)
 class Package:
-    """What importing a package showed: `state` is works, missing or broken, and `problem` says why it is broken."""
+    """What importing a package showed: `state` is works, missing or broken, `detail` the version or what is broken."""
 
     name: str
     title: str
     distribution: str
     state: str
-    version: str = ""
-    problem: str = ""
+    detail: str = ""
 
     def __str__(self) -> str:
-        return {"works": self.version or "version unknown", "missing": "not installed"}.get(self.state, "broken")
+        return {"works": self.detail or "version unknown", "missing": "not installed"}.get(self.state, "broken")
 
 
 @dataclass(frozen=True)
@@ -87,10 +85,13 @@ class Machine:
         """How this machine does what a chapter uses: compile, numerics, timings; empty text where it cannot."""
         works = {package.name for package in self.packages if package.state == "works"}
         compiles = self.compiler if "onnx" in works else ""
-        computes = "ONNX Runtime on the CPU" if {"onnx", "onnxruntime", "torch"} <= works else ""
         timings = "recorded, predicted" if compiles else "recorded"
-        how = (compiles, computes, f"measured here, {timings}" if compiles and self.gpu_works else timings)
-        return {use: able for use, able in zip(_USES, how, strict=True) if use in chapter.uses}
+        how = {
+            "compile": compiles,
+            "numerics": "ONNX Runtime on the CPU" if {"onnx", "onnxruntime", "torch"} <= works else "",
+            "timings": f"measured here, {timings}" if compiles and self.gpu_works else timings,
+        }
+        return {use: how[use] for use in chapter.uses}
 
     def facts(self) -> dict[str, str]:
         """What the computer and its packages are, {name: value}."""
@@ -126,40 +127,44 @@ def doctor() -> Machine:
 
     Takes two to four seconds: each package is imported in a child process, which it may crash.
     """
-    packages, gpu_works = probe_packages(), has_gpu()
+    with ThreadPoolExecutor() as pool:
+        checked = pool.submit(_run, sys.executable, "-m", "pip", "check")
+        packages, gpu_works = probe_packages(), has_gpu()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     machine = Machine(
         system_name(), platform.python_version(), cpu_name(), cores, memory_gib(),
         gpu_names(), gpu_works, packages, _compiler(packages, gpu_works),
     )  # fmt: skip
-    return replace(machine, issues=(*_compiler_issues(machine), *_package_issues(machine), *_hardware_issues(machine)))
+    complaints = checked.result().stdout
+    issues = (*_compiler_issues(machine), *_package_issues(machine, complaints), *_hardware_issues(machine))
+    return replace(machine, issues=issues)
 
 
 def _compiler(packages: tuple[Package, ...], gpu_works: bool) -> str:
     """The TensorRT that `load_tensorrt` would choose, by name and version; the full one only counts with a GPU."""
-    working = {package.name: package for package in packages if package.state == "works"}
+    works = {one.name: one for one in packages if one.state == "works" and (gpu_works or one.name != "tensorrt")}
     try:
-        usable = [working[name] for name in candidates() if name in working and (gpu_works or name == "tensorrt_rtx")]
+        chosen = next((works[name] for name in candidates() if name in works), None)
     except AssetError:
         return ""
-    return f"{usable[0].title.removesuffix(' (full)')} {usable[0].version}".strip() if usable else ""
+    return f"{chosen.title.removesuffix(' (full)')} {chosen.detail}".strip() if chosen else ""
 
 
 def gpu_names() -> tuple[str, ...]:
     """The NVIDIA GPUs and their driver, as nvidia-smi gives them; empty when it is not there."""
-    try:
-        done = _run("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
-    except (OSError, subprocess.TimeoutExpired):
-        return ()
-    rows = [line.rpartition(", ") for line in done.stdout.splitlines() if done.returncode == 0]
-    return tuple(f"{name}, driver {driver.strip()}" for name, comma, driver in rows if comma)
+    lines = _run("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader").stdout.splitlines()
+    return tuple(line.replace(", ", ", driver ") for line in lines if ", " in line)
 
 
 def _run(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command, capture_output=True, encoding="utf-8", errors="replace", stdin=subprocess.DEVNULL,
-        timeout=CHILD_SECONDS, env={**os.environ, "PYTHONIOENCODING": "utf-8"},
-    )  # fmt: skip
+    """What a command printed and its exit status: 124 when it hangs, 127 when it is not there, as a shell says."""
+    try:
+        return subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", stdin=subprocess.DEVNULL,
+            timeout=CHILD_SECONDS, env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return subprocess.CompletedProcess(command, 127 if isinstance(error, OSError) else 124, "")
 
 
 def system_name() -> str:
@@ -190,16 +195,14 @@ def _text(path: str) -> str:
 
 # The answer is marked, since a package may print; it ends at once, since one may crash at exit and has been imported.
 _PROBE = r"""
-import importlib, importlib.util, os, sys
+import importlib, os, sys
 name = sys.argv[1]
 try:
-    spec = importlib.util.find_spec(name)
-    if spec is None or spec.origin is None:  # a folder that happens to have this name is no package
-        answer = "missing"
-    else:
-        answer = f"works {getattr(importlib.import_module(name), '__version__', '')}"
+    module = importlib.import_module(name)
+    # A folder that happens to have this name is no package.
+    answer = f"works {getattr(module, '__version__', '')}" if module.__file__ else "missing"
 except BaseException as error:
-    answer = f"broken {type(error).__name__}: {error}"
+    answer = "missing" if getattr(error, "name", "") == name else f"broken {type(error).__name__}: {error}"
 os.write(1, ("\n@" + " ".join(answer.split())).encode())
 os._exit(0)
 """
@@ -208,22 +211,20 @@ os._exit(0)
 def probe_packages() -> tuple[Package, ...]:
     """Import every package of the course, each in a child process, side by side."""
     with ThreadPoolExecutor(len(COURSE_PACKAGES)) as pool:
-        return tuple(pool.map(lambda entry: _probe(*entry), COURSE_PACKAGES))
+        return tuple(pool.map(lambda entry: Package(*entry, *_probe(entry[0])), COURSE_PACKAGES))
 
 
-def _probe(name: str, title: str, distribution: str) -> Package:
-    try:
-        child = _run(sys.executable, "-c", _PROBE, name)
-        _, marked, answer = child.stdout.rpartition("\n@")
-        state, _, text = answer.partition(" ")
-        if not marked:
-            code = child.returncode
-            ending = signal.Signals(-code).name if -code in set(signal.Signals) else f"exit code {code}"
-            state, text = "broken", f"importing it ends Python ({ending})"
-    except subprocess.TimeoutExpired:
-        state, text = "broken", f"importing it takes more than {CHILD_SECONDS:g} s"
-    problem = without_folders(text)[:160] if state == "broken" else ""
-    return Package(name, title, distribution, state, "" if problem else text, problem)
+def _probe(name: str) -> tuple[str, str]:
+    """The state of a package, and its version or why it is broken."""
+    child = _run(sys.executable, "-c", _PROBE, name)
+    code, (_, marked, answer) = child.returncode, child.stdout.rpartition("\n@")
+    if code == 124:
+        return "broken", f"importing it takes more than {CHILD_SECONDS:g} s"
+    if not marked:
+        ending = signal.Signals(-code).name if -code in set(signal.Signals) else f"exit code {code}"
+        return "broken", f"importing it ends Python ({ending})"
+    state, _, detail = answer.partition(" ")
+    return state, without_folders(detail)[:160]
 
 
 def without_folders(text: str) -> str:
@@ -246,45 +247,32 @@ def _no_wheel() -> bool:
     return platform.system() == "Darwin" or platform.machine().lower() not in ("x86_64", "amd64")
 
 
-def _package_issues(machine: Machine) -> Iterator[Issue]:
-    """Packages that are broken, missing or of another version than trtlab pins."""
-    pins, probed = _pins(), {package.distribution for package in machine.packages}
+def _package_issues(machine: Machine, complaints: str) -> Iterator[Issue]:
+    """Packages that are broken or missing, and what `pip check` says of the versions that trtlab pins."""
+    pins, told = _pins(), {package.distribution for package in machine.packages}
     unneeded = {"tensorrt", "tensorrt_rtx"} if machine.compiler or _no_wheel() else {"tensorrt"}
     for package in machine.packages:
-        pin = pins.get(package.distribution)
-        force = "--force-reinstall --no-deps " if package.state == "broken" else ""
-        fix = f"run 'python -m pip install {force}{package.distribution}=={pin}'." if pin else f"{_INSTALL}."
         if package.state == "broken":
-            yield Issue(f"{package.title} cannot be imported: {package.problem}.", fix)
+            again = f"run 'python -m pip install --force-reinstall --no-deps {pins.get(package.distribution)}'."
+            fix = again if package.distribution in pins else f"{_INSTALL_GPU}."
+            yield Issue(f"{package.title} cannot be imported: {package.detail}.", fix)
         elif package.state == "missing" and package.name not in unneeded:
-            yield Issue(f"{package.title} is not installed.", fix)
+            yield Issue(f"{package.title} is not installed.", f"{_INSTALL}.")
     if not pins:
         yield Issue("trtlab itself is not installed in this Python.", f"{_INSTALL}.")
-    versions = {name: _installed(name) for name in pins}
-    odd = {
-        name: has for name, has in versions.items() if has.split("+")[0] != pins[name] and (has or name not in probed)
-    }
-    if odd:
-        names = ", ".join(f"{name} {has or 'missing'}, not {pins[name]}" for name, has in odd.items())
+    odd = re.findall(r"^trtlab \S+ (?:has requirement|requires) ((\S+), .+)\.$", complaints, re.MULTILINE)
+    if names := "; ".join(words for words, name in odd if name not in told):
         what = f"Other versions than the course was verified with: {names}."
         yield Issue(what, f"{_INSTALL} if a chapter stops or shows something else than its text.")
 
 
 def _pins() -> dict[str, str]:
-    """The versions that trtlab pins without an extra, by distribution; none when it is not installed."""
+    """What trtlab pins, {"onnx": "onnx==1.23.2"}; nothing when it is not installed."""
     try:
         lines = importlib.metadata.requires("trtlab") or []
     except Exception:  # not installed, or its metadata cannot be read
         return {}
-    found = [re.match(r"([A-Za-z0-9_.-]+)==([^\s;]+)\s*(?:;(.*))?$", line) for line in lines]
-    return {match[1]: match[2] for match in found if match and "extra" not in (match[3] or "")}
-
-
-def _installed(distribution: str) -> str:
-    try:
-        return importlib.metadata.version(distribution)
-    except Exception:  # a broken installation may raise anything
-        return ""
+    return {line.split("==")[0]: line.partition(";")[0] for line in lines}
 
 
 def _hardware_issues(machine: Machine) -> Iterator[Issue]:
@@ -296,6 +284,6 @@ def _hardware_issues(machine: Machine) -> Iterator[Issue]:
     elif not machine.gpu_works:
         what = "No NVIDIA GPU: engines are compiled but not run, so no timing is measured here."
         yield Issue(what, f"none needed for the course; on a machine with a GPU {_INSTALL_GPU}.")
-    if machine.memory_gib is not None and machine.memory_gib < NEEDED_GIB:
+    if machine.memory_gib is not None and machine.memory_gib < 3.5:
         what = f"{machine.memory_gib:.1f} GiB of memory: large models may not build (4 GiB are enough)."
         yield Issue(what, "close other notebooks and programs before a chapter, or use a larger machine.")

@@ -6,7 +6,7 @@ import bisect
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from html import escape
 from typing import Any
 
@@ -21,12 +21,11 @@ from trtlab.gpus import gpu as gpu_called
 from trtlab.graph import Sized, sized_tensors
 from trtlab.memory.curves import OpenShapes, allocates_at_run_time, in_words, open_shapes
 from trtlab.onnx_model import Model, inlined, parse, read_source
-from trtlab.shapes import read_shapes
+from trtlab.shapes import inputs_of, read_shapes
 
 # An assumption. A CUDA context of PyTorch's took 287,047,680 bytes on a GPU with lazy loading of kernels, and
 # 666,632,192 without (github.com/pytorch/pytorch/pull/86509); TensorRT's own kernels come on top.
 RESERVE_GIB = 0.75
-NOT_COUNTED = "other processes, the desktop, further contexts and engines"
 
 
 @dataclass(frozen=True)
@@ -34,16 +33,12 @@ class Try:
     """An engine built for `size`, and its bytes; `fits` is False also where `note` says what is wrong with them."""
 
     size: int
-    weight_bytes: int = 0
-    activation_bytes: int = 0
-    io_bytes: int = 0
-    fits: bool = False
-    note: str = ""
-
-    @property
-    def total_bytes(self) -> int:
-        """Weights, one context's activation memory, inputs and outputs."""
-        return self.weight_bytes + self.activation_bytes + self.io_bytes
+    weight_bytes: int
+    activation_bytes: int
+    io_bytes: int
+    total_bytes: int
+    fits: bool
+    note: str
 
 
 @dataclass(frozen=True, repr=False)
@@ -64,18 +59,17 @@ class Fit:
 
     def table(self) -> pd.DataFrame:
         """One row a size that was tried, in GiB: weights, activations, inputs and outputs, total; whether it fits."""
-        rows = [(one.weight_bytes, one.activation_bytes, one.io_bytes, one.total_bytes) for one in self.tries]
-        columns = ["weights", "activations", "inputs, outputs", "total"]
-        sizes = pd.Index([one.size for one in self.tries], name=self.symbol)
-        table = pd.DataFrame(rows, sizes, columns) / 2**30
-        return table.assign(fits=[one.fits for one in self.tries], note=[one.note for one in self.tries])
+        parts = ["weights", "activations", "inputs, outputs", "total"]
+        table = pd.DataFrame(map(astuple, self.tries), columns=[self.symbol, *parts, "fits", "note"])
+        return table.assign(**table[parts] / 2**30).set_index(self.symbol)
 
     def __str__(self) -> str:
         free = (self.capacity_bytes - self.reserve_bytes) / 2**30
         return (
             f"{self.symbol} = {self.size} on {self.gpu} ({self.shapes}): {self.reason} "
             f"Room for {free:.2f} GiB: {self.capacity_bytes / 2**30:.2f} GiB less a reserve of "
-            f"{self.reserve_bytes / 2**30:.2f} GiB for the CUDA context (assumed). Not counted: {NOT_COUNTED}."
+            f"{self.reserve_bytes / 2**30:.2f} GiB for the CUDA context (assumed). Not counted: other processes, the "
+            "desktop, further contexts and engines."
         )
 
     __repr__ = __str__
@@ -101,7 +95,7 @@ def fits(
     looked for. No tensor may reach 2³¹ elements. After `seconds` the search ends with what it knows. Raises AssetError
     for an unknown card or a limit that cannot be, else what `build` raises.
     """
-    card = gpu if isinstance(gpu, Gpu) else gpu_called(gpu)
+    card = gpu_called(gpu)
     capacity, reserve = _room(card, limit_gib, reserve_gib)
     source = read_source(model)
     given, proto = open_shapes(shapes, source), inlined(parse(source))
@@ -147,13 +141,13 @@ def _judge(size: int, engine: Engine | TrtlabError, model: onnx.ModelProto, give
     if isinstance(engine, TrtlabError):
         if size == 1:
             raise engine
-        return Try(size, note=f"no engine: {engine.message}")
-    sized, weights = _sized(model, given, size), {tensor.name for tensor in model.graph.initializer}
-    ports = {port.name for port in (*model.graph.input, *model.graph.output)} - weights
+        return Try(size, 0, 0, 0, 0, False, f"no engine: {engine.message}")
+    sized = _sized(model, given, size)
+    ports = {*inputs_of(model), *(port.name for port in model.graph.output)}
     io_bytes = sum(sized[name].nbytes for name in ports & sized.keys())
     parts = engine.weight_bytes or 0, engine.activation_bytes or 0, io_bytes
     late = "TensorRT's figure leaves out tensors that it allocates at run time" if allocates_at_run_time(engine) else ""
-    return Try(size, *parts, not late and sum(parts) <= room, late)
+    return Try(size, *parts, sum(parts), not late and sum(parts) <= room, late)
 
 
 def _reason(symbol: str, low: int, high: int, last: int, tries: Mapping[int, Try]) -> str:
