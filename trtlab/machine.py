@@ -25,15 +25,15 @@ try:
 except ImportError:  # the doctor speaks also where nothing is installed
     psutil = None
 
-# Import name, the name people know, and the distribution that pip knows.
-COURSE_PACKAGES = (
-    ("tensorrt_rtx", "TensorRT-RTX", "tensorrt-rtx-cu12"),
-    ("tensorrt", "TensorRT (full)", "tensorrt"),
-    ("polygraphy", "Polygraphy", "polygraphy"),
-    ("onnxruntime", "ONNX Runtime", "onnxruntime"),
-    ("torch", "PyTorch", "torch"),
-    ("onnx", "ONNX", "onnx"),
-)
+# Import name -> the name people know, and the distribution that pip knows.
+COURSE_PACKAGES = {
+    "tensorrt_rtx": ("TensorRT-RTX", "tensorrt-rtx-cu12"),
+    "tensorrt": ("TensorRT (full)", "tensorrt"),
+    "polygraphy": ("Polygraphy", "polygraphy"),
+    "onnxruntime": ("ONNX Runtime", "onnxruntime"),
+    "torch": ("PyTorch", "torch"),
+    "onnx": ("ONNX", "onnx"),
+}
 CHILD_SECONDS = 60.0  # for importing a package, and for nvidia-smi; only what hangs takes as long
 _INSTALL = "run 'python -m pip install -e \".[lab]\"' in the project's folder"
 _INSTALL_GPU = _INSTALL.replace("[lab]", "[lab,gpu]")
@@ -44,7 +44,6 @@ _USES = ("compile", "numerics", "timings")
 class Package:
     """What importing a package showed: `state` is works, missing or broken, `detail` the version or what is broken."""
 
-    name: str
     title: str
     distribution: str
     state: str
@@ -64,7 +63,7 @@ class Issue:
 
 @dataclass(frozen=True, repr=False)
 class Machine:
-    """What the doctor found: memory in GiB (None: unknown), `gpus` by name, `gpu_works` when CUDA sees one."""
+    """What the doctor found: memory in GiB (None: unknown), packages by import name, `gpu_works` when CUDA sees one."""
 
     system: str
     python: str
@@ -73,17 +72,13 @@ class Machine:
     memory_gib: float | None
     gpus: tuple[str, ...]
     gpu_works: bool
-    packages: tuple[Package, ...]
+    packages: dict[str, Package]
     compiler: str
     issues: tuple[Issue, ...] = ()
 
-    def package(self, name: str) -> Package:
-        """The package with this import name."""
-        return next(package for package in self.packages if package.name == name)
-
     def can(self, chapter: Chapter) -> dict[str, str]:
         """How this machine does what a chapter uses: compile, numerics, timings; empty text where it cannot."""
-        works = {package.name for package in self.packages if package.state == "works"}
+        works = {name for name, package in self.packages.items() if package.state == "works"}
         compiles = self.compiler if "onnx" in works else ""
         timings = "recorded, predicted" if compiles else "recorded"
         how = {
@@ -100,7 +95,7 @@ class Machine:
             "system": f"{self.system}, Python {self.python}",
             "processor": f"{self.cpu}, {self.cores} core{'s' * (self.cores > 1)}, {memory} of memory",
             "GPU": "; ".join(self.gpus) or ("an NVIDIA GPU" if self.gpu_works else "none found"),
-            **{package.title: str(package) for package in self.packages},
+            **{package.title: str(package) for package in self.packages.values()},
             "compiler": self.compiler or "none",
         }
 
@@ -140,14 +135,14 @@ def doctor() -> Machine:
     return replace(machine, issues=issues)
 
 
-def _compiler(packages: tuple[Package, ...], gpu_works: bool) -> str:
+def _compiler(packages: dict[str, Package], gpu_works: bool) -> str:
     """The TensorRT that `load_tensorrt` would choose, by name and version; the full one only counts with a GPU."""
-    works = {one.name: one for one in packages if one.state == "works" and (gpu_works or one.name != "tensorrt")}
     try:
-        chosen = next((works[name] for name in candidates() if name in works), None)
+        usable = [packages[name] for name in candidates() if gpu_works or name != "tensorrt"]
     except AssetError:
         return ""
-    return f"{chosen.title.removesuffix(' (full)')} {chosen.detail}".strip() if chosen else ""
+    named = (f"{one.title.removesuffix(' (full)')} {one.detail}".strip() for one in usable if one.state == "works")
+    return next(named, "")
 
 
 def gpu_names() -> tuple[str, ...]:
@@ -208,23 +203,22 @@ os._exit(0)
 """
 
 
-def probe_packages() -> tuple[Package, ...]:
+def probe_packages() -> dict[str, Package]:
     """Import every package of the course, each in a child process, side by side."""
-    with ThreadPoolExecutor(len(COURSE_PACKAGES)) as pool:
-        return tuple(pool.map(lambda entry: Package(*entry, *_probe(entry[0])), COURSE_PACKAGES))
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(COURSE_PACKAGES, pool.map(_probe, COURSE_PACKAGES), strict=True))
 
 
-def _probe(name: str) -> tuple[str, str]:
-    """The state of a package, and its version or why it is broken."""
+def _probe(name: str) -> Package:
     child = _run(sys.executable, "-c", _PROBE, name)
     code, (_, marked, answer) = child.returncode, child.stdout.rpartition("\n@")
-    if code == 124:
-        return "broken", f"importing it takes more than {CHILD_SECONDS:g} s"
-    if not marked:
-        ending = signal.Signals(-code).name if -code in set(signal.Signals) else f"exit code {code}"
-        return "broken", f"importing it ends Python ({ending})"
     state, _, detail = answer.partition(" ")
-    return state, without_folders(detail)[:160]
+    if code == 124:
+        state, detail = "broken", f"importing it takes more than {CHILD_SECONDS:g} s"
+    elif not marked:
+        ending = signal.Signals(-code).name if -code in set(signal.Signals) else f"exit code {code}"
+        state, detail = "broken", f"importing it ends Python ({ending})"
+    return Package(*COURSE_PACKAGES[name], state, without_folders(detail)[:160])
 
 
 def without_folders(text: str) -> str:
@@ -249,34 +243,25 @@ def _no_wheel() -> bool:
 
 def _package_issues(machine: Machine, complaints: str) -> Iterator[Issue]:
     """Packages that are broken or missing, and what `pip check` says of the versions that trtlab pins."""
-    pins, told = _pins(), {package.distribution for package in machine.packages}
     unneeded = {"tensorrt", "tensorrt_rtx"} if machine.compiler or _no_wheel() else {"tensorrt"}
-    for package in machine.packages:
+    for name, package in machine.packages.items():
+        install = _INSTALL_GPU if name == "tensorrt" else _INSTALL
         if package.state == "broken":
-            again = f"run 'python -m pip install --force-reinstall --no-deps {pins.get(package.distribution)}'."
-            fix = again if package.distribution in pins else f"{_INSTALL_GPU}."
+            fix = f"run 'python -m pip uninstall --yes {package.distribution}', then {install}."
             yield Issue(f"{package.title} cannot be imported: {package.detail}.", fix)
-        elif package.state == "missing" and package.name not in unneeded:
-            yield Issue(f"{package.title} is not installed.", f"{_INSTALL}.")
-    if not pins:
+        elif package.state == "missing" and name not in unneeded:
+            yield Issue(f"{package.title} is not installed.", f"{install}.")
+    if not any(importlib.metadata.distributions(name="trtlab")):
         yield Issue("trtlab itself is not installed in this Python.", f"{_INSTALL}.")
     odd = re.findall(r"^trtlab \S+ (?:has requirement|requires) ((\S+), .+)\.$", complaints, re.MULTILINE)
+    told = {package.distribution for package in machine.packages.values()}
     if names := "; ".join(words for words, name in odd if name not in told):
         what = f"Other versions than the course was verified with: {names}."
         yield Issue(what, f"{_INSTALL} if a chapter stops or shows something else than its text.")
 
 
-def _pins() -> dict[str, str]:
-    """What trtlab pins, {"onnx": "onnx==1.23.2"}; nothing when it is not installed."""
-    try:
-        lines = importlib.metadata.requires("trtlab") or []
-    except Exception:  # not installed, or its metadata cannot be read
-        return {}
-    return {line.split("==")[0]: line.partition(";")[0] for line in lines}
-
-
 def _hardware_issues(machine: Machine) -> Iterator[Issue]:
-    if machine.gpu_works and machine.package("tensorrt").state != "works":
+    if machine.gpu_works and machine.packages["tensorrt"].state != "works":
         yield Issue("There is a GPU, but not the full TensorRT that measures on it.", f"{_INSTALL_GPU}.")
     elif machine.gpus and not machine.gpu_works:
         what = f"nvidia-smi lists {machine.gpus[0]}, but CUDA finds no device."
