@@ -4,5 +4,4 @@ from __future__ import annotations
 
 from trtlab.memory.curves import Curve, curve
 from trtlab.memory.fitting import fits
-from trtlab.memory.lifetimes import Liveness, liveness
-from trtlab.memory.parts import breakdown
+from trtlab.memory.parts import Liveness, breakdown, liveness

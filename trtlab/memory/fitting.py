@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from html import escape
@@ -85,15 +84,14 @@ def fits(
     *,
     reserve_gib: float = RESERVE_GIB,
     limit_gib: float | None = None,
-    seconds: float = 60,
 ) -> Fit:
     """The largest batch (or other size) for which weights, one context's activation memory, inputs and outputs fit.
 
     `shapes` has a letter in place of the size, {"x": ("N", 3, 224, 224)}, also within a (min, opt, max); None takes
     the model's own. There is room for the card's memory, or `limit_gib` of it, less `reserve_gib`. Each size tried is
     built, for TensorRT's figure is neither smooth nor monotone: the border is narrowed down, and past it a dip is
-    looked for. No tensor may reach 2³¹ elements. After `seconds` the search ends with what it knows. Raises AssetError
-    for an unknown card or a limit that cannot be, else what `build` raises.
+    looked for. No tensor may reach 2³¹ elements. Raises AssetError for an unknown card or a limit that cannot be, else
+    what `build` raises.
     """
     card = gpu_called(gpu)
     capacity, reserve = _room(card, limit_gib, reserve_gib)
@@ -101,23 +99,25 @@ def fits(
     given, proto = open_shapes(shapes, source), inlined(parse(source))
     last = _last_size(proto, given)
     tries: dict[int, Try] = {}
-    deadline = time.monotonic() + seconds
     low, high = 0, last + 1  # fits; does not, or cannot be
     beyond = False
-    while low < last and (high - low > 1 or not beyond) and time.monotonic() < deadline:
+    while low < last and (high - low > 1 or not beyond):
         if high - low > 1:
             guess = _guess(tries, low, high, capacity - reserve)
             wanted = {guess, guess + 1}
         else:  # the border; past it the figure may dip
             wanted, beyond = {low * part // 8 for part in (9, 10, 12, 16)}, True
         sizes = sorted(size for size in wanted - set(tries) if low < size <= last)
-        left = max(1.0, deadline - time.monotonic())
-        engines = build_each(source, list(map(given.at, sizes)), card, time_limit=left)
-        for size, engine in zip(sizes, engines, strict=True):
+        for size, engine in zip(sizes, build_each(source, list(map(given.at, sizes)), card), strict=True):
             tries[size] = _judge(size, engine, proto, given, capacity - reserve)
         low = max((size for size, one in tries.items() if one.fits), default=0)
         high = min((size for size in tries if size > low), default=last + 1)
-    reason = _reason(given.symbol, low, high, last, tries)
+    if low == last:
+        reason = f"memory is not the limit: at {given.symbol} = {high} a tensor would have 2³¹ elements."
+    elif low:
+        reason = f"at {given.symbol} = {high} {tries[high].note or 'it is more than there is room for'}."
+    else:
+        reason = f"not even {given.symbol} = 1 fits."
     found = tuple(one for _, one in sorted(tries.items()))
     return Fit(low, given.symbol, in_words(given.shapes), card.name, capacity, reserve, found, reason)
 
@@ -148,18 +148,6 @@ def _judge(size: int, engine: Engine | TrtlabError, model: onnx.ModelProto, give
     parts = engine.weight_bytes or 0, engine.activation_bytes or 0, io_bytes
     late = "TensorRT's figure leaves out tensors that it allocates at run time" if allocates_at_run_time(engine) else ""
     return Try(size, *parts, sum(parts), not late and sum(parts) <= room, late)
-
-
-def _reason(symbol: str, low: int, high: int, last: int, tries: Mapping[int, Try]) -> str:
-    """The sentence that explains the answer."""
-    if 1 in tries and not low:
-        return f"not even {symbol} = 1 fits."
-    if low == last:
-        return f"memory is not the limit: at {symbol} = {last + 1} a tensor would have 2³¹ elements."
-    if high - low == 1:
-        return f"at {symbol} = {high} {tries[high].note or 'it is more than there is room for'}."
-    border = f"{symbol} = {high} does not" if high in tries else "no larger size was tried"
-    return f"the time was over before the border was found; {border}."
 
 
 def _last_size(model: onnx.ModelProto, given: OpenShapes) -> int:
