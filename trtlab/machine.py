@@ -197,7 +197,8 @@ try:
     # A folder that happens to have this name is no package.
     answer = f"works {getattr(module, '__version__', '')}" if module.__file__ else "missing"
 except BaseException as error:
-    answer = "missing" if getattr(error, "name", "") == name else f"broken {type(error).__name__}: {error}"
+    missing = isinstance(error, ModuleNotFoundError) and error.name == name
+    answer = "missing" if missing else f"broken {type(error).__name__}: {error}"
 os.write(1, ("\n@" + " ".join(answer.split())).encode())
 os._exit(0)
 """
@@ -227,29 +228,27 @@ def without_folders(text: str) -> str:
 
 
 def _compiler_issues(machine: Machine) -> Iterator[Issue]:
-    if _no_wheel() and not machine.compiler:
+    has_wheel = platform.system() != "Darwin" and platform.machine().lower() in ("x86_64", "amd64")
+    if not has_wheel and not machine.compiler:
         what = f"TensorRT-RTX has no wheel for {platform.system()} on {platform.machine()}: nothing compiles here."
         where = "open the course on Binder or Codespaces, or on x86-64 Linux or Windows; the numerics run here."
         yield Issue(what, where)
+    elif machine.packages["tensorrt_rtx"].state == "missing" and not machine.compiler:
+        yield Issue("TensorRT-RTX is not installed.", f"{_INSTALL}.")
     try:
         candidates()
     except AssetError as error:
         yield Issue(error.message, error.diagnosis.fix)
 
 
-def _no_wheel() -> bool:
-    return platform.system() == "Darwin" or platform.machine().lower() not in ("x86_64", "amd64")
-
-
 def _package_issues(machine: Machine, complaints: str) -> Iterator[Issue]:
     """Packages that are broken or missing, and what `pip check` says of the versions that trtlab pins."""
-    unneeded = {"tensorrt", "tensorrt_rtx"} if machine.compiler or _no_wheel() else {"tensorrt"}
     for name, package in machine.packages.items():
         install = _INSTALL_GPU if name == "tensorrt" else _INSTALL
         if package.state == "broken":
             fix = f"run 'python -m pip uninstall --yes {package.distribution}', then {install}."
             yield Issue(f"{package.title} cannot be imported: {package.detail}.", fix)
-        elif package.state == "missing" and name not in unneeded:
+        elif package.state == "missing" and name not in ("tensorrt", "tensorrt_rtx"):
             yield Issue(f"{package.title} is not installed.", f"{install}.")
     if not any(importlib.metadata.distributions(name="trtlab")):
         yield Issue("trtlab itself is not installed in this Python.", f"{_INSTALL}.")
