@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from scipy.interpolate import PchipInterpolator
 
 from trtlab.building import build_each
@@ -75,20 +76,14 @@ def allocates_at_run_time(engine: Engine) -> bool:
 
 @dataclass(frozen=True)
 class OpenShapes:
-    """`shapes` as a user writes them for build(), with `symbol` at every place of the one size that varies."""
+    """The shape of each input as an array, a row a shape of a range, with `symbol` where the one size varies."""
 
-    shapes: Mapping[str, Any]
+    shapes: Mapping[str, np.ndarray]
     symbol: str
 
     def at(self, size: int) -> dict[str, Any]:
-        """The shapes for one size."""
-
-        def filled(shape: Any) -> Any:
-            if isinstance(shape, tuple | list):
-                return tuple(map(filled, shape))
-            return size if shape == self.symbol else shape
-
-        return {name: filled(shape) for name, shape in self.shapes.items()}
+        """The shapes for one size, as build() takes them."""
+        return {name: np.where(shape == self.symbol, size, shape).tolist() for name, shape in self.shapes.items()}
 
 
 def open_shapes(shapes: Mapping[str, Any] | None, source: Source) -> OpenShapes:
@@ -97,7 +92,8 @@ def open_shapes(shapes: Mapping[str, Any] | None, source: Source) -> OpenShapes:
     example = "shapes={'x': ('N', 3, 224, 224)}"
     if not isinstance(given, Mapping):
         raise ProfileError("shapes= is not a dictionary.", fix=f"write {example}.")
-    letters = {size: None for shape in given.values() for size in _sizes(shape) if isinstance(size, str)}
+    arrays = {name: np.array(shape, dtype=object) for name, shape in given.items()}
+    letters = {size: None for shape in arrays.values() for size in shape.flat if isinstance(size, str)}
     if len(letters) != 1:
         found = f"{len(letters)} sizes are open ({', '.join(letters)})" if letters else "No size is open"
         raise ProfileError(
@@ -105,7 +101,7 @@ def open_shapes(shapes: Mapping[str, Any] | None, source: Source) -> OpenShapes:
             fix=f"write a letter for that size and numbers for all others, as in {example}; "
             "a model whose own shape is fixed is exported with a dynamic batch first (chapter 01).",
         )
-    return OpenShapes(given, *letters)
+    return OpenShapes(arrays, *letters)
 
 
 def _declared(source: Source) -> dict[str, tuple[int | str, ...]]:
@@ -119,15 +115,9 @@ def _declared(source: Source) -> dict[str, tuple[int | str, ...]]:
     }
 
 
-def _sizes(shape: Any) -> list[Any]:
-    """The sizes in a shape, or in a (min, opt, max)."""
-    return [size for part in shape for size in _sizes(part)] if isinstance(shape, tuple | list) else [shape]
-
-
 def in_words(shapes: Any) -> str:
     """Shapes as a user would say them: "x 8×3×224×224", a range with "…" between its shapes."""
-    if isinstance(shapes, Mapping):
-        return ", ".join(f"{name} {in_words(shape)}" for name, shape in shapes.items())
-    if not isinstance(shapes, tuple | list):
+    if not isinstance(shapes, Mapping):
         return str(shapes)
-    return (" … " if any(isinstance(one, tuple | list) for one in shapes) else "×").join(map(in_words, shapes))
+    rows = {name: np.atleast_2d(np.array(shape, dtype=object)) for name, shape in shapes.items()}
+    return ", ".join(f"{name} {' … '.join('×'.join(map(str, row)) for row in found)}" for name, found in rows.items())
