@@ -135,7 +135,7 @@ def _recorded() -> dict[str, Recording]:
 
 
 def _inspected(row: dict[Any, Any]) -> dict[str, Any]:
-    """A row of layers.csv in the form of the inspector's JSON, which the course can read already."""
+    """A row of layers.csv in the form of the inspector's JSON."""
     found: dict[str, Any] = {"Name": row["layer"], "LayerType": row["type"]}
     for key in ("inputs", "outputs"):
         tensors = [text.split("|") for text in row[key].split(";") if text]  # 32x64x56x56|Row major linear FP32
@@ -152,8 +152,8 @@ def from_trtexec(times: File, profile: File, layers: File, *, name: str = "", gp
     are what you call them. Raises AssetError naming the file that is missing, cut off or of another engine.
     """
     compute = _read(times, "--exportTimes", lambda runs: [_ms(run["computeMs"]) for run in runs])
-    timed = _read(profile, "--exportProfile", lambda entries: [
-        (entry["name"], _ms(entry["averageMs"])) for entry in entries if "count" not in entry
+    timed = _read(profile, "--exportProfile", lambda rows: [
+        (row["name"], _ms(row["averageMs"])) for row in rows if "count" not in row
     ])  # fmt: skip
     waiting = list(_read(layers, "--exportLayerInfo", lambda content: read_inspector(json.dumps(content)).layers))
     found = []
@@ -195,10 +195,9 @@ _NO_WORK = re.compile(r".*quantizelinear.*|.*\.(weight|bias)|.*\(Unnamed Layer\*
 def compare(a: Recording, b: Recording) -> pd.DataFrame:
     """Milliseconds of `a` and `b` for each group of layers that runs the same ONNX nodes, in the order of `a`.
 
-    Columns: layers (the names in `a`), kind, a ms, b ms, their difference, and of each how much is copies: Q, DQ
-    and reformat layers, which go with the layer that they feed. Both sides add up to their layer sums, not to the
-    end-to-end times. Nodes that an exporter numbered are matched by their rank (the third Conv with the third Conv).
-    Raises AssetError when the recordings are not of one network.
+    Copies (Q, DQ and reformat layers) go with the layer that they feed. Both sides add up to their layer sums, not to
+    the end-to-end times. Nodes that an exporter numbered are matched by their rank (the third Conv with the third
+    Conv). Raises AssetError when the recordings are not of one network.
     """
     sides = with_nodes(a), with_nodes(b)
     first, second = ({node for nodes, _ in side for node in nodes} for side in sides)
