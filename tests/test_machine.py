@@ -59,7 +59,7 @@ def whole(found: Machine) -> str:
 
 
 def fix_for(found: Machine, title: str) -> str:
-    return next(issue.fix for issue in found.issues if issue.what.startswith(title))
+    return next(fix for what, fix in found.issues.items() if what.startswith(title))
 
 
 def all_missing() -> dict[str, machine.Package]:
@@ -106,9 +106,9 @@ def test_a_broken_package_is_an_issue_with_a_fix(stand_in, source: str, reason: 
     stand_in("onnxruntime", source)
     found = doctor()
     assert [name for name, package in found.packages.items() if package.state == "broken"] == ["onnxruntime"]
-    issue = next(issue for issue in found.issues if issue.what.startswith("ONNX Runtime cannot be imported"))
-    assert reason in issue.what
-    assert "pip uninstall --yes onnxruntime', then run 'python -m pip install -e" in issue.fix
+    (what,) = (what for what in found.issues if what.startswith("ONNX Runtime cannot be imported"))
+    assert reason in what
+    assert "pip uninstall --yes onnxruntime', then run 'python -m pip install -e" in found.issues[what]
     assert found.can(CHAPTERS[0]) == {"compile": found.compiler, "numerics": ""}
     assert "not possible" in str(found)
     assert "/some/" not in whole(found)
@@ -161,14 +161,14 @@ def test_every_missing_package_has_a_fix(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "not installed in this Python" in str(found)
     for title in ("TensorRT-RTX", "Polygraphy", "ONNX Runtime", "PyTorch", "ONNX is"):
         assert "pip install -e" in fix_for(found, title)
-    assert all(issue.fix and "\n" not in issue.fix for issue in found.issues)
+    assert all(fix and "\n" not in fix for fix in found.issues.values())
     assert not any(found.can(CHAPTERS[0]).values())
 
 
 def test_other_versions_than_verified_are_told(stand_in, tmp_path: Path) -> None:
     (tmp_path / "numpy-1.0.0.dist-info").mkdir()
     (tmp_path / "numpy-1.0.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 1.0.0\n")
-    (what,) = (issue.what for issue in doctor().issues if issue.what.startswith("Other versions"))
+    (what,) = (what for what in doctor().issues if what.startswith("Other versions"))
     assert f"numpy=={importlib.metadata.version('numpy')}, but you have numpy 1.0.0" in what
     assert "torch" not in what
 
@@ -181,7 +181,7 @@ def test_what_is_missing_beside_the_probed_packages_is_told(here: Machine, monke
     done = subprocess.CompletedProcess((), 1, complaints)
     monkeypatch.setattr(machine, "_run", lambda *command: done)
     monkeypatch.setattr(machine, "probe_packages", lambda: here.packages)
-    (what,) = (issue.what for issue in doctor().issues if issue.what.startswith("Other versions"))
+    (what,) = (what for what in doctor().issues if what.startswith("Other versions"))
     assert what.endswith(": psutil, which is not installed.")  # the doctor names ONNX itself
 
 
@@ -192,7 +192,7 @@ def test_a_machine_without_a_wheel_is_sent_elsewhere(monkeypatch, system: str, a
     monkeypatch.setattr(platform, "machine", lambda: architecture)
     found = doctor()
     assert "Binder" in fix_for(found, "TensorRT-RTX has no wheel")
-    assert not any(issue.what == "TensorRT-RTX is not installed." for issue in found.issues)
+    assert "TensorRT-RTX is not installed." not in found.issues
 
 
 def test_a_gpu_is_named_and_what_it_lacks_is_told(stand_in, smi, monkeypatch: pytest.MonkeyPatch) -> None:

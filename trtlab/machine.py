@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from trtlab import tables
@@ -53,17 +53,12 @@ class Package:
         return {"works": self.detail or "version unknown", "missing": "not installed"}.get(self.state, "broken")
 
 
-@dataclass(frozen=True)
-class Issue:
-    """Something that this machine lacks: what it is, and the one line that mends it."""
-
-    what: str
-    fix: str
-
-
 @dataclass(frozen=True, repr=False)
 class Machine:
-    """What the doctor found: memory in GiB (None: unknown), packages by import name, `gpu_works` when CUDA sees one."""
+    """What the doctor found: memory in GiB (None: unknown), packages by import name, `gpu_works` when CUDA sees one.
+
+    `issues` is what this machine lacks: {what it is: the one line that mends it}.
+    """
 
     system: str
     python: str
@@ -74,7 +69,7 @@ class Machine:
     gpu_works: bool
     packages: dict[str, Package]
     compiler: str
-    issues: tuple[Issue, ...] = ()
+    issues: dict[str, str] = field(default_factory=dict)
 
     def can(self, chapter: Chapter) -> dict[str, str]:
         """How this machine does what a chapter uses: compile, numerics, timings; empty text where it cannot."""
@@ -103,11 +98,11 @@ class Machine:
         facts = [f"{name:<16} {value}" for name, value in self.facts().items()]
         rows = [("chapter", *_USES), *self._chapters()]
         table = [f"{title:<33} {first:<24} {second:<24} {third}".rstrip() for title, first, second, third in rows]
-        issues = [f"- {issue.what}\n  fix: {issue.fix}" for issue in self.issues]
+        issues = [f"- {what}\n  fix: {fix}" for what, fix in self.issues.items()]
         return "\n".join([*facts, "", *table, "", "issues" if issues else "no issues", *issues])
 
     def _repr_html_(self) -> str:
-        issues = tables.rows(("issue", "fix"), [(issue.what, issue.fix) for issue in self.issues])
+        issues = tables.rows(("issue", "fix"), list(self.issues.items()))
         chapters = tables.rows(("chapter", *_USES), self._chapters())
         return tables.facts(self.facts()) + chapters + (issues if self.issues else "<b>No issues.</b>")
 
@@ -132,7 +127,7 @@ def doctor() -> Machine:
     )  # fmt: skip
     complaints = checked.result().stdout
     issues = (*_compiler_issues(machine), *_package_issues(machine, complaints), *_hardware_issues(machine))
-    return replace(machine, issues=issues)
+    return replace(machine, issues=dict(issues))
 
 
 def _compiler(packages: dict[str, Package], gpu_works: bool) -> str:
@@ -227,47 +222,47 @@ def without_folders(text: str) -> str:
     return re.sub(r"(?<![\w/\\:.])(?:[A-Za-z]:)?[\\/](?:[^\s\\/'\":,;()]+[\\/])+", "", text)
 
 
-def _compiler_issues(machine: Machine) -> Iterator[Issue]:
+def _compiler_issues(machine: Machine) -> Iterator[tuple[str, str]]:
     has_wheel = platform.system() != "Darwin" and platform.machine().lower() in ("x86_64", "amd64")
     if not has_wheel and not machine.compiler:
         what = f"TensorRT-RTX has no wheel for {platform.system()} on {platform.machine()}: nothing compiles here."
         where = "open the course on Binder or Codespaces, or on x86-64 Linux or Windows; the numerics run here."
-        yield Issue(what, where)
+        yield what, where
     elif machine.packages["tensorrt_rtx"].state == "missing" and not machine.compiler:
-        yield Issue("TensorRT-RTX is not installed.", f"{_INSTALL}.")
+        yield "TensorRT-RTX is not installed.", f"{_INSTALL}."
     try:
         candidates()
     except AssetError as error:
-        yield Issue(error.message, error.diagnosis.fix)
+        yield error.message, error.diagnosis.fix
 
 
-def _package_issues(machine: Machine, complaints: str) -> Iterator[Issue]:
+def _package_issues(machine: Machine, complaints: str) -> Iterator[tuple[str, str]]:
     """Packages that are broken or missing, and what `pip check` says of the versions that trtlab pins."""
     for name, package in machine.packages.items():
         install = _INSTALL_GPU if name == "tensorrt" else _INSTALL
         if package.state == "broken":
             fix = f"run 'python -m pip uninstall --yes {package.distribution}', then {install}."
-            yield Issue(f"{package.title} cannot be imported: {package.detail}.", fix)
+            yield f"{package.title} cannot be imported: {package.detail}.", fix
         elif package.state == "missing" and name not in ("tensorrt", "tensorrt_rtx"):
-            yield Issue(f"{package.title} is not installed.", f"{install}.")
+            yield f"{package.title} is not installed.", f"{install}."
     if not any(importlib.metadata.distributions(name="trtlab")):
-        yield Issue("trtlab itself is not installed in this Python.", f"{_INSTALL}.")
+        yield "trtlab itself is not installed in this Python.", f"{_INSTALL}."
     odd = re.findall(r"^trtlab \S+ (?:has requirement|requires) ((\S+), .+)\.$", complaints, re.MULTILINE)
     told = {package.distribution for package in machine.packages.values()}
     if names := "; ".join(words for words, name in odd if name not in told):
         what = f"Other versions than the course was verified with: {names}."
-        yield Issue(what, f"{_INSTALL} if a chapter stops or shows something else than its text.")
+        yield what, f"{_INSTALL} if a chapter stops or shows something else than its text."
 
 
-def _hardware_issues(machine: Machine) -> Iterator[Issue]:
+def _hardware_issues(machine: Machine) -> Iterator[tuple[str, str]]:
     if machine.gpu_works and machine.packages["tensorrt"].state != "works":
-        yield Issue("There is a GPU, but not the full TensorRT that measures on it.", f"{_INSTALL_GPU}.")
+        yield "There is a GPU, but not the full TensorRT that measures on it.", f"{_INSTALL_GPU}."
     elif machine.gpus and not machine.gpu_works:
         what = f"nvidia-smi lists {machine.gpus[0]}, but CUDA finds no device."
-        yield Issue(what, "check CUDA_VISIBLE_DEVICES, then update the NVIDIA driver.")
+        yield what, "check CUDA_VISIBLE_DEVICES, then update the NVIDIA driver."
     elif not machine.gpu_works:
         what = "No NVIDIA GPU: engines are compiled but not run, so no timing is measured here."
-        yield Issue(what, f"none needed for the course; on a machine with a GPU {_INSTALL_GPU}.")
+        yield what, f"none needed for the course; on a machine with a GPU {_INSTALL_GPU}."
     if machine.memory_gib is not None and machine.memory_gib < 3.5:
         what = f"{machine.memory_gib:.1f} GiB of memory: large models may not build (4 GiB are enough)."
-        yield Issue(what, "close other notebooks and programs before a chapter, or use a larger machine.")
+        yield what, "close other notebooks and programs before a chapter, or use a larger machine."
