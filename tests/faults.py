@@ -150,7 +150,7 @@ FAULTS = (
     Fault("cli-status", CODE, "return 1\n    except KeyboardInterrupt", "return 0\n    except KeyboardInterrupt",
           ("test_same_input_twice_is_refused",)),
     Fault("readme-table", "README.md", "| 15 | running the engine you built |", "| 16 | running the engine you built |",
-          ("test_the_table_of_chapters_is_the_course[README.md-notebooks/]",)),
+          ("test_the_table_of_chapters_is_the_course",)),
     Fault("environment-pin", "environment.yml", "      - -e .[lab]", "      - onnx==1.22.0\n      - -e .[lab]",
           ("test_environment_installs_this_project_with_an_extra_it_has",)),
 )

@@ -103,15 +103,15 @@ def test_the_chapters_are_in_order_and_named_once() -> None:
     assert {use for chapter in CHAPTERS for use in chapter.uses} == {"compile", "numerics", "timings"}
 
 
-@pytest.mark.parametrize(("readme", "folder"), [("README.md", "notebooks/"), ("notebooks/README.md", "")])
-def test_the_table_of_chapters_is_the_course(readme: str, folder: str) -> None:
-    rows = ["| nr | chapter | the question it answers | minutes | a GPU adds | status |", "|---|---|---|---|---|---|"]
-    for one in CHAPTERS:
-        title, status = (f"[{one.title}]({folder}{one.file})", "**ready**") if one.ready else (one.title, "planned")
-        cells = (f"{one.number:02d}", title, one.question, str(one.minutes), one.gpu_adds, status)
-        rows.append(f"| {' | '.join(cells)} |")
-    table = "\n".join(rows)
-    assert table in read(readme), f"{readme} should hold this table:\n{table}"
+def test_the_table_of_chapters_is_the_course() -> None:
+    found = [re.search(r"^\| nr \| chapter .*\n\|[-|]+\n((?:\|.*\n)+)", read(path), re.MULTILINE)
+             for path in ("README.md", "notebooks/README.md")]  # fmt: skip
+    outside, inside = (match[1] if match else "" for match in found)
+    assert outside.replace("](notebooks/", "](") == inside
+    for row, one in zip(inside.splitlines(), CHAPTERS, strict=True):
+        title, status = (f"[{one.title}]({one.file})", "**ready**") if one.ready else (one.title, "planned")
+        assert row.startswith(f"| {one.number:02d} | {title} |"), row
+        assert row.endswith(f" | {status} |"), row
 
 
 def test_the_notebooks_are_the_ready_chapters() -> None:
