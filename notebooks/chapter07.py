@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -18,10 +18,11 @@ from trtlab import memory, models
 from trtlab.building import build, build_each
 from trtlab.draw.frame import MARGIN, Picture, clean, key, label, message, number, plot, style, unit_of, width_of
 from trtlab.draw.palette import BAR, KINDS, MUTED, TEXT, readable_name
-from trtlab.errors import BuildError, ProfileError, TrtlabError
+from trtlab.errors import BuildError, TrtlabError
 from trtlab.exercises import Exercise
 from trtlab.gpus import Gpu
 from trtlab.memory import Curve, Liveness, breakdown
+from trtlab.memory.curves import in_words
 from trtlab.onnx_model import Model
 from trtlab.toys import toy
 from trtlab.widgets import explorer, slider
@@ -268,7 +269,7 @@ def _by_role(life: Liveness) -> list[list[int]]:
     for index, layer in enumerate(life.kernels):
         written = {tensor.name for tensor in layer.outputs}
         read = {tensor.name for tensor in layer.inputs} - written
-        for tensor in life.at(index):
+        for tensor in life.present[index]:
             role = 0 if tensor.name in written else 1 if tensor.name in read else 2
             found[role][index] += tensor.nbytes
     return found
@@ -386,28 +387,13 @@ def sweep(model: Model, shapes: Sequence[Mapping[str, Any]], gpu: str | float | 
     """Build `model` for each of `shapes`, maps as `build` takes them, and tell the figures: one row a shape.
 
     Columns: shapes, activation_bytes, weight_bytes, scratch_bytes, kernels, error. A shape that fails keeps its
-    error in its row, without figures. Raises ModelError when there is no model, ProfileError when `shapes` is no list.
+    error in its row, without figures. Raises ModelError when there is no model.
     """
-    if isinstance(shapes, Mapping | str) or not isinstance(shapes, Iterable):
-        fix = "write [{'x': (batch, 3, 224, 224)} for batch in (1, 2, 4, 8)]."
-        raise ProfileError("sweep() takes a list of shapes, a map for each build.", fix=fix)
-    wanted = list(shapes)
     numbers = ("activation_bytes", "weight_bytes", "scratch_bytes", "kernels")
     rows: list[tuple[Any, ...]] = []
-    for one, found in zip(wanted, build_each(model, wanted, gpu), strict=True):
+    for one, found in zip(shapes, build_each(model, shapes, gpu), strict=True):
         if isinstance(found, TrtlabError):
-            rows.append((_in_words(one), *[None] * 4, found.message))
+            rows.append((in_words(one), *[None] * 4, found.message))
         else:
-            rows.append((_in_words(one), *(getattr(found, name) for name in numbers[:3]), len(found.kernels), ""))
+            rows.append((in_words(one), *(getattr(found, name) for name in numbers[:3]), len(found.kernels), ""))
     return pd.DataFrame(rows, columns=["shapes", *numbers, "error"]).astype(dict.fromkeys(numbers, "Int64"))
-
-
-def _in_words(shapes: Any) -> str:
-    """The shapes as a user would say them: "x 8×3×224×224"."""
-    if isinstance(shapes, Mapping):
-        return ", ".join(f"{name} {_in_words(shape)}" for name, shape in shapes.items())
-    if not isinstance(shapes, tuple | list):
-        return str(shapes)
-    return (" … " if any(isinstance(one, tuple | list | Mapping) for one in shapes) else "×").join(
-        map(_in_words, shapes)
-    )

@@ -63,7 +63,6 @@ def test_the_lies_are_lies() -> None:
         (24.5, "nobody reads any more"),
         (19_267_584, "looks like bytes"),
         ("18.4", "a number of MiB"),
-        (True, "a number of MiB"),
         (float("nan"), ""),
     ],
 )
@@ -76,9 +75,8 @@ def test_a_wrong_number_of_mib_is_told_what_it_is(answer: Any, says: str) -> Non
 
 def test_the_right_number_of_mib_is_accepted() -> None:
     truth = memory.liveness(lab.build(shortcut_network(), progress=False)).peak_bytes / MiB
-    assert exercises.get("07.1").check(truth)
-    assert exercises.get("07.1").check(18.4)
-    assert exercises.get("07.1").check(np.float32(truth))
+    for answer in (truth, 18.4, np.float32(truth)):
+        assert exercises.get("07.1").check(answer)
 
 
 def test_every_name_in_the_hints_is_at_hand_or_imported() -> None:

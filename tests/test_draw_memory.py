@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chapter07 import detector, growth, liveness, memory_explorer, memory_picture, parts
+from chapter07 import detector, growth, liveness, memory_explorer, memory_picture, parts, shortcut_network
 from PIL import Image
 
 import trtlab as lab
@@ -58,15 +58,9 @@ def test_bars_are_as_high_as_the_bytes_alive() -> None:
 
 
 def test_what_waits_for_a_later_kernel_is_drawn_apart() -> None:
-    waiting, chain = (memory.liveness(build(model)) for model in (skip(), PATTERNS["Conv + ReLU"].model()))
+    waiting, chain = (memory.liveness(build(model)) for model in (shortcut_network(), PATTERNS["Conv + ReLU"].model()))
     amber = "#F4B42A"
     assert share(liveness(waiting), amber) > 2 * share(liveness(chain), amber)
-
-
-def skip() -> Any:
-    from chapter07 import shortcut_network
-
-    return shortcut_network()
 
 
 def test_an_engine_without_figures_or_tensors_is_drawn_too() -> None:
@@ -80,7 +74,7 @@ def test_an_engine_without_figures_or_tensors_is_drawn_too() -> None:
 
 
 def test_measured_points_are_marked_and_joined() -> None:
-    curve = memory.Curve("N", (1, 2, 4), (10 * MiB, 20 * MiB, 40 * MiB), 0, "x N")
+    curve = memory.Curve("N", (1, 2, 4), (10 * MiB, 20 * MiB, 40 * MiB), "x N")
     picture = growth({"batch": {"A": curve, "B": curve}, "side": {"": curve}}, "It grows")
     assert picture.get_label() == "It grows"
     left, right = picture.axes[1:]

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from random import Random
-from string import printable
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,24 +10,18 @@ import pytest
 import trtlab as lab
 from trtlab import gpus, tensorrt_choice
 from trtlab.errors import AssetError
-from trtlab.gpus import Gpu, all_gpus, check_target, target_of, targets
+from trtlab.gpus import all_gpus, check_target, target_of, targets
 
 
 @pytest.mark.parametrize(
     ("spelling", "name"),
     [
         ("RTX 4090", "RTX 4090"),
-        ("rtx4090", "RTX 4090"),
-        ("GeForce RTX 4090", "RTX 4090"),
         ("4090", "RTX 4090"),
         ("NVIDIA GeForce RTX 4090", "RTX 4090"),
-        ("rtx-4090", "RTX 4090"),
-        ("  RTX   4090 ", "RTX 4090"),
-        ("T4", "T4"),
+        ("  rtx-  4090 ", "RTX 4090"),
         ("Tesla T4", "T4"),
-        ("nvidia t4", "T4"),
         ("A10", "A10"),
-        ("L4", "L4"),
         ("l40s", "L40S"),
     ],
 )
@@ -69,13 +60,6 @@ def test_a_card_without_figures_gets_others_of_its_own_compute_capability() -> N
     assert "lab.build() takes" in caught.value.diagnosis.fix
 
 
-def test_any_text_is_a_gpu_or_an_error() -> None:
-    random = Random(0)
-    for _ in range(300):
-        with contextlib.suppress(AssetError):
-            assert isinstance(lab.gpu("".join(random.choices(f"{printable}äΩ💥", k=random.randrange(20)))), Gpu)
-
-
 def test_figures_are_plausible() -> None:
     for entry in all_gpus():
         assert entry.target.startswith("SM")
@@ -91,20 +75,15 @@ def test_figures_are_plausible() -> None:
     [
         (None, "SM89"),
         (8.9, "SM89"),
-        ("8.9", "SM89"),
         ("89", "SM89"),
         ("sm_89", "SM89"),
         ("SM89", "SM89"),
-        ("sm89", "SM89"),
         ("compute_120", "SM120"),
         (12.0, "SM120"),
         ("12.1", "SM121"),
-        (7.5, "SM75"),
         ("RTX 3090", "SM86"),
         (" T4 ", "SM75"),
-        ("H100", "SM90"),
         ("A100", "SM80"),
-        ((8, 6), "SM86"),
         # As people write them in bug reports; most have no figures.
         ("A10G", "SM86"),
         ("Tesla P100", "SM60"),

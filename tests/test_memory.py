@@ -14,7 +14,8 @@ import tiny_models as tiny
 from chapter07 import detector
 
 import trtlab as lab
-from trtlab import AssetError, BuildError, ModelError, ProfileError, TrtlabError, memory
+from trtlab import AssetError, BuildError, ProfileError, TrtlabError, memory
+from trtlab.ask import try_settings
 from trtlab.buildlog import read_build_log
 from trtlab.engine import Engine, Layer, Port, Tensor
 from trtlab.memory import fitting
@@ -58,7 +59,7 @@ PORTS = (Port("x", "Input", "FP32", (1, MiB // 4)), Port("y", "Output", "FP32", 
 
 
 def test_resnet50_makes_353_mib_of_tensors_55_at_once_and_reserves_69() -> None:
-    life = memory.liveness(lab.models.resnet50().onnx(), {"x": (8, 3, 224, 224)}, GPU)
+    life = memory.liveness(build(lab.models.resnet50().onnx(), shapes={"x": (8, 3, 224, 224)}))
     assert [round(size / MiB) for size in (life.sum_bytes, life.peak_bytes, life.reserved_bytes or 0)] == [353, 55, 69]
     assert life.peak == 6
     assert len(life.tensors) == 57
@@ -83,7 +84,7 @@ def test_a_chain_needs_two_tensors_however_long(length: int) -> None:
 
 def test_streams_that_may_run_side_by_side_are_alive_at_the_same_time() -> None:
     life = memory.liveness(build(PATTERNS["Sibling convolutions"].model()))
-    assert life.streams == 2
+    assert len({kernel.stream for kernel in life.kernels}) == 2
     assert life.reserved_bytes == life.peak_bytes + 2 * SCRATCH
     assert life.peak_bytes == life.sum_bytes
 
@@ -98,13 +99,11 @@ def test_the_attention_of_bert_is_read_as_one_tensor_in_many_shapes() -> None:
 def test_a_tensor_lives_from_its_first_writer_to_its_last_reader() -> None:
     layers = (kernel("1", "x", "a:2"), kernel("2", "a:2", "b"), kernel("3", "b", "c"), kernel("4", "c a:2", "y"))
     life = memory.liveness(Engine(layers, PORTS, activation_bytes=5 * MiB))
-    assert {tensor.name: (tensor.born, tensor.last) for tensor in life.tensors} == {
-        "a": (0, 3),
-        "b": (1, 2),
-        "c": (2, 3),
-    }
+    assert [(tensor.name, tensor.born, tensor.last) for tensor in life.tensors] == [
+        ("a", 0, 3), ("b", 1, 2), ("c", 2, 3)
+    ]  # fmt: skip
     assert [size // MiB for size in life.alive] == [2, 3, 4, 3]
-    assert [tensor.name for tensor in life.at(2)] == ["a", "b", "c"]
+    assert [tensor.name for tensor in life.present[2]] == ["a", "b", "c"]
     assert (life.sum_bytes, life.peak_bytes, life.peak) == (4 * MiB, 4 * MiB, 2)
 
 
@@ -135,12 +134,6 @@ def test_an_event_keeps_tensors_of_two_streams_apart() -> None:
     assert free.alive[1] > ordered.alive[1]
 
 
-def test_streams_without_events_are_taken_to_run_side_by_side() -> None:
-    layers = (kernel("1", "x", "a:3"), kernel("2", "a:3", "y"), kernel("3", "x", "b:5", 1), kernel("4", "b:5", "z", 1))
-    life = memory.liveness(Engine(layers, (*PORTS, Port("z", "Output", "FP32", (1,)))))
-    assert life.peak_bytes == 8 * MiB
-
-
 def test_many_independent_streams_are_looked_at_in_their_order() -> None:
     layers = tuple(
         kernel(f"{stream} {step}", "x" if step == 0 else f"t{stream}_{step - 1}", f"t{stream}_{step}", stream)
@@ -165,37 +158,13 @@ def test_an_engine_without_layers_says_so() -> None:
 def test_one_kernel_has_nothing_alive_in_between() -> None:
     life = memory.liveness(build(PATTERNS["Pointwise chain"].model()))
     assert (life.tensors, life.peak_bytes, life.sum_bytes, life.peak) == ((), 0, 0, 0)
-    assert "0.0 MiB" in life._repr_html_()
+    assert "0.0 MiB" in repr(life)
 
 
-def test_the_tables_are_readable() -> None:
+def test_the_summary_is_readable() -> None:
     life = memory.liveness(build(convolutions(2)))
-    assert list(life.table().columns) == ["tensor", "MiB", "born", "last used"]
     assert "most alive at once: 12.2 MiB" in repr(life)
     assert "not reported" in repr(replace(life, reserved_bytes=None))
-
-
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        (b"", "empty"),
-        (b"vtrt" + bytes(99), "is a TensorRT(-RTX)? engine"),
-        (b"ftrt", "is a TensorRT(-RTX)? engine"),
-        (b"hello", "text"),
-    ],
-)
-def test_a_file_that_is_no_model_is_named_for_what_it_is(content: bytes, says: str, tmp_path: Path) -> None:
-    path = tmp_path / "my.plan"
-    path.write_bytes(content)
-    with pytest.raises(ModelError, match=says):
-        memory.liveness(path)
-
-
-def test_a_plan_whole_or_cut_is_recognised(tmp_path: Path) -> None:
-    plan = build(tiny.conv()).plan_bytes()
-    for data in (plan, plan[: len(plan) // 2]):
-        with pytest.raises(ModelError, match=r"is a TensorRT(-RTX)? engine.*the ONNX file"):
-            memory.liveness(data)
 
 
 # --- the log
@@ -259,7 +228,6 @@ def test_a_curve_is_exact_where_it_was_measured_and_close_between() -> None:
         figure = build(model, shapes={"x": (batch, 3, 128, 128)}).activation_bytes
         assert figure
         assert abs(curve.at(batch) / figure - 1) < 0.1
-    assert list(curve.table().index) == [1, 2, 4, 8]
     assert "x N×3×128×128" in repr(curve)
 
 
@@ -269,35 +237,26 @@ def test_a_letter_may_stand_for_height_and_width() -> None:
     assert curve.at(128) == build(detector(), shapes={"x": (1, 3, 128, 128)}).activation_bytes
 
 
-@pytest.mark.parametrize(
-    ("size", "says"),
-    [(0, "cannot be 0"), (9, "outside"), (-1, "cannot be"), ("2", "whole number"), (2.0, "whole"), (2**40, "cannot be"),
-     (True, "whole")],
-)  # fmt: skip
-def test_a_curve_never_answers_beyond_its_ends(size: Any, says: str) -> None:
-    curve = memory.Curve("N", (1, 8), (100, 800), 0, "x N")
-    with pytest.raises(ProfileError, match=says):
+@pytest.mark.parametrize("size", [0, 0.9, 9, -1, 2**40])
+def test_a_curve_never_answers_beyond_its_ends(size: float) -> None:
+    curve = memory.Curve("N", (1, 8), (100, 800), "x N")
+    with pytest.raises(ProfileError, match="outside of what was measured"):
         curve.at(size)
 
 
 @pytest.mark.parametrize(
     ("shapes", "sizes", "says"),
     [
-        ({"x": (1, 1024)}, [1, 2], "No size is left open"),
-        ({"x": ("N", "M")}, [1, 2], "only one can vary"),
-        ({"x": ("8", 1024)}, [1, 2], "neither a number nor a letter"),
+        ({"x": (1, 1024)}, [1, 2], "No size is open in x 1×1024"),
+        ({"x": ("N", "M")}, [1, 2], r"2 sizes are open \(N, M\) in x N×M"),
         ({"x": ("N", 1024.0)}, [1, 2], "not a whole number"),
         ({"z": ("N", 1024)}, [1, 2], "no input 'z'"),
         ("x", [1, 2], "not a dictionary"),
         (None, [4], "two sizes"),
-        (None, [], "two sizes"),
-        (None, ["1", 2], "not a whole number"),
+        (None, "12", "not a whole number"),
         (None, [1.5, 2], "not a whole number"),
-        (None, [0, 2], "cannot be 0"),
+        (None, [0, 2], "empty"),
         (None, [1, 2**31], "cannot be"),
-        (None, "12", "not a list"),
-        (None, 12, "not a list"),
-        (None, [1, 2**22], "2³¹"),
     ],
 )
 def test_a_curve_says_what_is_wrong_with_its_sizes(shapes: Any, sizes: Any, says: str) -> None:
@@ -307,7 +266,7 @@ def test_a_curve_says_what_is_wrong_with_its_sizes(shapes: Any, sizes: Any, says
 
 def test_a_model_without_a_dynamic_axis_has_no_curve_and_no_largest_batch() -> None:
     for ask in (lambda: memory.curve(tiny.conv(), GPU, None, [1, 2]), lambda: memory.fits(tiny.conv(), GPU)):
-        with pytest.raises(ProfileError, match="No dimension of the model's inputs is dynamic"):
+        with pytest.raises(ProfileError, match=r"No size is open in x 1×3×8×8.*chapter 01"):
             ask()
 
 
@@ -316,23 +275,31 @@ def test_a_curve_through_a_size_that_does_not_build_is_an_error() -> None:
         memory.curve(lab.models.mlp().onnx(), "T4", None, [1, 2])
 
 
+resnet50, lite0 = lab.models.resnet50, lab.models.efficientnet_lite0
 GRIDS: dict[str, tuple[Any, Mapping[str, Any], Sequence[int], Sequence[int]]] = {
-    "ResNet-50, batch": (lambda: resnet50(), {"x": ("N", 3, 224, 224)}, (1, 2, 4, 8, 16), (3, 6, 11)),
-    "ResNet-50, side": (lambda: opened(resnet50()), {"x": (1, 3, "S", "S")}, (128, 256, 512), (192, 384)),
-    "Lite0, batch": (lambda: lite0(), {"x": ("N", 3, 224, 224)}, (4, 8, 16), (6, 10, 12)),
-    "Lite0, side": (lambda: opened(lite0()), {"x": (1, 3, "S", "S")}, (128, 256, 512, 1024), (192, 384, 704, 768)),
+    "ResNet-50, batch": (lambda: resnet50().onnx(), {"x": ("N", 3, 224, 224)}, (1, 2, 4, 8, 16), (3, 6, 11)),
+    "ResNet-50, side": (
+        lambda: opened(resnet50().onnx()),
+        {"x": (1, 3, "S", "S")},
+        (128, 256, 512),
+        (192, 384),
+    ),
+    "Lite0, batch": (
+        lambda: lite0().onnx(),
+        {"x": ("N", 3, 224, 224)},
+        (4, 8, 16),
+        (6, 10, 12),
+    ),
+    "Lite0, side": (
+        lambda: opened(lite0().onnx()),
+        {"x": (1, 3, "S", "S")},
+        (128, 256, 512, 1024),
+        (192, 384, 704, 768),
+    ),
     "BERT-base, tokens": (lambda: bert(), {"input_ids": (8, "S")}, (64, 128, 256, 512), (96, 192, 384)),
     "detector, side": (detector, {"x": (1, 3, "S", "S")}, (128, 256, 512, 1024), (192, 384, 640, 768)),
     "detector, batch": (detector, {"x": ("N", 3, 640, 640)}, (1, 2, 4, 8), (3, 5, 6)),
 }
-
-
-def resnet50() -> Path:
-    return lab.models.resnet50().onnx()
-
-
-def lite0() -> Path:
-    return lab.models.efficientnet_lite0().onnx()
 
 
 def opened(path: Path) -> onnx.ModelProto:
@@ -364,10 +331,8 @@ def test_between_measured_sizes_the_curve_is_within_a_tenth_of_tensorrts_own_fig
 
 
 def total(engine: Engine) -> int:
-    assert engine.weight_bytes is not None
-    assert engine.activation_bytes is not None
     parts = memory.breakdown(engine)["bytes"]
-    return engine.weight_bytes + engine.activation_bytes + int(parts["inputs"] + parts["outputs"])
+    return int(parts.drop(["host", "CUDA context, kernels"]).sum())
 
 
 def test_the_largest_batch_fits_and_one_more_does_not() -> None:
@@ -407,30 +372,19 @@ def test_a_tensor_of_two_to_the_31_elements_is_the_end_also_where_memory_is_left
     assert max(one.size for one in fit.tries) == fit.size
 
 
-def fake(figures: Any, allocates: Sequence[int] = ()) -> Any:
-    """A build_each() whose engines reserve figures(size) MiB."""
-
-    def build_each(model: Any, shapes: Sequence[Mapping[str, Any]], gpu: Any = None, **_: Any) -> list[Any]:
-        built: list[Any] = []
-        for one in shapes:
-            size = one["x"][0]
-            figure = figures(size)
-            layers = (kernel("a", "", "", 0, "allocate" if size in allocates else "kgen"),)
-            ports = (Port("x", "Input", "FP32", (0,)), Port("y", "Output", "FP32", (0,)))
-            built.append(figure if isinstance(figure, TrtlabError) else
-                         Engine(layers, ports, activation_bytes=figure * MiB, weight_bytes=0))  # fmt: skip
-        return built
-
-    return build_each
-
-
 @pytest.fixture
 def with_figures(monkeypatch: pytest.MonkeyPatch) -> Any:
-    module = fitting
+    """What fits() finds in 1 GiB where the engine of each size reserves figures(size) MiB."""
 
-    def use(figures: Any, **options: Any) -> memory.Fit:
-        monkeypatch.setattr(module, "build_each", fake(figures, options.pop("allocates", ())))
-        return memory.fits(tiny.conv("N"), GPU, {"x": ("N", 3, 8, 8)}, limit_gib=1, reserve_gib=0, **options)
+    def use(figures: Any, allocates: Sequence[int] = ()) -> fitting.Fit:
+        def built(size: int) -> Any:
+            layers = (kernel("a", "", "", 0, "allocate" if size in allocates else "kgen"),)
+            figure = figures(size)
+            return figure if isinstance(figure, TrtlabError) else Engine(layers, (), figure * MiB, 0)
+
+        monkeypatch.setattr(fitting, "build_each", lambda model, shapes, gpu: [built(one["x"][0]) for one in shapes])
+        model = toy("f (float[N] x) => (float[N] y) { y = Relu(x) }")
+        return memory.fits(model, GPU, limit_gib=1.0005, reserve_gib=0)  # half a MiB for x and y
 
     return use
 
@@ -439,7 +393,7 @@ def with_figures(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_the_search_ends_at_the_border_for_any_slope(with_figures: Any, per_item: int) -> None:
     fit = with_figures(lambda size: 20 + per_item * size)
     assert fit.size == (1024 - 20) // per_item
-    assert len(fit.tries) <= 18
+    assert len(fit.tries) <= 12
 
 
 def test_steps_and_curves_are_searched_too(with_figures: Any) -> None:
@@ -468,38 +422,19 @@ def test_a_size_that_does_not_build_does_not_fit_but_the_first_must_build(with_f
         with_figures(lambda size: refused)
 
 
-def test_the_search_ends_when_its_time_is_over(with_figures: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = itertools.count()
-    monkeypatch.setattr(fitting.time, "monotonic", lambda: float(next(clock)))
-    fit = with_figures(lambda size: 20 + 3 * size, seconds=2)
-    assert "the time was over" in fit.reason
-    assert fit.size <= 334
-
-
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"limit_gib": 0}, "limit_gib is"),
-        ({"limit_gib": -1}, "limit_gib is"),
-        ({"limit_gib": float("nan")}, "limit_gib is"),
-        ({"limit_gib": "8"}, "limit_gib is"),
+        ({"limit_gib": -1}, "limit_gib=-1 and reserve_gib=0.75"),
+        ({"limit_gib": float("nan")}, "limit_gib=nan"),
         ({"limit_gib": 25}, "RTX 4090 has 24 GB"),
-        ({"reserve_gib": -0.5}, "reserve_gib is"),
-        ({"reserve_gib": "1"}, "reserve_gib is"),
-        ({"limit_gib": 0.5}, "room for nothing"),
-        ({"reserve_gib": 24}, "room for nothing"),
-        ({"seconds": 0}, "seconds is 0"),
-        ({"seconds": "5"}, "seconds is '5'"),
+        ({"reserve_gib": -0.5}, "reserve_gib=-0.5"),
+        ({"reserve_gib": 24}, "there is no room"),
     ],
 )
 def test_limits_that_cannot_be_are_refused_before_anything_is_built(options: dict[str, Any], says: str) -> None:
-    with pytest.raises(TrtlabError, match=says):
+    with pytest.raises(AssetError, match=says):
         memory.fits(BIG, GPU, **options)
-
-
-def test_a_card_must_have_a_name_that_tells_its_memory() -> None:
-    with pytest.raises(AssetError, match="No GPU called 'SM89'"):
-        memory.fits(BIG, "SM89")
 
 
 # --- the workspace limit (what chapter 07 says of it)
@@ -507,27 +442,10 @@ def test_a_card_must_have_a_name_that_tells_its_memory() -> None:
 
 @pytest.mark.slow
 def test_a_build_passes_when_workspace_limit_and_weights_reach_the_activation_memory() -> None:
-    import subprocess
-    import sys
-
-    script = """
-import sys
-from trtlab import trt
-logger = trt.Logger(trt.Logger.INTERNAL_ERROR)
-builder = trt.Builder(logger)
-network = builder.create_network(0)
-assert trt.OnnxParser(network, logger).parse(sys.stdin.buffer.read())
-config = builder.create_builder_config()
-config.num_compute_capabilities = 1
-config.set_compute_capability(trt.ComputeCapability.SM89, 0)
-config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, int(sys.argv[1]))
-sys.exit(builder.build_serialized_network(network, config) is None)
-"""
     for model in (convolutions(1), PATTERNS["Sibling convolutions"].model(), detector(1, 640)):
         engine = build(model)
         border = (engine.activation_bytes or 0) - (engine.weight_bytes or 0)
-        for limit, builds in ((border - 2**17, False), (border + 2**17, True)):
-            done = subprocess.run(
-                [sys.executable, "-c", script, str(limit)], input=model.SerializeToString(), check=False
-            )
-            assert (done.returncode == 0) is builds, limit
+        limits = [
+            f"config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, {border + by})" for by in (-(2**17), 2**17)
+        ]
+        assert [bool(trial.engine) for trial in try_settings(model, limits, gpu=GPU)] == [False, True]

@@ -42,11 +42,8 @@ def test_kinds_add_up_to_the_sum_of_the_layers(name: str) -> None:
 
 def test_a_recording_says_which_time_is_which_and_where_it_is_from() -> None:
     for text in (repr(recording(RESNET18[1])), recording(RESNET18[1])._repr_html_()):
-        assert "end to end" in text
-        assert "sum of the layers" in text
-        assert "0.862" in text
-        assert "1.017" in text
-        assert "Apache-2.0" in text
+        for words in ("end to end", "0.862", "sum of the layers", "1.017", "Apache-2.0"):
+            assert words in text
 
 
 def test_an_unknown_recording_names_the_closest() -> None:
@@ -170,9 +167,6 @@ def test_a_file_that_is_missing_cut_or_foreign_is_named(files: dict[str, Path], 
         files[name].write_text(content, encoding="utf-8")
         with pytest.raises(AssetError, match=f"{name}.json"):
             from_trtexec(**files)
-    files[name].write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(AssetError, match=f"{name}.json"):
-        from_trtexec(**files)
     files[name].unlink()
     with pytest.raises(AssetError, match=f"{name}.json"):
         from_trtexec(**files)

@@ -16,7 +16,7 @@ from chapter07 import sweep
 from conftest import compilers
 
 import trtlab as lab
-from trtlab import ModelError, ProfileError
+from trtlab import ModelError
 from trtlab import cache as engine_cache
 from trtlab.process import CompilerProcess
 
@@ -59,16 +59,6 @@ def test_a_shape_that_fails_keeps_its_error_in_its_row_and_the_others_their_figu
 def test_shapes_from_numpy_are_shapes(cache: Path) -> None:
     table = sweep(tiny.conv("N"), [{"x": np.array([2, 3, 8, 8])}])
     assert table["error"][0] == ""
-
-
-@pytest.mark.parametrize("shapes", [{"x": (1, 3, 8, 8)}, "x", 3, None])
-def test_a_list_of_shapes_is_asked_for(shapes: Any) -> None:
-    with pytest.raises(ProfileError, match="a list of shapes"):
-        sweep(tiny.conv("N"), shapes)
-
-
-def test_no_shapes_make_an_empty_table() -> None:
-    assert sweep(tiny.conv("N"), []).empty
 
 
 @pytest.mark.parametrize(("model", "says"), [(b"junk", "is text"), ("nowhere.onnx", "no file"), (b"", "empty")])

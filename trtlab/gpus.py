@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
 import re
 from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
+
+import pandas as pd
 
 from trtlab.errors import AssetError
 from trtlab.files import data_file
@@ -52,30 +53,21 @@ _FAMILIES = {
     "86": r"a2|a10[gm]?|a16|a40|rtxa\d+|a[2-6][05]00|(rtx)?30[5-9]0.*|rtx2050",
     "80": r"(a30|a100|a800).*",
     "75": r"(rtx)?20[678]0.*|gtx16[356]0.*|titanrtx|rtx[34568]000|t4g?|t\d{3,4}",
-    "72": r".*xavier.*",
     "70": r"v100.*|titanv|gv100",
     "61": r"gtx10[1-8]0.*|p40?|titanxp",
     "60": r"p100(?!0).*|gp100",
-    "52": r"gtx9[5-8]0(ti)?|m40|m60",
-    "37": r"k80",
 }
 
 
 @cache
 def all_gpus() -> tuple[Gpu, ...]:
     """Every GPU of data/gpus.csv, in the order of the file."""
-    with data_file("gpus.csv").open(encoding="utf-8", newline="") as file:
-        return tuple(map(_gpu, csv.DictReader(file)))
+    table = pd.read_csv(data_file("gpus.csv"), dtype={"compute_capability": str})[[one.name for one in fields(Gpu)]]
+    table["name"] = table["name"].str.replace("-", " ")
+    return tuple(Gpu(*row) for row in table.astype(object).where(table.notna(), None).to_numpy())
 
 
-def _gpu(row: dict[str, str]) -> Gpu:
-    kinds: dict[Any, Any] = {"str": str, "int": int}
-    found = {field.name: kinds.get(field.type, float)(row[field.name] or "nan") for field in fields(Gpu)}
-    known: dict[str, Any] = {name: None if value != value else value for name, value in found.items()}
-    return Gpu(**known | {"name": row["name"].replace("-", " ")})
-
-
-def gpu(name: str) -> Gpu:
+def gpu(name: str | Gpu) -> Gpu:
     """The GPU called `name`, in any spelling ("rtx4090", "A100 80GB"), with its figures.
 
     Raises AssetError for one that is not in data/gpus.csv; it names the closest, of the same compute capability.
@@ -83,8 +75,8 @@ def gpu(name: str) -> Gpu:
     if found := _find(name):
         return found
     family = _family(name)
-    known = {key: entry.name for key, entry in _by_key().items() if family in ("", entry.target)}
-    close = difflib.get_close_matches(_key(name), known, n=4, cutoff=0.4) or list(known)[:4]
+    known = {key: one.name for key, one in _by_key().items() if family in ("", one.target)}
+    close = difflib.get_close_matches(_key(name), known, n=4, cutoff=0)
     names = ", ".join(known[key] for key in close) or "a newer GPU"
     if family:
         what = f"The figures of '{name}' are not known, only its compute capability, {family[2:-1]}.{family[-1]}."
@@ -95,42 +87,42 @@ def gpu(name: str) -> Gpu:
 
 @cache
 def _by_key() -> dict[str, Gpu]:
-    return {_key(entry.name): entry for entry in all_gpus()}
+    return {_key(one.name): one for one in all_gpus()}
 
 
-def _key(name: str) -> str:
+def _key(name: object) -> str:
     """The name without case, blanks and what says nothing: "geforcertx4090" and "RTX-4090" are one."""
     noise = "nvidia|geforce|tesla|quadro|jetson|laptop|mobile|gpu|generation|[^a-z0-9]"
     return re.sub(noise, "", str(name).lower())
 
 
-def _find(name: str) -> Gpu | None:
+def _find(name: object) -> Gpu | None:
     """The GPU whose name is `name`, or the first with its parts in this order, numbers whole: A10 is not in A100."""
+    if isinstance(name, Gpu):
+        return name
     known, wanted = _by_key(), _key(name)
     parts = [rf"(?<!\d){part}(?!\d)" if part.isdigit() else part for part in re.findall(r"[a-z]+|\d+", wanted)]
     telling = len(wanted) > 2 or len(parts) > 1  # "4090" says which, "4" does not
-    holding = (entry for key, entry in known.items() if telling and re.search(".*".join(parts), key))
+    holding = (one for key, one in known.items() if telling and re.search(".*".join(parts), key))
     return known.get(wanted) or next(holding, None)
 
 
-def _family(name: str) -> str:
+def _family(name: object) -> str:
     """The target of every card whose name is like this one; "" when there is none."""
     return next((f"SM{number}" for number, names in _FAMILIES.items() if re.fullmatch(names, _key(name))), "")
 
 
-def target_of(where: str | float | tuple[int, int] | Gpu | None) -> str:
-    """The build target for a GPU, its name, a compute capability (8.9, "8.9", (8, 9)) or a target; None is SM89.
+def target_of(where: str | float | Gpu | None) -> str:
+    """The build target for a GPU, its name, a compute capability (8.9, "8.9") or a target; None is SM89.
 
     Whether this TensorRT can build for it is for `check_target` to say.
     """
-    if where is None or isinstance(where, Gpu):
-        return where.target if where else "SM89"
-    text = ".".join(map(str, where)) if isinstance(where, tuple) else str(where).strip()
-    match = re.fullmatch(r"(?:sm_?|compute_?)?(\d{1,2})\.?(\d)", text, re.IGNORECASE)
-    if match:
+    if where is None:
+        return "SM89"
+    if match := re.fullmatch(r"(?:sm_?|compute_?)?(\d{1,2})\.?(\d)", str(where).strip(), re.IGNORECASE):
         return f"SM{match[1]}{match[2]}"
-    found = _find(text)
-    return found.target if found else _family(text) or gpu(text).target
+    found = _find(where)
+    return found.target if found else _family(where) or gpu(str(where)).target
 
 
 def targets(trt: Any) -> tuple[str, ...]:
@@ -139,7 +131,7 @@ def targets(trt: Any) -> tuple[str, ...]:
     return tuple(sorted(found, key=lambda name: int(name[2:])))
 
 
-def check_target(where: str | float | tuple[int, int] | Gpu | None, trt: Any) -> str:
+def check_target(where: str | float | Gpu | None, trt: Any) -> str:
     """The target for `where` if this TensorRT can build for it, else an AssetError that names what can be chosen.
 
     Full TensorRT builds for the GPU of this machine alone; None is that GPU, and SM89 where there is none.
@@ -154,7 +146,7 @@ def check_target(where: str | float | tuple[int, int] | Gpu | None, trt: Any) ->
             f"TensorRT {trt.__version__} builds only for the GPU in this machine, not for {target}.",
             fix="leave gpu= out, or set TRTLAB_TENSORRT=rtx to compile for another GPU.",
         )
-    newest = {entry.target: f" ({entry.name})" for entry in all_gpus()}
+    newest = {one.target: f" ({one.name})" for one in all_gpus()}
     old = f", which is too old: {offered[0]} and newer" if int(target[2:]) < int(offered[0][2:]) else ""
     raise AssetError(
         f"TensorRT-RTX {trt.__version__} cannot build for {target}{old}.",

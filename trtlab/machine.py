@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from trtlab import tables
@@ -25,16 +25,15 @@ try:
 except ImportError:  # the doctor speaks also where nothing is installed
     psutil = None
 
-# Import name, the name people know, and the distribution that pip knows.
-COURSE_PACKAGES = (
-    ("tensorrt_rtx", "TensorRT-RTX", "tensorrt-rtx-cu12"),
-    ("tensorrt", "TensorRT (full)", "tensorrt"),
-    ("polygraphy", "Polygraphy", "polygraphy"),
-    ("onnxruntime", "ONNX Runtime", "onnxruntime"),
-    ("torch", "PyTorch", "torch"),
-    ("onnx", "ONNX", "onnx"),
-)
-NEEDED_GIB = 3.5
+# Import name -> the name people know, and the distribution that pip knows.
+COURSE_PACKAGES = {
+    "tensorrt_rtx": ("TensorRT-RTX", "tensorrt-rtx-cu12"),
+    "tensorrt": ("TensorRT (full)", "tensorrt"),
+    "polygraphy": ("Polygraphy", "polygraphy"),
+    "onnxruntime": ("ONNX Runtime", "onnxruntime"),
+    "torch": ("PyTorch", "torch"),
+    "onnx": ("ONNX", "onnx"),
+}
 CHILD_SECONDS = 60.0  # for importing a package, and for nvidia-smi; only what hangs takes as long
 _INSTALL = "run 'python -m pip install -e \".[lab]\"' in the project's folder"
 _INSTALL_GPU = _INSTALL.replace("[lab]", "[lab,gpu]")
@@ -43,30 +42,23 @@ _USES = ("compile", "numerics", "timings")
 
 @dataclass(frozen=True)
 class Package:
-    """What importing a package showed: `state` is works, missing or broken, and `problem` says why it is broken."""
+    """What importing a package showed: `state` is works, missing or broken, `detail` the version or what is broken."""
 
-    name: str
     title: str
     distribution: str
     state: str
-    version: str = ""
-    problem: str = ""
+    detail: str = ""
 
     def __str__(self) -> str:
-        return {"works": self.version or "version unknown", "missing": "not installed"}.get(self.state, "broken")
-
-
-@dataclass(frozen=True)
-class Issue:
-    """Something that this machine lacks: what it is, and the one line that mends it."""
-
-    what: str
-    fix: str
+        return {"works": self.detail or "version unknown", "missing": "not installed"}.get(self.state, "broken")
 
 
 @dataclass(frozen=True, repr=False)
 class Machine:
-    """What the doctor found: memory in GiB (None: unknown), `gpus` by name, `gpu_works` when CUDA sees one."""
+    """What the doctor found: memory in GiB (None: unknown), packages by import name, `gpu_works` when CUDA sees one.
+
+    `issues` is what this machine lacks: {what it is: the one line that mends it}.
+    """
 
     system: str
     python: str
@@ -75,22 +67,21 @@ class Machine:
     memory_gib: float | None
     gpus: tuple[str, ...]
     gpu_works: bool
-    packages: tuple[Package, ...]
+    packages: dict[str, Package]
     compiler: str
-    issues: tuple[Issue, ...] = ()
-
-    def package(self, name: str) -> Package:
-        """The package with this import name."""
-        return next(package for package in self.packages if package.name == name)
+    issues: dict[str, str] = field(default_factory=dict)
 
     def can(self, chapter: Chapter) -> dict[str, str]:
         """How this machine does what a chapter uses: compile, numerics, timings; empty text where it cannot."""
-        works = {package.name for package in self.packages if package.state == "works"}
+        works = {name for name, package in self.packages.items() if package.state == "works"}
         compiles = self.compiler if "onnx" in works else ""
-        computes = "ONNX Runtime on the CPU" if {"onnx", "onnxruntime", "torch"} <= works else ""
         timings = "recorded, predicted" if compiles else "recorded"
-        how = (compiles, computes, f"measured here, {timings}" if compiles and self.gpu_works else timings)
-        return {use: able for use, able in zip(_USES, how, strict=True) if use in chapter.uses}
+        how = {
+            "compile": compiles,
+            "numerics": "ONNX Runtime on the CPU" if {"onnx", "onnxruntime", "torch"} <= works else "",
+            "timings": f"measured here, {timings}" if compiles and self.gpu_works else timings,
+        }
+        return {use: how[use] for use in chapter.uses}
 
     def facts(self) -> dict[str, str]:
         """What the computer and its packages are, {name: value}."""
@@ -99,7 +90,7 @@ class Machine:
             "system": f"{self.system}, Python {self.python}",
             "processor": f"{self.cpu}, {self.cores} core{'s' * (self.cores > 1)}, {memory} of memory",
             "GPU": "; ".join(self.gpus) or ("an NVIDIA GPU" if self.gpu_works else "none found"),
-            **{package.title: str(package) for package in self.packages},
+            **{package.title: str(package) for package in self.packages.values()},
             "compiler": self.compiler or "none",
         }
 
@@ -107,11 +98,11 @@ class Machine:
         facts = [f"{name:<16} {value}" for name, value in self.facts().items()]
         rows = [("chapter", *_USES), *self._chapters()]
         table = [f"{title:<33} {first:<24} {second:<24} {third}".rstrip() for title, first, second, third in rows]
-        issues = [f"- {issue.what}\n  fix: {issue.fix}" for issue in self.issues]
+        issues = [f"- {what}\n  fix: {fix}" for what, fix in self.issues.items()]
         return "\n".join([*facts, "", *table, "", "issues" if issues else "no issues", *issues])
 
     def _repr_html_(self) -> str:
-        issues = tables.rows(("issue", "fix"), [(issue.what, issue.fix) for issue in self.issues])
+        issues = tables.rows(("issue", "fix"), list(self.issues.items()))
         chapters = tables.rows(("chapter", *_USES), self._chapters())
         return tables.facts(self.facts()) + chapters + (issues if self.issues else "<b>No issues.</b>")
 
@@ -126,40 +117,44 @@ def doctor() -> Machine:
 
     Takes two to four seconds: each package is imported in a child process, which it may crash.
     """
-    packages, gpu_works = probe_packages(), has_gpu()
+    with ThreadPoolExecutor() as pool:
+        checked = pool.submit(_run, sys.executable, "-m", "pip", "check")
+        packages, gpu_works = probe_packages(), has_gpu()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     machine = Machine(
         system_name(), platform.python_version(), cpu_name(), cores, memory_gib(),
         gpu_names(), gpu_works, packages, _compiler(packages, gpu_works),
     )  # fmt: skip
-    return replace(machine, issues=(*_compiler_issues(machine), *_package_issues(machine), *_hardware_issues(machine)))
+    complaints = checked.result().stdout
+    issues = (*_compiler_issues(machine), *_package_issues(machine, complaints), *_hardware_issues(machine))
+    return replace(machine, issues=dict(issues))
 
 
-def _compiler(packages: tuple[Package, ...], gpu_works: bool) -> str:
+def _compiler(packages: dict[str, Package], gpu_works: bool) -> str:
     """The TensorRT that `load_tensorrt` would choose, by name and version; the full one only counts with a GPU."""
-    working = {package.name: package for package in packages if package.state == "works"}
     try:
-        usable = [working[name] for name in candidates() if name in working and (gpu_works or name == "tensorrt_rtx")]
+        usable = [packages[name] for name in candidates() if gpu_works or name != "tensorrt"]
     except AssetError:
         return ""
-    return f"{usable[0].title.removesuffix(' (full)')} {usable[0].version}".strip() if usable else ""
+    named = (f"{one.title.removesuffix(' (full)')} {one.detail}".strip() for one in usable if one.state == "works")
+    return next(named, "")
 
 
 def gpu_names() -> tuple[str, ...]:
     """The NVIDIA GPUs and their driver, as nvidia-smi gives them; empty when it is not there."""
-    try:
-        done = _run("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
-    except (OSError, subprocess.TimeoutExpired):
-        return ()
-    rows = [line.rpartition(", ") for line in done.stdout.splitlines() if done.returncode == 0]
-    return tuple(f"{name}, driver {driver.strip()}" for name, comma, driver in rows if comma)
+    lines = _run("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader").stdout.splitlines()
+    return tuple(line.replace(", ", ", driver ") for line in lines if ", " in line)
 
 
 def _run(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command, capture_output=True, encoding="utf-8", errors="replace", stdin=subprocess.DEVNULL,
-        timeout=CHILD_SECONDS, env={**os.environ, "PYTHONIOENCODING": "utf-8"},
-    )  # fmt: skip
+    """What a command printed and its exit status: 124 when it hangs, 127 when it is not there, as a shell says."""
+    try:
+        return subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", stdin=subprocess.DEVNULL,
+            timeout=CHILD_SECONDS, env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return subprocess.CompletedProcess(command, 127 if isinstance(error, OSError) else 124, "")
 
 
 def system_name() -> str:
@@ -190,40 +185,36 @@ def _text(path: str) -> str:
 
 # The answer is marked, since a package may print; it ends at once, since one may crash at exit and has been imported.
 _PROBE = r"""
-import importlib, importlib.util, os, sys
+import importlib, os, sys
 name = sys.argv[1]
 try:
-    spec = importlib.util.find_spec(name)
-    if spec is None or spec.origin is None:  # a folder that happens to have this name is no package
-        answer = "missing"
-    else:
-        answer = f"works {getattr(importlib.import_module(name), '__version__', '')}"
+    module = importlib.import_module(name)
+    # A folder that happens to have this name is no package.
+    answer = f"works {getattr(module, '__version__', '')}" if module.__file__ else "missing"
 except BaseException as error:
-    answer = f"broken {type(error).__name__}: {error}"
+    missing = isinstance(error, ModuleNotFoundError) and error.name == name
+    answer = "missing" if missing else f"broken {type(error).__name__}: {error}"
 os.write(1, ("\n@" + " ".join(answer.split())).encode())
 os._exit(0)
 """
 
 
-def probe_packages() -> tuple[Package, ...]:
+def probe_packages() -> dict[str, Package]:
     """Import every package of the course, each in a child process, side by side."""
-    with ThreadPoolExecutor(len(COURSE_PACKAGES)) as pool:
-        return tuple(pool.map(lambda entry: _probe(*entry), COURSE_PACKAGES))
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(COURSE_PACKAGES, pool.map(_probe, COURSE_PACKAGES), strict=True))
 
 
-def _probe(name: str, title: str, distribution: str) -> Package:
-    try:
-        child = _run(sys.executable, "-c", _PROBE, name)
-        _, marked, answer = child.stdout.rpartition("\n@")
-        state, _, text = answer.partition(" ")
-        if not marked:
-            code = child.returncode
-            ending = signal.Signals(-code).name if -code in set(signal.Signals) else f"exit code {code}"
-            state, text = "broken", f"importing it ends Python ({ending})"
-    except subprocess.TimeoutExpired:
-        state, text = "broken", f"importing it takes more than {CHILD_SECONDS:g} s"
-    problem = without_folders(text)[:160] if state == "broken" else ""
-    return Package(name, title, distribution, state, "" if problem else text, problem)
+def _probe(name: str) -> Package:
+    child = _run(sys.executable, "-c", _PROBE, name)
+    code, (_, marked, answer) = child.returncode, child.stdout.rpartition("\n@")
+    state, _, detail = answer.partition(" ")
+    if code == 124:
+        state, detail = "broken", f"importing it takes more than {CHILD_SECONDS:g} s"
+    elif not marked:
+        ending = signal.Signals(-code).name if -code in set(signal.Signals) else f"exit code {code}"
+        state, detail = "broken", f"importing it ends Python ({ending})"
+    return Package(*COURSE_PACKAGES[name], state, without_folders(detail)[:160])
 
 
 def without_folders(text: str) -> str:
@@ -231,71 +222,47 @@ def without_folders(text: str) -> str:
     return re.sub(r"(?<![\w/\\:.])(?:[A-Za-z]:)?[\\/](?:[^\s\\/'\":,;()]+[\\/])+", "", text)
 
 
-def _compiler_issues(machine: Machine) -> Iterator[Issue]:
-    if _no_wheel() and not machine.compiler:
+def _compiler_issues(machine: Machine) -> Iterator[tuple[str, str]]:
+    has_wheel = platform.system() != "Darwin" and platform.machine().lower() in ("x86_64", "amd64")
+    if not has_wheel and not machine.compiler:
         what = f"TensorRT-RTX has no wheel for {platform.system()} on {platform.machine()}: nothing compiles here."
         where = "open the course on Binder or Codespaces, or on x86-64 Linux or Windows; the numerics run here."
-        yield Issue(what, where)
+        yield what, where
+    elif machine.packages["tensorrt_rtx"].state == "missing" and not machine.compiler:
+        yield "TensorRT-RTX is not installed.", f"{_INSTALL}."
     try:
         candidates()
     except AssetError as error:
-        yield Issue(error.message, error.diagnosis.fix)
+        yield error.message, error.diagnosis.fix
 
 
-def _no_wheel() -> bool:
-    return platform.system() == "Darwin" or platform.machine().lower() not in ("x86_64", "amd64")
-
-
-def _package_issues(machine: Machine) -> Iterator[Issue]:
-    """Packages that are broken, missing or of another version than trtlab pins."""
-    pins, probed = _pins(), {package.distribution for package in machine.packages}
-    unneeded = {"tensorrt", "tensorrt_rtx"} if machine.compiler or _no_wheel() else {"tensorrt"}
-    for package in machine.packages:
-        pin = pins.get(package.distribution)
-        force = "--force-reinstall --no-deps " if package.state == "broken" else ""
-        fix = f"run 'python -m pip install {force}{package.distribution}=={pin}'." if pin else f"{_INSTALL}."
+def _package_issues(machine: Machine, complaints: str) -> Iterator[tuple[str, str]]:
+    """Packages that are broken or missing, and what `pip check` says of the versions that trtlab pins."""
+    for name, package in machine.packages.items():
+        install = _INSTALL_GPU if name == "tensorrt" else _INSTALL
         if package.state == "broken":
-            yield Issue(f"{package.title} cannot be imported: {package.problem}.", fix)
-        elif package.state == "missing" and package.name not in unneeded:
-            yield Issue(f"{package.title} is not installed.", fix)
-    if not pins:
-        yield Issue("trtlab itself is not installed in this Python.", f"{_INSTALL}.")
-    versions = {name: _installed(name) for name in pins}
-    odd = {
-        name: has for name, has in versions.items() if has.split("+")[0] != pins[name] and (has or name not in probed)
-    }
-    if odd:
-        names = ", ".join(f"{name} {has or 'missing'}, not {pins[name]}" for name, has in odd.items())
+            fix = f"run 'python -m pip uninstall --yes {package.distribution}', then {install}."
+            yield f"{package.title} cannot be imported: {package.detail}.", fix
+        elif package.state == "missing" and name not in ("tensorrt", "tensorrt_rtx"):
+            yield f"{package.title} is not installed.", f"{install}."
+    if not any(importlib.metadata.distributions(name="trtlab")):
+        yield "trtlab itself is not installed in this Python.", f"{_INSTALL}."
+    odd = re.findall(r"^trtlab \S+ (?:has requirement|requires) ((\S+), .+)\.$", complaints, re.MULTILINE)
+    told = {package.distribution for package in machine.packages.values()}
+    if names := "; ".join(words for words, name in odd if name not in told):
         what = f"Other versions than the course was verified with: {names}."
-        yield Issue(what, f"{_INSTALL} if a chapter stops or shows something else than its text.")
+        yield what, f"{_INSTALL} if a chapter stops or shows something else than its text."
 
 
-def _pins() -> dict[str, str]:
-    """The versions that trtlab pins without an extra, by distribution; none when it is not installed."""
-    try:
-        lines = importlib.metadata.requires("trtlab") or []
-    except Exception:  # not installed, or its metadata cannot be read
-        return {}
-    found = [re.match(r"([A-Za-z0-9_.-]+)==([^\s;]+)\s*(?:;(.*))?$", line) for line in lines]
-    return {match[1]: match[2] for match in found if match and "extra" not in (match[3] or "")}
-
-
-def _installed(distribution: str) -> str:
-    try:
-        return importlib.metadata.version(distribution)
-    except Exception:  # a broken installation may raise anything
-        return ""
-
-
-def _hardware_issues(machine: Machine) -> Iterator[Issue]:
-    if machine.gpu_works and machine.package("tensorrt").state != "works":
-        yield Issue("There is a GPU, but not the full TensorRT that measures on it.", f"{_INSTALL_GPU}.")
+def _hardware_issues(machine: Machine) -> Iterator[tuple[str, str]]:
+    if machine.gpu_works and machine.packages["tensorrt"].state != "works":
+        yield "There is a GPU, but not the full TensorRT that measures on it.", f"{_INSTALL_GPU}."
     elif machine.gpus and not machine.gpu_works:
         what = f"nvidia-smi lists {machine.gpus[0]}, but CUDA finds no device."
-        yield Issue(what, "check CUDA_VISIBLE_DEVICES, then update the NVIDIA driver.")
+        yield what, "check CUDA_VISIBLE_DEVICES, then update the NVIDIA driver."
     elif not machine.gpu_works:
         what = "No NVIDIA GPU: engines are compiled but not run, so no timing is measured here."
-        yield Issue(what, f"none needed for the course; on a machine with a GPU {_INSTALL_GPU}.")
-    if machine.memory_gib is not None and machine.memory_gib < NEEDED_GIB:
+        yield what, f"none needed for the course; on a machine with a GPU {_INSTALL_GPU}."
+    if machine.memory_gib is not None and machine.memory_gib < 3.5:
         what = f"{machine.memory_gib:.1f} GiB of memory: large models may not build (4 GiB are enough)."
-        yield Issue(what, "close other notebooks and programs before a chapter, or use a larger machine.")
+        yield what, "close other notebooks and programs before a chapter, or use a larger machine."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -122,21 +122,20 @@ def _recorded() -> dict[str, Recording]:
     """Every run of data/recordings/, in the order of the file."""
     files = (data_file(f"recordings/{name}.csv") for name in ("runs", "layers"))
     runs, layers = (pd.read_csv(file, keep_default_na=False) for file in files)
-    of_run = layers.groupby("run")
-    return {run["run"]: _run(run, of_run.get_group(run["run"]).to_dict("records")) for run in runs.to_dict("records")}
-
-
-def _run(row: dict[Any, Any], layers: list[dict[Any, Any]]) -> Recording:
-    engine = read_inspector(json.dumps({"Layers": [_inspected(layer) for layer in layers]}))
-    timed = tuple(TimedLayer(layer, one["ms"]) for layer, one in zip(engine.layers, layers, strict=True))
-    return Recording(
-        row["run"], timed, row["gpu_compute_ms_median"], row["model"], row["precision"],
-        row["gpu"].removeprefix("NVIDIA "), row["input"], row["source"],
-    )  # fmt: skip
+    found = {}
+    for run in runs.to_dict("records"):
+        rows = layers[layers["run"] == run["run"]].to_dict("records")
+        engine = read_inspector(json.dumps({"Layers": [_inspected(row) for row in rows]}))
+        timed = tuple(TimedLayer(layer, row["ms"]) for layer, row in zip(engine.layers, rows, strict=True))
+        found[run["run"]] = Recording(
+            run["run"], timed, run["gpu_compute_ms_median"], run["model"], run["precision"],
+            run["gpu"].removeprefix("NVIDIA "), run["input"], run["source"],
+        )  # fmt: skip
+    return found
 
 
 def _inspected(row: dict[Any, Any]) -> dict[str, Any]:
-    """A row of layers.csv in the form of the inspector's JSON, which the course can read already."""
+    """A row of layers.csv in the form of the inspector's JSON."""
     found: dict[str, Any] = {"Name": row["layer"], "LayerType": row["type"]}
     for key in ("inputs", "outputs"):
         tensors = [text.split("|") for text in row[key].split(";") if text]  # 32x64x56x56|Row major linear FP32
@@ -153,22 +152,18 @@ def from_trtexec(times: File, profile: File, layers: File, *, name: str = "", gp
     are what you call them. Raises AssetError naming the file that is missing, cut off or of another engine.
     """
     compute = _read(times, "--exportTimes", lambda runs: [_ms(run["computeMs"]) for run in runs])
-    timed = _read(profile, "--exportProfile", lambda entries: [
-        (entry["name"], _ms(entry["averageMs"])) for entry in entries if "count" not in entry
+    timed = _read(profile, "--exportProfile", lambda rows: [
+        (row["name"], _ms(row["averageMs"])) for row in rows if "count" not in row
     ])  # fmt: skip
-    try:
-        engine = read_inspector(json.dumps(_read(layers, "--exportLayerInfo", lambda content: content)))
-    except AssetError as error:
-        raise AssetError(f"'{layers}': {error.message}", fix=error.diagnosis.fix) from error
-    waiting = defaultdict(list)  # equal names come in the same order in both files
-    for layer in engine.layers:
-        waiting[layer.name].append(layer)
+    waiting = list(_read(layers, "--exportLayerInfo", lambda content: read_inspector(json.dumps(content)).layers))
     found = []
-    for layer_name, ms in timed:
-        if not waiting[layer_name]:
+    for layer_name, ms in timed:  # equal names come in the same order in both files
+        layer = next((one for one in waiting if one.name == layer_name), None)
+        if layer is None:
             what = f"'{profile}' times the layer '{layer_name}', which '{layers}' does not have."
             raise AssetError(what, fix="export both files in one run of trtexec.")
-        found.append(TimedLayer(waiting[layer_name].pop(0), ms))
+        waiting.remove(layer)
+        found.append(TimedLayer(layer, ms))
     source = f"your own: {Path(times).name}, {Path(profile).name}, {Path(layers).name}"
     return Recording(name or Path(profile).stem, tuple(found), median(compute), gpu=gpu, source=source)
 
@@ -176,13 +171,11 @@ def from_trtexec(times: File, profile: File, layers: File, *, name: str = "", gp
 def _read(file: File, option: str, pick: Callable[[Any], Any]) -> Any:
     """What `pick` takes out of the JSON that trtexec wrote with `option`; raises AssetError naming the file."""
     try:
-        found = pick(json.loads(Path(file).read_text(encoding="utf-8")))
-        if not found:
-            raise ValueError("it holds no run and no layer")
-        return found
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        why = f"no {error}" if isinstance(error, KeyError) else getattr(error, "strerror", None) or str(error)
-        what = f"'{file}' is not what trtexec {option} writes ({why})."
+        if found := pick(json.loads(Path(file).read_text(encoding="utf-8"))):
+            return found
+        raise ValueError("it holds no run and no layer")
+    except (OSError, ValueError, KeyError, TypeError, AssetError) as error:
+        what = f"'{file}' is not what trtexec {option} writes ({type(error).__name__}: {error})."
         raise AssetError(what, fix=f"give the whole file of trtexec {option}=….") from error
 
 
@@ -202,33 +195,31 @@ _NO_WORK = re.compile(r".*quantizelinear.*|.*\.(weight|bias)|.*\(Unnamed Layer\*
 def compare(a: Recording, b: Recording) -> pd.DataFrame:
     """Milliseconds of `a` and `b` for each group of layers that runs the same ONNX nodes, in the order of `a`.
 
-    Columns: layers (the names in `a`), kind, a ms, b ms, their difference, and of each how much is copies: Q, DQ
-    and reformat layers, which go with the layer that they feed. Both sides add up to their layer sums, not to the
-    end-to-end times. Nodes that an exporter numbered are matched by their rank (the third Conv with the third Conv).
-    Raises AssetError when the recordings are not of one network.
+    Copies (Q, DQ and reformat layers) go with the layer that they feed. Both sides add up to their layer sums, not to
+    the end-to-end times. Nodes that an exporter numbered are matched by their rank (the third Conv with the third
+    Conv). Raises AssetError when the recordings are not of one network.
     """
-    sides = {"a": with_nodes(a), "b": with_nodes(b)}
-    first, second = ({node for nodes, _ in side for node in nodes} for side in sides.values())
+    sides = with_nodes(a), with_nodes(b)
+    first, second = ({node for nodes, _ in side for node in nodes} for side in sides)
     if odd := sorted(first ^ second) or ["no node"] * (not first):
         what = f"'{a.name}' and '{b.name}' are not recordings of one network: {odd[0]} is named by only one of them."
         raise AssetError(what, fix="compare two runs of the same model.")
     groups: dict[str, frozenset[str]] = {}  # node -> all that share a layer with it in either run, also through others
-    for nodes, _ in (*sides["a"], *sides["b"]):
+    for nodes, _ in (*sides[0], *sides[1]):
         joined = nodes.union(*(groups.get(node, ()) for node in nodes))
         groups.update(dict.fromkeys(joined, joined))
     rows = []
-    for group in dict.fromkeys(groups[min(nodes)] for nodes, _ in sides["a"]):
-        row: dict[str, Any] = {}
-        for side, layers in sides.items():
-            found = [timed for nodes, timed in layers if nodes <= group]
-            work = [timed for timed in found if timed.kind not in _COPIES]
-            if side == "a":
-                row["layers"] = " | ".join(timed.layer.name for timed in work or found)
-                row["kind"] = (work or found)[0].kind
-            row[f"{side} ms"] = sum(timed.ms for timed in found)
-            row[f"{side} copies"] = sum(timed.ms for timed in found if timed.kind in _COPIES)
-        rows.append({**row, "difference": row["b ms"] - row["a ms"]})
-    return pd.DataFrame(rows)
+    for group in dict.fromkeys(groups[min(nodes)] for nodes, _ in sides[0]):
+        in_a, in_b = ([timed for nodes, timed in side if nodes <= group] for side in sides)
+        work = [timed for timed in in_a if timed.kind not in _COPIES] or in_a
+        names = " | ".join(timed.layer.name for timed in work)
+        rows.append((names, work[0].kind, *_ms_and_copies(in_a), *_ms_and_copies(in_b)))
+    table = pd.DataFrame(rows, columns=["layers", "kind", "a ms", "a copies", "b ms", "b copies"])
+    return table.assign(difference=table["b ms"] - table["a ms"])
+
+
+def _ms_and_copies(layers: list[TimedLayer]) -> tuple[float, float]:
+    return sum(timed.ms for timed in layers), sum(timed.ms for timed in layers if timed.kind in _COPIES)
 
 
 def with_nodes(run: Recording) -> list[tuple[frozenset[str], TimedLayer]]:
@@ -236,19 +227,15 @@ def with_nodes(run: Recording) -> list[tuple[frozenset[str], TimedLayer]]:
 
     A layer that names no work of its own goes with the next that does; at the end with the last.
     """
-    found = [(_nodes(timed), timed) for timed in run.layers]
-    numbered = {match for nodes, _ in found for node in nodes if (match := _NUMBERED.fullmatch(node))}
+    own = [_nodes(timed) for timed in run.layers]
+    numbered = {match for nodes in own for node in nodes if (match := _NUMBERED.fullmatch(node))}
     alike: dict[str, str] = {}
     ranks: Counter[str] = Counter()
     for op, _, node in sorted({(match[1], int(match[2]), match[0]) for match in numbered}):
         ranks[op] += 1
         alike[node] = f"{op} {ranks[op]}"
-    owner = next((nodes for nodes, _ in reversed(found) if nodes), frozenset())
-    owned = []
-    for nodes, timed in reversed(found):
-        owner = nodes or owner
-        owned.append((frozenset(alike.get(node, node) for node in owner), timed))
-    return owned[::-1]
+    owners = pd.Series([frozenset(alike.get(node, node) for node in nodes) or None for nodes in own], dtype=object)
+    return [(nodes or frozenset(), timed) for nodes, timed in zip(owners.bfill().ffill(), run.layers, strict=True)]
 
 
 def _nodes(timed: TimedLayer) -> frozenset[str]:

@@ -3,6 +3,5 @@
 from __future__ import annotations
 
 from trtlab.memory.curves import Curve, curve
-from trtlab.memory.fitting import Fit, Try, fits
-from trtlab.memory.lifetimes import Lifetime, Liveness, liveness
-from trtlab.memory.parts import breakdown
+from trtlab.memory.fitting import fits
+from trtlab.memory.parts import Liveness, breakdown, liveness
