@@ -187,6 +187,12 @@ def test_accuracy_comes_with_wilsons_interval() -> None:
     assert Accuracy(10, 20).low == pytest.approx(0.2993, abs=1e-4)
 
 
+@pytest.mark.parametrize("labels", [[0], [0, 1, 1], []])
+def test_every_row_of_logits_has_its_label(labels: list[int]) -> None:
+    with pytest.raises(AssetError, match="do not belong together"):
+        numerics.score(np.zeros((2, 3)), np.array(labels))
+
+
 def test_a_nan_among_the_logits_is_a_miss() -> None:
     logits = np.array([[np.nan, 1], [1, 0], [0, np.inf], [-np.inf, 0]])
     assert numerics.score(logits, np.array([0, 0, 1, 0])) == Accuracy(2, 4)

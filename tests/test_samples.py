@@ -89,8 +89,14 @@ def test_what_does_not_fit_is_named(samples: Any, message: str) -> None:
 
 
 def test_a_feed_whose_inputs_differ_in_length_stays_whole() -> None:
-    (batch,) = batches({"a": IMAGES, "b": IMAGES[:1]}, PAIR, 4)
-    assert (len(batch["a"]), len(batch["b"])) == (10, 1)
+    network = model([node("Add", "a b", "y")], {"a": ("N", 3), "b": ("M", 3)}, "y")
+    (whole,) = batches({"a": IMAGES, "b": IMAGES[:1]}, network, 4)
+    assert {name: len(array) for name, array in whole.items()} == {"a": 10, "b": 1}
+
+
+def test_inputs_that_share_an_axis_have_equally_many_samples() -> None:
+    with pytest.raises(AssetError, match="different numbers of samples: {'a': 10, 'b': 1}"):
+        list(batches({"a": IMAGES, "b": IMAGES[:1]}, PAIR, 4))
 
 
 def test_a_model_in_half_precision_wants_half_samples() -> None:

@@ -128,5 +128,8 @@ def accuracy(model: Model, dataset: Dataset, *, true_half: bool = False) -> Accu
 def score(logits: np.ndarray, labels: np.ndarray) -> Accuracy:
     """Count the rows of `logits` (N, classes) whose largest value is at the label; a row with a NaN is a miss."""
     values = np.asarray(logits, np.float64)
+    if values.ndim != 2 or len(values) != len(labels) or not len(labels):
+        what = f"Logits {values.shape} and {len(labels)} labels do not belong together."
+        raise AssetError(what, fix="give one row of logits, (classes,), for each label.")
     hits = (values.argmax(axis=1) == labels) & ~np.isnan(values).any(axis=1)
     return Accuracy(int(hits.sum()), len(labels))

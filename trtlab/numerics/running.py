@@ -92,6 +92,11 @@ def batches(samples: Samples, model: onnx.ModelProto, size: int = 32) -> Iterato
         arrays = {name: np.asanyarray(array) for name, array in feed.items()}
         for name in (*arrays, *ports):
             _check(name, arrays.get(name), ports, number)
+        lengths = {name: len(array) for name, array in arrays.items() if array.ndim}
+        axes = {(ports[name].sizes[:1], length) for name, length in lengths.items()}
+        if len(axes) > len({size for size, _ in axes}):
+            fix = "give inputs whose first axis has the same name or size equally many samples."
+            raise AssetError(f"The inputs (feed {number}) have different numbers of samples: {lengths}.", fix=fix)
         for batch in _cut(arrays, ports, size):
             yield batch
             empty = False
@@ -160,6 +165,9 @@ def _runtime(model: onnx.ModelProto, names: list[str]) -> Callable[[Arrays], lis
     options.use_deterministic_compute = True
     options.log_severity_level = 4  # what matters comes as an exception
     options.add_session_config_entry("session.disable_quant_qdq", "1")
+    options.add_session_config_entry(
+        "session.intra_op.allow_spinning", "0"
+    )  # waiting threads leave the cores to others
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return lambda feed: session.run(names, feed)
 
