@@ -255,7 +255,7 @@ def test_no_outputs() -> None:
 
 
 def test_string_input() -> None:
-    with refused(ModelError, "model", "'words'", "strings"):
+    with refused(ModelError, "model", "'words'", "STRING"):
         lab.build(
             relu(
                 nodes=[tiny.node("Identity", "words", "y")],

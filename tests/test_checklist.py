@@ -47,7 +47,7 @@ def says(model: onnx.ModelProto, name: str, verdict: str, *words: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [model.name for model in lab.models.all_models()])
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "digit_cnn", "resnet50", "mlp", "transformer_encoder"])
 def test_the_reference_models_raise_no_alarm(name: str) -> None:
     model = getattr(lab.models, name)()
     assert verdicts(checklist(model.onnx())) == {}

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import io
+import itertools
 import math
 import os
 import re
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +16,12 @@ from typing import Any, TypeAlias
 import onnx
 import onnx.inliner
 from google.protobuf.message import DecodeError, EncodeError
-from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_tensor
+from onnx.external_data_helper import (
+    ExternalDataInfo,
+    load_external_data_for_tensor,
+    set_external_data,
+    uses_external_data,
+)
 
 from trtlab.errors import Diagnosis, ModelError
 from trtlab.messages import diagnose_text, plain
@@ -38,35 +41,21 @@ _STARTS = {
 }
 
 # The element types that TensorRT's ONNX parser takes for inputs.
-_TYPES = {"FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "INT64", "INT32", "INT8", "UINT8", "BOOL", "INT4", "FLOAT8E4M3FN",
-          "FLOAT8E8M0", "FLOAT4E2M1"}  # fmt: skip
+_TYPES = ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "INT64", "INT32", "INT8", "UINT8", "BOOL", "INT4", "FLOAT8E4M3FN",
+          "FLOAT8E8M0", "FLOAT4E2M1")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Source:
-    """An ONNX model as bytes or as a file, which is read and hashed only when that is asked for."""
+    """The bytes of an ONNX file, and where it lies."""
 
-    content: bytes | None
+    data: bytes
     path: Path | None = None
 
     @cached_property
-    def data(self) -> bytes:
-        """The bytes of the ONNX file."""
-        if self.content is not None or self.path is None:
-            return self.content or b""
-        with _reading(self.path):
-            data = self.path.read_bytes()
-        if "digest" in self.__dict__ and digest_of(data) != self.digest:
-            raise ModelError(f"{self.subject} changed while it was read.", fix="try again once it is written.")
-        return data
-
-    @cached_property
     def digest(self) -> bytes:
-        """A hash of the content: all that a cached engine needs, so a file is not kept in memory for it."""
-        if self.path is None or self.content is not None or "data" in self.__dict__:
-            return digest_of(self.data)
-        with _reading(self.path):
-            return digest_of(self.path)
+        """A hash of the bytes."""
+        return digest_of(self.data)
 
     @cached_property
     def external(self) -> tuple[Path, ...]:
@@ -82,16 +71,16 @@ class Source:
     @property
     def subject(self) -> str:
         """The same at the beginning of a sentence."""
-        return f"'{self.path.name}'" if self.path else "The model"
+        return self.title if self.path else "The model"
 
 
 def read_source(model: Model) -> Source:
     """`model` as a Source; raises ModelError for a missing or unreadable file. A Source is itself."""
     if isinstance(model, Source):
         return model
-    if hasattr(model, "SerializeToString"):
+    if isinstance(model, onnx.ModelProto):
         try:
-            return Source(bytes(model.SerializeToString(deterministic=True)))
+            return Source(model.SerializeToString(deterministic=True))
         except (EncodeError, ValueError) as error:
             text = "The model is larger than the 2 GB that one protobuf message can hold."
             fix = "save it with onnx.save(model, path, save_as_external_data=True) and pass the path."
@@ -99,20 +88,18 @@ def read_source(model: Model) -> Source:
     if isinstance(model, bytes | bytearray | memoryview):
         return Source(bytes(model))
     if isinstance(model, str | os.PathLike):
-        with _reading(Path(model)), open(model, "rb"):
-            return Source(None, Path(model).absolute())
+        return Source(_content(Path(model)), Path(model).absolute())
     fix = "export it first, for example with torch.onnx.export(..., dynamo=True)."
     raise ModelError(f"A model is a path, bytes or an onnx.ModelProto, not {type(model).__name__}.", fix=fix)
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def _content(path: Path) -> bytes:
     try:
-        yield
+        return path.read_bytes()
     except IsADirectoryError as error:
         raise ModelError(f"'{path}' is a folder.", fix="pass the .onnx file inside it.") from error
     except FileNotFoundError as error:
-        beside = sorted(file.name for file in path.parent.glob("*.onnx"))[:5] if path.parent.is_dir() else []
+        beside = sorted(file.name for file in path.parent.glob("*.onnx"))[:5]
         hint = f"the folder holds {', '.join(beside)}." if beside else "check the path; it is relative to os.getcwd()."
         raise ModelError(f"There is no file '{path}'.", fix=hint) from error
     except (OSError, ValueError) as error:
@@ -121,11 +108,11 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def digest_of(content: bytes | Path) -> bytes:
-    """The SHA-256 of the SHA-256 of every 4 MiB of bytes or of a file, on two cores."""
-    opened = io.BytesIO(content) if isinstance(content, bytes) else content.open("rb")
-    with opened as file, ThreadPoolExecutor(2) as pool:
-        parts = pool.map(lambda part: hashlib.sha256(part).digest(), iter(lambda: file.read(2**22), b""))
-        return hashlib.sha256(b"".join(parts)).digest()
+    """The SHA-256 of bytes or of a file."""
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).digest()
+    with content.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def parse(source: Source) -> onnx.ModelProto:
@@ -182,11 +169,9 @@ def read_whole(model: Model) -> onnx.ModelProto:
 
     Raises ModelError where one cannot be read, and where all of it is more than the 2 GiB of one message.
     """
-    if isinstance(model, onnx.ModelProto) and not model.functions and not any(map(_is_external, tensors(model))):
-        proto, source = model, Source(None)
-    else:
-        source = read_source(model)
-        proto = inlined(parse(source))
+    inside = isinstance(model, onnx.ModelProto) and not any(map(uses_external_data, tensors(model)))
+    source = Source(b"") if inside else read_source(model)
+    proto = inlined(model if inside else parse(source))
     size = sum(file.stat().st_size for file in source.external) + proto.ByteSize()
     if size >= 2**31:
         text = f"The model has {size / 2**30:.1f} GiB, and what is computed with it here must fit one message of 2 GiB."
@@ -206,7 +191,7 @@ def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
         kept = copy.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
         if (weight_bytes(tensor) or 0) <= _SMALL_BYTES:  # ByteSize() would serialize it
             kept.CopyFrom(tensor)
-    for tensor in filter(_is_external, tensors(copy)):
+    for tensor in filter(uses_external_data, tensors(copy)):
         tensor.ClearField("data_location")
         tensor.ClearField("external_data")
     return copy
@@ -238,6 +223,17 @@ def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
         yield from inner_graphs(node)
 
 
+def node_names(graph: onnx.GraphProto) -> list[str]:
+    """A unique name for each node of `graph`: its own, `Relu_3` for an unnamed one, `name#2` for a second one."""
+    own = {node.name for node in graph.node}
+    names: dict[str, None] = {}
+    for index, node in enumerate(graph.node):
+        base = node.name or f"{node.op_type}_{index}"
+        tries = itertools.chain([base], (f"{base}#{count}" for count in itertools.count(2)))
+        names[next(name for name in tries if name not in names and (name == node.name or name not in own))] = None
+    return list(names)
+
+
 def inner_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
     """Every graph inside a node: the branches of If, the bodies of Loop and Scan, and the graphs inside those."""
     for attribute in node.attribute:
@@ -245,20 +241,16 @@ def inner_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
             yield from graphs(inner)
 
 
-def _is_external(tensor: onnx.TensorProto) -> bool:
-    return tensor.data_location == onnx.TensorProto.EXTERNAL
-
-
 def external_files(model: onnx.ModelProto, path: Path | None) -> tuple[Path, ...]:
     """The files that hold the external weights of `model`, read from `path`; () when there are none.
 
     Raises ModelError when ONNX would not load one: it is missing, cut short, or not plainly inside the model's folder.
     """
-    return tuple(sorted({_weight_file(tensor, path) for tensor in tensors(model) if _is_external(tensor)}))
+    return tuple(sorted({_weight_file(tensor, path) for tensor in tensors(model) if uses_external_data(tensor)}))
 
 
 def _weight_file(tensor: onnx.TensorProto, path: Path | None) -> Path:
-    location = {one.key: one.value for one in tensor.external_data}.get("location", "")
+    location = next((one.value for one in tensor.external_data if one.key == "location"), "")
     if path is None:
         message = f"The weights of '{tensor.name}' are in another file ('{location}'), which bytes cannot point to."
         fix = "pass the path of the .onnx file, or load it with onnx.load(path), which reads the weights too."
@@ -268,9 +260,8 @@ def _weight_file(tensor: onnx.TensorProto, path: Path | None) -> Path:
         length = needed if info.length is None else info.length
         if length < needed:  # which ONNX would load
             raise ValueError(f"{length:,} bytes are said to be there, and {list(tensor.dims)} asks for {needed:,}")
-        end = {"location": location, "offset": str((info.offset or 0) + length), "length": "0"}
-        probe = onnx.TensorProto(name=tensor.name)
-        probe.external_data.extend(onnx.StringStringEntryProto(key=key, value=value) for key, value in end.items())
+        probe = onnx.TensorProto(name=tensor.name, raw_data=b"")
+        set_external_data(probe, location, (info.offset or 0) + length, 0)
         load_external_data_for_tensor(probe, str(path.parent))  # no bytes of it: ONNX looks at the file, and no more
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
         reason = plain(str(error).rpartition(", but ")[2])
@@ -317,23 +308,17 @@ def _check_port(what: str, value: onnx.ValueInfoProto, *, needs_rank: bool) -> N
     """Raise ModelError for an input or output that TensorRT refuses without saying why, or takes for another."""
     kind, tensor = value.type.WhichOneof("value") or "tensor_type", value.type.tensor_type
     names = {number: name for name, number in onnx.TensorProto.DataType.items()}
-    dtype = names.get(tensor.elem_type, f"number {tensor.elem_type}")
+    held = names.get(tensor.elem_type, f"number {tensor.elem_type}") if kind == "tensor_type" else kind
     largest = max((size.dim_value for size in tensor.shape.dim), default=0)
-    faults = (
-        (kind != "tensor_type", f"is a {kind.removesuffix('_type').replace('_', ' ')}, and TensorRT takes only tensors",
-         "change the model so that it takes and returns plain tensors."),
-        (dtype == "STRING", "holds strings, which TensorRT has no type for",
-         "move text handling (tokenizer, vocabulary) out of the model and pass numbers."),
-        (dtype not in _TYPES, f"has the element type {dtype}, which TensorRT does not know",
-         "use float32, float16, bfloat16, int64, int32, int8, uint8 or bool."),
-        (largest >= 2**31, f"has a dimension of {largest:,}, and TensorRT counts to {2**31 - 1:,}",
-         "declare the size that will really come, or a name such as 'N' for one that may vary."),
-        (needs_rank and not tensor.HasField("shape"), "has no shape, not even a rank",
-         "declare its shape, with a name such as 'N' for each dimension that may vary."),
-    )  # fmt: skip
-    for wrong, says, fix in faults:
-        if wrong:
-            raise ModelError(f"{what} {says}.", fix=fix)
+    if held not in _TYPES:
+        fix = f"pass tensors of {', '.join(_TYPES)}; what handles text (tokenizer, vocabulary) belongs outside."
+        raise ModelError(f"{what} has the type {held}, which TensorRT does not know.", fix=fix)
+    if largest >= 2**31:
+        fix = "declare the size that will really come, or a name such as 'N' for one that may vary."
+        raise ModelError(f"{what} has a dimension of {largest:,}, and TensorRT counts to {2**31 - 1:,}.", fix=fix)
+    if needs_rank and not tensor.HasField("shape"):
+        fix = "declare its shape, with a name such as 'N' for each dimension that may vary."
+        raise ModelError(f"{what} has no shape, not even a rank.", fix=fix)
 
 
 def _check_onnx(model: onnx.ModelProto, source: Source) -> None:

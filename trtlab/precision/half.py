@@ -18,10 +18,9 @@ import pandas as pd
 
 from trtlab.errors import AssetError, ModelError
 from trtlab.graph import inferred
-from trtlab.node_names import node_names
 from trtlab.numerics.running import check_known
 from trtlab.numerics.samples import Samples, batches
-from trtlab.onnx_model import Model, read_whole, tensors
+from trtlab.onnx_model import Model, node_names, read_whole, tensors
 from trtlab.tables import rows
 
 Kind = Literal["fp16", "bf16"]

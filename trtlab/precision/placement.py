@@ -9,9 +9,8 @@ import onnx
 
 from trtlab.errors import ModelError
 from trtlab.graph import inferred
-from trtlab.node_names import node_names
 from trtlab.numerics.running import check_known
-from trtlab.onnx_model import inner_graphs
+from trtlab.onnx_model import inner_graphs, node_names
 
 OPSET = 19  # from here on a Q/DQ scale may be FP16 (and from 13 on there may be one a channel)
 OPERATORS = ("Conv", "Gemm", "MatMul")  # have INT8 kernels, in 1, 2 and 3 dimensions, grouped and depthwise

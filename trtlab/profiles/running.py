@@ -12,8 +12,7 @@ import onnx
 import onnxruntime
 
 from trtlab.graph import Sized, reads, sized_tensors
-from trtlab.node_names import node_names
-from trtlab.onnx_model import has_values, without_weights
+from trtlab.onnx_model import has_values, node_names, without_weights
 from trtlab.shapes import Input, Shape, shape_text
 
 LIMIT = 2**31 - 1  # elements of one tensor: TensorRT counts them in 32 bits

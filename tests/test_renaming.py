@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 import trtlab as lab
 from trtlab.errors import BuildError
-from trtlab.node_names import node_names, rename_for_build
-from trtlab.onnx_model import graphs
+from trtlab.onnx_model import graphs, node_names
+from trtlab.renaming import rename_for_build
 
 ODD = [
     "a b",
