@@ -178,7 +178,7 @@ def test_the_second_time_nothing_is_exported(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_failed_export_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRTLAB_CACHE", str(tmp_path))
     with monkeypatch.context() as patch:
-        patch.setattr(models, "export", lambda *_, **__: 1 / 0)
+        patch.setattr("trtlab.models.export.export", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             models.mlp((4, 2)).onnx()
     assert not list(tmp_path.rglob("*.onnx"))

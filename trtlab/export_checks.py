@@ -185,15 +185,14 @@ def _batch(facts: Facts) -> Findings:
     fixed = {name: size for name, size in first.items() if isinstance(size, int)}
     yield "batch dimension", "look", "first dimension fixed:", [f"{name} = {size}" for name, size in fixed.items()]
     yield "batch dimension", "ok", "first dimension:", [str(size or "?") for size in first.values()]
-    free, certain, unsure = set(first.values()) - set(fixed.values()), [], []
+    free, written = set(first.values()) - set(fixed.values()), dict[str, bool]()
     for node in facts.graph.node:
         target = facts.value(node, 1) if node.op_type == "Reshape" else None
         before = facts.shapes.get(node.input[0], ())[:1] if node.input else ()
         if target is not None and target.size and target[0] > 0 and free.intersection(before):
-            sure = target[0] > 1 or (target > 0).all()
-            (certain if sure else unsure).append(f"{_label(node)} to {target.tolist()}")
-    yield "batch in a Reshape", "fix", "batch written into", certain
-    yield "batch in a Reshape", "look", "batch of 1?", unsure
+            written[f"{_label(node)} to {target.tolist()}"] = bool(target[0] > 1 or (target > 0).all())
+    yield "batch in a Reshape", "fix", "batch written into", [one for one, certain in written.items() if certain]
+    yield "batch in a Reshape", "look", "batch of 1?", written
 
 
 def _constants(facts: Facts) -> Findings:

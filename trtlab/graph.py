@@ -22,10 +22,10 @@ SIZE_INPUTS = {
     "Pad": (1, 3), "ConstantOfShape": (0,), "Range": (0, 1, 2), "Squeeze": (1,), "Unsqueeze": (1,), "Split": (1,),
     "TopK": (1,), "ReduceMean": (1,), "ReduceSum": (1,), "ReduceMax": (1,), "ReduceMin": (1,), "OneHot": (1,),
 }  # fmt: skip
-_CHOICES = {"If": (0,), "Loop": (0, 1)}
+# And where it takes no data either, but a choice or a tensor for its shape.
+_NO_DATA = SIZE_INPUTS | {"If": (0,), "Loop": (0, 1), "Shape": (0,), "Size": (0,)}
 _VIEWS = {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}  # the same elements in the same order
 _KEEPING_SHAPE = {"Expand", "Slice", "Pad", "Tile", "Concat", "Split", "Resize"}  # views where the shape stays the same
-_SIZES = {"Shape", "Size"}
 _PRODUCTS = {"MatMul", "Gemm", "Einsum", "Conv"}
 # The constant that changes nothing, and the inputs where it may stand.
 _NEUTRAL = {"Add": (0, (0, 1)), "Sub": (0, (1,)), "Mul": (1, (0, 1)), "Div": (1, (1,)), "Pow": (1, (1,))}
@@ -93,15 +93,12 @@ def unfused_bytes(model: Model, shapes: Mapping[str, Sequence[int]]) -> int | No
     return sum(sizes[name].nbytes for name in moved) if sizes.keys() >= set(moved) else None
 
 
-def reads(node: onnx.NodeProto) -> list[str]:
-    """The tensors that a node reads, those that its branches and loop bodies take from outside included."""
-    return [name for name in (*node.input, *_inner_reads(node)) if name]
-
-
-def _inner_reads(node: onnx.NodeProto) -> list[str]:
-    inner = list(inner_graphs(node))
-    inputs = [name for graph in inner for child in graph.node for name in child.input]
-    return inputs + [value.name for graph in inner for value in graph.output]
+def reads(node: onnx.NodeProto, besides: Sequence[int] = ()) -> list[str]:
+    """The tensors that a node reads, besides its inputs at some indexes; its branches and loop bodies included."""
+    inner = inner_graphs(node)
+    names = [name for index, name in enumerate(node.input) if index not in besides]
+    names += [name for graph in inner for child in graph.node for name in child.input]
+    return [name for name in (*names, *(value.name for graph in inner for value in graph.output)) if name]
 
 
 class Facts:
@@ -114,7 +111,7 @@ class Facts:
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = inferred(model)
         self.graph = self.model.graph
-        everything = list(graphs(self.graph))
+        everything = graphs(self.graph)
         self.nodes = [node for graph in everything for node in graph.node]
         self.weights = {tensor.name for graph in everything for tensor in graph.initializer}
         self.inputs = [value for value in self.graph.input if value.name not in self.weights]
@@ -146,7 +143,7 @@ class Facts:
     def _reasons(self) -> list[str]:
         graph, duplicates, undone = self.graph, _duplicates(self.graph), self._undone()
         known, sized = _known_beforehand(graph)
-        needed, data = (_needed(graph, self.outputs, data_only=only) for only in (False, True))
+        needed, data = (_needed(graph, self.outputs, besides) for besides in ({}, _NO_DATA))
         at_product = {name for node in graph.node if node.op_type in _PRODUCTS for name in (*node.input, *node.output)}
 
         def reason(node: onnx.NodeProto) -> str:
@@ -234,7 +231,7 @@ def _known_beforehand(graph: onnx.GraphProto) -> tuple[set[str], set[str]]:
     known, sized = {tensor.name for tensor in graph.initializer}, set()
     for node in graph.node:
         inputs = set(reads(node))
-        if node.op_type in _SIZES:
+        if node.op_type in ("Shape", "Size"):
             sized.update(node.output)
         elif inputs <= known and node.op_type not in RANDOM:
             known.update(node.output)
@@ -243,15 +240,13 @@ def _known_beforehand(graph: onnx.GraphProto) -> tuple[set[str], set[str]]:
     return known, sized
 
 
-def _needed(graph: onnx.GraphProto, outputs: set[str], *, data_only: bool) -> set[str]:
-    """The tensors that some output depends on; with `data_only` not through inputs that are only sizes."""
+def _needed(graph: onnx.GraphProto, outputs: set[str], besides: Mapping[str, Sequence[int]]) -> set[str]:
+    """The tensors that some output depends on, besides those at the input indexes given for an operator."""
     needed = set(outputs)
     for node in reversed(graph.node):
-        if needed & set(node.output) and not (data_only and node.op_type in _SIZES):
-            skipped = (SIZE_INPUTS | _CHOICES).get(node.op_type, ()) if data_only else ()
-            needed.update(name for index, name in enumerate(node.input) if index not in skipped)
-            needed.update(_inner_reads(node))
-    return needed - {""}
+        if needed & set(node.output):
+            needed.update(reads(node, besides.get(node.op_type, ())))
+    return needed
 
 
 def _duplicates(graph: onnx.GraphProto) -> set[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import math
 import os
 import re
@@ -16,27 +15,20 @@ from typing import Any, TypeAlias
 import onnx
 import onnx.inliner
 from google.protobuf.message import DecodeError, EncodeError
-from onnx.external_data_helper import (
-    ExternalDataInfo,
-    load_external_data_for_tensor,
-    set_external_data,
-    uses_external_data,
-)
+from onnx import external_data_helper as external_data
 
 from trtlab.errors import Diagnosis, ModelError
 from trtlab.messages import diagnose_text, plain
 
 Model: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto | Source"
 _EXPORT = "pass the file that torch.onnx.export or onnx.save wrote, whole."
-_AGAIN = "export the model again."
-_SMALL_BYTES = 2**16
 
 # How other files begin, and what they are.
 _STARTS = {
     b"version https://git-lfs": "it is a Git LFS pointer, not the file itself (run 'git lfs pull')",
     b"PK\x03\x04": "it is a zip archive, perhaps a PyTorch checkpoint",
-    b"ftrt": "it is a TensorRT engine, which only a GPU can read (give the ONNX file it was built from)",
-    b"vtrt": "it is a TensorRT-RTX engine, which only a GPU can read (give the ONNX file it was built from)",
+    b"ftrt": "it is a TensorRT engine (give the ONNX file it was built from)",
+    b"vtrt": "it is a TensorRT-RTX engine (give the ONNX file it was built from)",
     b"\x1c\0\0\0TFL3": "it is a TensorFlow Lite model",
 }
 
@@ -169,9 +161,11 @@ def read_whole(model: Model) -> onnx.ModelProto:
 
     Raises ModelError where one cannot be read, and where all of it is more than the 2 GiB of one message.
     """
-    inside = isinstance(model, onnx.ModelProto) and not any(map(uses_external_data, tensors(model)))
-    source = Source(b"") if inside else read_source(model)
-    proto = inlined(model if inside else parse(source))
+    if isinstance(model, onnx.ModelProto) and not any(map(external_data.uses_external_data, tensors(model))):
+        source, proto = Source(b""), inlined(model)
+    else:
+        source = read_source(model)
+        proto = inlined(parse(source))
     size = sum(file.stat().st_size for file in source.external) + proto.ByteSize()
     if size >= 2**31:
         text = f"The model has {size / 2**30:.1f} GiB, and what is computed with it here must fit one message of 2 GiB."
@@ -189,9 +183,9 @@ def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
         getattr(copy.graph, part).extend(getattr(model.graph, part))
     for tensor in model.graph.initializer:
         kept = copy.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-        if (weight_bytes(tensor) or 0) <= _SMALL_BYTES:  # ByteSize() would serialize it
+        if (weight_bytes(tensor) or 0) <= 2**16:  # ByteSize() would serialize it
             kept.CopyFrom(tensor)
-    for tensor in filter(uses_external_data, tensors(copy)):
+    for tensor in filter(external_data.uses_external_data, tensors(copy)):
         tensor.ClearField("data_location")
         tensor.ClearField("external_data")
     return copy
@@ -216,29 +210,28 @@ def tensors(message: Any) -> Iterator[onnx.TensorProto]:
     return (part for part in _messages(message) if part.DESCRIPTOR.name == "TensorProto")
 
 
-def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+def graphs(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
     """`graph` and every graph inside its nodes."""
-    yield graph
-    for node in graph.node:
-        yield from inner_graphs(node)
+    return [graph, *(inner for node in graph.node for inner in inner_graphs(node))]
+
+
+def inner_graphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """Every graph inside a node: the branches of If, the bodies of Loop and Scan, and the graphs inside those."""
+    held = [graph for one in node.attribute for graph in ([one.g] if one.HasField("g") else one.graphs)]
+    return [inner for graph in held for inner in graphs(graph)]
 
 
 def node_names(graph: onnx.GraphProto) -> list[str]:
     """A unique name for each node of `graph`: its own, `Relu_3` for an unnamed one, `name#2` for a second one."""
-    own = {node.name for node in graph.node}
-    names: dict[str, None] = {}
+    own, names = {node.name for node in graph.node}, dict[str, None]()
     for index, node in enumerate(graph.node):
-        base = node.name or f"{node.op_type}_{index}"
-        tries = itertools.chain([base], (f"{base}#{count}" for count in itertools.count(2)))
-        names[next(name for name in tries if name not in names and (name == node.name or name not in own))] = None
+        base, count = node.name or f"{node.op_type}_{index}", 1
+        name = base
+        while name in names or (name != node.name and name in own):
+            count += 1
+            name = f"{base}#{count}"
+        names[name] = None
     return list(names)
-
-
-def inner_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """Every graph inside a node: the branches of If, the bodies of Loop and Scan, and the graphs inside those."""
-    for attribute in node.attribute:
-        for inner in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
-            yield from graphs(inner)
 
 
 def external_files(model: onnx.ModelProto, path: Path | None) -> tuple[Path, ...]:
@@ -246,7 +239,9 @@ def external_files(model: onnx.ModelProto, path: Path | None) -> tuple[Path, ...
 
     Raises ModelError when ONNX would not load one: it is missing, cut short, or not plainly inside the model's folder.
     """
-    return tuple(sorted({_weight_file(tensor, path) for tensor in tensors(model) if uses_external_data(tensor)}))
+    return tuple(
+        sorted({_weight_file(tensor, path) for tensor in tensors(model) if external_data.uses_external_data(tensor)})
+    )
 
 
 def _weight_file(tensor: onnx.TensorProto, path: Path | None) -> Path:
@@ -256,21 +251,20 @@ def _weight_file(tensor: onnx.TensorProto, path: Path | None) -> Path:
         fix = "pass the path of the .onnx file, or load it with onnx.load(path), which reads the weights too."
         raise ModelError(message, fix=fix)
     try:
-        info, needed = ExternalDataInfo(tensor), weight_bytes(tensor) or 0
+        info, needed = external_data.ExternalDataInfo(tensor), weight_bytes(tensor) or 0
         length = needed if info.length is None else info.length
         if length < needed:  # which ONNX would load
             raise ValueError(f"{length:,} bytes are said to be there, and {list(tensor.dims)} asks for {needed:,}")
         probe = onnx.TensorProto(name=tensor.name, raw_data=b"")
-        set_external_data(probe, location, (info.offset or 0) + length, 0)
-        load_external_data_for_tensor(probe, str(path.parent))  # no bytes of it: ONNX looks at the file, and no more
+        external_data.set_external_data(probe, location, (info.offset or 0) + length, 0)
+        external_data.load_external_data_for_tensor(
+            probe, str(path.parent)
+        )  # no bytes of it: ONNX looks at the file, and no more
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        reason = plain(str(error).rpartition(", but ")[2])
-        if not (path.parent / location).exists():
-            reason = "there is no such file"
-        elif "exceeds file size" in reason:
-            reason = "it is cut short"
+        said = "it is cut short" if "exceeds file size" in str(error) else plain(str(error).rpartition(", but ")[2])
+        reason = said if (path.parent / location).exists() else "there is no such file"
         message = f"The weights of '{tensor.name}' cannot be read from '{location}' beside '{path.name}': {reason}."
-        fix = f"put the weight file beside the model, whole and no link, or {_AGAIN}"
+        fix = "put the weight file beside the model, whole and no link, or export the model again."
         raise ModelError(message, fix=fix) from error
     return path.parent / location
 
@@ -286,10 +280,7 @@ def weight_bytes(tensor: onnx.TensorProto) -> int | None:
 
 
 def check_model(model: onnx.ModelProto, source: Source) -> None:
-    """Raise ModelError, naming the node or tensor, when ONNX's checker or a rule of TensorRT refuses `model`.
-
-    Its external weights are checked first: they must be there, long enough and in the model's folder.
-    """
+    """Raise ModelError, naming the node or tensor, when ONNX's checker or a rule of TensorRT refuses `model`."""
     external_files(model, source.path)
     if not model.graph.output:
         raise ModelError(f"{source.subject} has no outputs, so nothing would be computed.", fix="mark one as output.")
@@ -300,7 +291,7 @@ def check_model(model: onnx.ModelProto, source: Source) -> None:
         size, given = weight_bytes(tensor), len(tensor.raw_data)
         if tensor.HasField("raw_data") and size is not None and given != size:
             have = f"The weights of '{tensor.name}' in {source.title} are {given:,} bytes"
-            raise ModelError(f"{have}, and its shape {list(tensor.dims)} asks for {size:,}.", fix=_AGAIN)
+            raise ModelError(f"{have}, and its shape {list(tensor.dims)} asks for {size:,}.", fix=_EXPORT)
     _check_onnx(model, source)
 
 
@@ -309,13 +300,9 @@ def _check_port(what: str, value: onnx.ValueInfoProto, *, needs_rank: bool) -> N
     kind, tensor = value.type.WhichOneof("value") or "tensor_type", value.type.tensor_type
     names = {number: name for name, number in onnx.TensorProto.DataType.items()}
     held = names.get(tensor.elem_type, f"number {tensor.elem_type}") if kind == "tensor_type" else kind
-    largest = max((size.dim_value for size in tensor.shape.dim), default=0)
     if held not in _TYPES:
         fix = f"pass tensors of {', '.join(_TYPES)}; what handles text (tokenizer, vocabulary) belongs outside."
         raise ModelError(f"{what} has the type {held}, which TensorRT does not know.", fix=fix)
-    if largest >= 2**31:
-        fix = "declare the size that will really come, or a name such as 'N' for one that may vary."
-        raise ModelError(f"{what} has a dimension of {largest:,}, and TensorRT counts to {2**31 - 1:,}.", fix=fix)
     if needs_rank and not tensor.HasField("shape"):
         fix = "declare its shape, with a name such as 'N' for each dimension that may vary."
         raise ModelError(f"{what} has no shape, not even a rank.", fix=fix)
@@ -337,5 +324,5 @@ def _check_onnx(model: onnx.ModelProto, source: Source) -> None:
         where = f" at node '{named[1]}' ({named[2]})" if named and named[1] else ""
         message, known = f"{source.subject} is not valid ONNX{where}: {reason}.", diagnose_text(reason)
         if not known.fix:
-            known = Diagnosis(message, fix=f"'polygraphy check lint' gives the full list; {_AGAIN}")
+            known = Diagnosis(message, fix="export it again; 'polygraphy check lint' gives the full list.")
         raise ModelError(message, diagnosis=known) from error

@@ -51,13 +51,13 @@ def rename_for_build(model: onnx.ModelProto) -> Names:
 
     A node inside a branch or loop body counts for the node of the main graph that holds it.
     """
-    everything = list(graphs(model.graph))
+    everything = graphs(model.graph)
     tensors = dict.fromkeys(name for graph in everything for name in _tensor_names(graph))
     taken = " ".join([*tensors, *(node.name for graph in everything for node in graph.node)])
     ids = (id_ for number in itertools.count() if (id_ := f"id_{number}") not in taken)
     names = Names({}, {}, {})
     for node, name in zip(model.graph.node, node_names(model.graph), strict=True):
-        inner = list(inner_graphs(node))
+        inner = inner_graphs(node)
         for child, own in [(node, name), *((child, child.name or name) for graph in inner for child in graph.node)]:
             if not _SAFE.fullmatch(child.name) or child.name in names.nodes:
                 child.name = next(ids)

