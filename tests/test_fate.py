@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import tiny_models as tiny
 from chapter02 import unexplained
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 import trtlab as lab
 from trtlab.graph import Facts
@@ -272,13 +272,6 @@ def test_nothing_is_unexplained_on_the_tiny_models(make: Any) -> None:
     assert list(table.columns) == ["node", "op", "layer", "reason"]
     assert ((table["reason"] == "") == table["layer"].notna()).all()
     assert unexplained(engine, model) == []
-
-
-def test_fate_of_a_model_without_nodes_to_speak_of() -> None:
-    model = helper.make_model(
-        helper.make_graph([], "g", [tiny.value("x", (2,))], [tiny.value("x", (2,))]), ir_version=8
-    )
-    assert Facts(model).reasons == []
 
 
 @pytest.mark.slow
