@@ -121,7 +121,7 @@ def _compile(source: Source, order: dict[str, Any], limits: Limits, progress: bo
         except BuildError as error:
             raise _in_own_names(error, names) from error
     if key and source.path and digest_of(source.path) != source.digest:
-        raise ModelError(f"{source.subject} changed while it was compiled.", fix="try again once it is written.")
+        raise ModelError(f"{source.title} changed while it was compiled.", fix="try again once it is written.")
     if told.error is not None:
         raise _failure(told, names, source)
     record = {"order": order, "messages": told.messages, "result": told.result, "names": asdict(names)}

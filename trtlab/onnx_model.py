@@ -25,11 +25,11 @@ _EXPORT = "pass the file that torch.onnx.export or onnx.save wrote, whole."
 
 # How other files begin, and what they are.
 _STARTS = {
-    b"version https://git-lfs": "it is a Git LFS pointer, not the file itself (run 'git lfs pull')",
-    b"PK\x03\x04": "it is a zip archive, perhaps a PyTorch checkpoint",
-    b"ftrt": "it is a TensorRT engine (give the ONNX file it was built from)",
-    b"vtrt": "it is a TensorRT-RTX engine (give the ONNX file it was built from)",
-    b"\x1c\0\0\0TFL3": "it is a TensorFlow Lite model",
+    b"version https://git-lfs": "is a Git LFS pointer, not the file itself (run 'git lfs pull')",
+    b"PK\x03\x04": "is a zip archive, perhaps a PyTorch checkpoint",
+    b"ftrt": "is a TensorRT engine (give the ONNX file it was built from)",
+    b"vtrt": "is a TensorRT-RTX engine (give the ONNX file it was built from)",
+    b"\x1c\0\0\0TFL3": "is a TensorFlow Lite model",
 }
 
 # The element types that TensorRT's ONNX parser takes for inputs.
@@ -59,11 +59,6 @@ class Source:
     def title(self) -> str:
         """How messages call this model."""
         return f"'{self.path.name}'" if self.path else "the model"
-
-    @property
-    def subject(self) -> str:
-        """The same at the beginning of a sentence."""
-        return self.title if self.path else "The model"
 
 
 def read_source(model: Model) -> Source:
@@ -115,9 +110,9 @@ def parse(source: Source) -> onnx.ModelProto:
             if isinstance(text, bytes):  # so protobuf hands out what is not UTF-8
                 text.decode()
     except (DecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{source.subject} is not an ONNX model: {_looks_like(source.data)}.", fix=_EXPORT) from error
+        raise ModelError(f"This is no ONNX model: {source.title} {_looks_like(source.data)}.", fix=_EXPORT) from error
     if not (model.graph.node or model.graph.output):
-        raise ModelError(f"{source.subject} holds no graph: {_looks_like(source.data)}.", fix=_EXPORT)
+        raise ModelError(f"There is no graph: {source.title} {_looks_like(source.data)}.", fix=_EXPORT)
     return model
 
 
@@ -131,9 +126,9 @@ def _texts(message: Any) -> list[str | bytes]:
 
 def _looks_like(data: bytes) -> str:
     if not data:
-        return "it is empty (0 bytes)"
+        return "is empty (0 bytes)"
     text = data[:512].isascii() and (data[:512].decode().isprintable() or b"\n" in data[:512])
-    damaged = "it is text" if text else f"its {len(data):,} bytes are cut short or damaged"
+    damaged = "is text" if text else f"has {len(data):,} bytes, which are cut short or damaged"
     return next((what for start, what in _STARTS.items() if data.startswith(start)), damaged)
 
 
@@ -283,7 +278,9 @@ def check_model(model: onnx.ModelProto, source: Source) -> None:
     """Raise ModelError, naming the node or tensor, when ONNX's checker or a rule of TensorRT refuses `model`."""
     external_files(model, source.path)
     if not model.graph.output:
-        raise ModelError(f"{source.subject} has no outputs, so nothing would be computed.", fix="mark one as output.")
+        raise ModelError(
+            f"There are no outputs in {source.title}: nothing would be computed.", fix="mark one as output."
+        )
     for role, ports in (("Input", model.graph.input), ("Output", model.graph.output)):
         for value in ports:
             _check_port(f"{role} '{value.name}' of {source.title}", value, needs_rank=role == "Input")
@@ -322,7 +319,7 @@ def _check_onnx(model: onnx.ModelProto, source: Source) -> None:
         reason = plain(reason) or "ONNX's checker gives no reason"
         named = re.search(r"Name: (.*) OpType: (\S+)", context) or re.search(r"\bname: (.*?) OpType: (\S+)", reason)
         where = f" at node '{named[1]}' ({named[2]})" if named and named[1] else ""
-        message, known = f"{source.subject} is not valid ONNX{where}: {reason}.", diagnose_text(reason)
+        message, known = f"ONNX's checker refuses {source.title}{where}: {reason}.", diagnose_text(reason)
         if not known.fix:
             known = Diagnosis(message, fix="export it again; 'polygraphy check lint' gives the full list.")
         raise ModelError(message, diagnosis=known) from error
