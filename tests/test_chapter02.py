@@ -123,7 +123,7 @@ def test_a_wrong_writer_of_y_is_told() -> None:
 def test_a_pattern_has_half_the_bytes_in_fp16_compiles_and_is_drawn(name: str) -> None:
     wide, model = PATTERNS[name].model("FP32"), PATTERNS[name].model("FP16")  # the notebook compiles FP32
     assert len({node.name for node in model.graph.node}) == len(model.graph.node)
-    assert 0 < unfused_bytes(model, {}) == pytest.approx(unfused_bytes(wide, {}) / 2, rel=0.01)
+    assert 0 < unfused_bytes(model) == pytest.approx(unfused_bytes(wide) / 2, rel=0.01)
     engine = lab.build(model)
     labels = [text.get_text() for text in lab.draw.before_after(engine, model).axes[0].texts]
     assert {str(number) for number in range(1, len(engine.kernels) + 1)} <= set(labels)
@@ -131,7 +131,7 @@ def test_a_pattern_has_half_the_bytes_in_fp16_compiles_and_is_drawn(name: str) -
 
 def test_a_node_moves_each_tensor_once_and_views_move_nothing() -> None:
     square = toy("t (float[4,8] x) => (float[32] y) { s = Mul(x, x) y = Reshape(s, flat) }", flat=[32])
-    assert unfused_bytes(square, {}) == 2 * 4 * 8 * 4
+    assert unfused_bytes(square) == 2 * 4 * 8 * 4
 
 
 def test_dynamic_inputs_take_the_shapes_given() -> None:

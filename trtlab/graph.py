@@ -80,14 +80,14 @@ def sized_tensors(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -
     return found | {weight.name: Sized(tuple(weight.dims), weight.data_type) for weight in graph.initializer}
 
 
-def unfused_bytes(model: Model, shapes: Mapping[str, Sequence[int]]) -> int | None:
+def unfused_bytes(model: Model, shapes: Mapping[str, Sequence[int]] | None = None) -> int | None:
     """Bytes that one kernel a node would read and write in all: its inputs, weights and outputs, each tensor once.
 
     Views, Shape and constants count 0. `shapes` fixes the dynamic inputs, as in {"x": (8, 3, 224, 224)}. The sizes are
     those of ONNX's shape inference; None where it cannot tell one.
     """
     proto = read_model(model)
-    sizes = sized_tensors(proto, shapes)
+    sizes = sized_tensors(proto, shapes or {})
     running = [node for node in proto.graph.node if node.op_type not in _VIEWS | {"Shape", "Constant"}]
     moved = [name for node in running for name in {*node.input, *node.output} - {""}]
     return sum(sizes[name].nbytes for name in moved) if sizes.keys() >= set(moved) else None
