@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
-import logging
 import tempfile
 import warnings
 from collections import Counter
@@ -330,14 +329,10 @@ _LOGGERS = ("torch.fx.experimental.symbolic_shapes", "torch.onnx._internal.expor
 @contextlib.contextmanager
 def without_export_noise() -> Iterator[list[warnings.WarningMessage]]:
     """Hide logs and prints to stderr of the block; yields the list that its Python warnings are collected in."""
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings(record=True) as warned, contextlib.redirect_stderr(io.StringIO()), hide_known_noise():
+    with (
+        warnings.catch_warnings(record=True) as warned,
+        contextlib.redirect_stderr(io.StringIO()),
+        hide_known_noise(*_LOGGERS),
+    ):
         warnings.simplefilter("always")
-        try:
-            for logger in loggers:
-                logger.setLevel(logging.ERROR)
-            yield warned
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+        yield warned

@@ -18,8 +18,7 @@ from trtlab import building
 from trtlab.engine import Engine, Layer, Tensor, owners
 from trtlab.errors import BuildError
 from trtlab.graph import sized_tensors
-from trtlab.node_names import node_names
-from trtlab.onnx_model import read_model
+from trtlab.onnx_model import node_names, read_model
 
 _DTYPES = {onnx.TensorProto.FLOAT: "FP32", onnx.TensorProto.FLOAT16: "FP16", onnx.TensorProto.INT64: "INT64"}
 _SMALL = frozenset({"INT8", "FP8", "INT4", "FP4"})

@@ -106,11 +106,6 @@ def test_name_that_is_not_utf8() -> None:
         lab.build(tiny.conv().SerializeToString().replace(b"conv1", b"con\xe11"))
 
 
-def test_size_that_tensorrt_would_take_for_another() -> None:
-    with refused(ModelError, "model", "'x'", "1,099,511,627,776"):
-        lab.build(relu(inputs={"x": (2**40, 3)}))
-
-
 def test_path_with_a_null_byte() -> None:
     with refused(ModelError, "model", "null byte"):
         lab.build("net\0.onnx")
@@ -255,7 +250,7 @@ def test_no_outputs() -> None:
 
 
 def test_string_input() -> None:
-    with refused(ModelError, "model", "'words'", "strings"):
+    with refused(ModelError, "model", "'words'", "STRING"):
         lab.build(
             relu(
                 nodes=[tiny.node("Identity", "words", "y")],

@@ -79,11 +79,6 @@ def test_what_is_not_a_photo_is_refused() -> None:
             datasets.imagenet_input(wrong)
 
 
-def test_a_missing_package_names_the_pip_line() -> None:
-    with pytest.raises(AssetError, match="pip install no-such-package"):
-        datasets.import_package("no_such_package.data", "no-such-package")
-
-
 def test_labelled_photos_come_as_a_network_wants_them() -> None:
     data = datasets.imagenet_photos()
     assert data.images.shape == (20, 3, 224, 224)

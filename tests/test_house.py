@@ -26,7 +26,7 @@ TEXTS = [path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".jinja",
 COMPANIONS = sorted(NOTEBOOKS.glob("chapter*.py"))
 
 FLOORS = {
-    "facts": "errors files course machine gpus onnx_model graph shapes node_names engine buildlog messages models"
+    "facts": "errors files course machine gpus onnx_model graph shapes renaming engine buildlog messages models"
     " datasets toys export_checks recordings tables tensorrt_choice",
     "actions": "compiler process progress cache building ask precision numerics profiles memory prediction measuring"
     " diagnosis repairing",

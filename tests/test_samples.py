@@ -95,7 +95,7 @@ def test_a_feed_whose_inputs_differ_in_length_stays_whole() -> None:
 
 
 def test_inputs_that_share_an_axis_have_equally_many_samples() -> None:
-    with pytest.raises(AssetError, match="different numbers of samples: {'a': 10, 'b': 1}"):
+    with pytest.raises(AssetError, match="different numbers of samples"):
         list(batches({"a": IMAGES, "b": IMAGES[:1]}, PAIR, 4))
 
 

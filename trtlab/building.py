@@ -21,10 +21,10 @@ from trtlab.errors import AssetError, BuildError, Diagnosis, ModelError, TrtlabE
 from trtlab.gpus import Gpu, check_target
 from trtlab.machine import load_tensorrt, memory_gib
 from trtlab.messages import diagnose_text, place_of_node, place_of_parser
-from trtlab.node_names import Names, rename_for_build
 from trtlab.onnx_model import Model, Source, check_model, digest_of, external_files, inlined, parse, read_source
 from trtlab.process import CompilerProcess, Limits, Transcript, cancelled
 from trtlab.progress import Progress, progress_display
+from trtlab.renaming import Names, rename_for_build
 from trtlab.shapes import Shapes, check_profiles, read_shapes
 
 _ASK = "look at the last lines of the error's .log; 'polygraphy debug reduce' finds the smallest part that fails."
@@ -121,7 +121,7 @@ def _compile(source: Source, order: dict[str, Any], limits: Limits, progress: bo
         except BuildError as error:
             raise _in_own_names(error, names) from error
     if key and source.path and digest_of(source.path) != source.digest:
-        raise ModelError(f"{source.subject} changed while it was compiled.", fix="try again once it is written.")
+        raise ModelError(f"{source.title} changed while it was compiled.", fix="try again once it is written.")
     if told.error is not None:
         raise _failure(told, names, source)
     record = {"order": order, "messages": told.messages, "result": told.result, "names": asdict(names)}

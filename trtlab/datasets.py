@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Literal
 
 import numpy as np
@@ -18,9 +16,6 @@ from trtlab.files import data_file
 
 # ImageNet class ids that count as right for a photo: espresso; tabby, tiger and Egyptian cat. The others have none.
 PHOTO_LABELS: dict[str, tuple[int, ...]] = {"coffee": (967,), "chelsea": (281, 282, 285)}
-_PHOTOS = ("coffee", "chelsea", "astronaut", "rocket")
-_TRAIN_PER_DIGIT = 400
-_HELD_OUT = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,25 +29,13 @@ class Dataset:
         return len(self.labels)
 
 
-def import_package(module: str, distribution: str) -> ModuleType:
-    """Import `module`; raises AssetError naming the pip package `distribution` when it is not installed."""
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise _missing(distribution) from error
-
-
 def package_folder(package: str, distribution: str) -> Path:
     """Where the files of an installed package are, without importing it; raises AssetError when it is not installed."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise _missing(distribution)
+        fix = f"run 'pip install {distribution}', or 'make lab' for everything at its pinned version."
+        raise AssetError(f"The package {distribution} is not installed.", fix=fix)
     return Path(spec.submodule_search_locations[0])
-
-
-def _missing(distribution: str) -> AssetError:
-    fix = f"run 'pip install {distribution}', or 'make lab' for everything at its pinned version."
-    return AssetError(f"The package {distribution} is not installed.", fix=fix)
 
 
 def digits(split: Literal["train", "test"] = "test") -> Dataset:
@@ -76,7 +59,7 @@ def _all_digits() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     random = np.random.default_rng(0)
     in_train = np.zeros(len(labels), dtype=bool)
     for digit in range(10):
-        in_train[random.permutation(np.flatnonzero(labels == digit))[:_TRAIN_PER_DIGIT]] = True
+        in_train[random.permutation(np.flatnonzero(labels == digit))[:400]] = True
     order = random.permutation(len(labels))
     images = (pixels[order] / 255).astype(np.float32).reshape(-1, 1, 28, 28)
     return images, labels[order], in_train[order]
@@ -87,8 +70,9 @@ def photos() -> dict[str, np.ndarray]:
 
     Raises AssetError when scikit-image is missing.
     """
-    data = import_package("skimage.data", "scikit-image")
-    return {name: getattr(data, name)() for name in _PHOTOS}
+    folder = package_folder("skimage", "scikit-image") / "data"
+    files = [folder / name for name in ("coffee.png", "chelsea.png", "astronaut.png", "rocket.jpg")]
+    return {file.stem: read_photo(file) for file in files}
 
 
 def imagenet_input(photo: np.ndarray, size: int = 224) -> np.ndarray:
@@ -97,14 +81,12 @@ def imagenet_input(photo: np.ndarray, size: int = 224) -> np.ndarray:
     Centre square, bicubic resize, (x - 127) / 128: what the weights were trained with.
     """
     if photo.ndim != 3 or photo.shape[2] != 3 or photo.dtype != np.uint8:
-        raise AssetError(
-            f"A photo is uint8 of shape (H, W, 3); this is {photo.dtype} of shape {photo.shape}.",
-            fix="pass one of datasets.photos(), or np.asarray(PIL.Image.open(path).convert('RGB')).",
-        )
+        what = f"A photo is uint8 of shape (H, W, 3); this is {photo.dtype} of shape {photo.shape}."
+        raise AssetError(what, fix="pass one of datasets.photos(), or np.asarray(PIL.Image.open(path).convert('RGB')).")
     height, width, _ = photo.shape
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    square = Image.fromarray(np.ascontiguousarray(photo[top : top + side, left : left + side]))
+    square = Image.fromarray(photo).crop((left, top, left + side, top + side))
     pixels = np.asarray(square.resize((size, size), Image.Resampling.BICUBIC), dtype=np.float32)
     return np.ascontiguousarray(((pixels - 127) / 128).transpose(2, 0, 1)[None])
 
@@ -115,11 +97,9 @@ def imagenet_photos() -> Dataset:
     Do not show them: their rights are their photographers'. Raises AssetError when foolbox is missing or incomplete.
     """
     files = sorted((package_folder("foolbox", "foolbox") / "data").glob("imagenet_*.jpg"))
-    if len(files) != _HELD_OUT:
-        raise AssetError(
-            f"The package foolbox holds {len(files)} ImageNet photos, not {_HELD_OUT}.",
-            fix="run 'pip install --force-reinstall --no-deps foolbox', or 'make lab' for its pinned version.",
-        )
+    if len(files) != 20:
+        fix = "run 'pip install --force-reinstall --no-deps foolbox', or 'make lab' for its pinned version."
+        raise AssetError(f"The package foolbox holds {len(files)} ImageNet photos, not 20.", fix=fix)
     inputs = [imagenet_input(read_photo(file)) for file in files]
     labels = [int(file.stem.rpartition("_")[2]) for file in files]  # imagenet_00_243.jpg is of class 243
     return Dataset(np.concatenate(inputs), np.array(labels, np.int64))

@@ -14,8 +14,7 @@ from trtlab import tables
 from trtlab.errors import AssetError
 from trtlab.files import write_atomically
 from trtlab.graph import Facts
-from trtlab.node_names import node_names
-from trtlab.onnx_model import Model, read_model
+from trtlab.onnx_model import Model, node_names, read_model
 
 if TYPE_CHECKING:
     import pandas as pd

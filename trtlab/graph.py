@@ -5,20 +5,16 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import onnx
 
-from trtlab.errors import ModelError
-from trtlab.node_names import node_names
 from trtlab.onnx_model import Model, graphs, has_values, inner_graphs, read_model, without_weights
 
 Shape: TypeAlias = tuple[int | str | None, ...]
 
-# Nodes that copy nothing in any framework: another shape for the same bytes, or a value known beforehand.
-FREE = frozenset({"Constant", "Flatten", "Identity", "Reshape", "Shape", "Squeeze", "Unsqueeze"})
 RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 # Where a node takes sizes, axes or counts instead of data: (op, input index).
 SIZE_INPUTS = {
@@ -26,9 +22,10 @@ SIZE_INPUTS = {
     "Pad": (1, 3), "ConstantOfShape": (0,), "Range": (0, 1, 2), "Squeeze": (1,), "Unsqueeze": (1,), "Split": (1,),
     "TopK": (1,), "ReduceMean": (1,), "ReduceSum": (1,), "ReduceMax": (1,), "ReduceMin": (1,), "OneHot": (1,),
 }  # fmt: skip
-_CHOICES = {"If": (0,), "Loop": (0, 1)}
+# And where it takes no data either, but a choice or a tensor for its shape.
+_NO_DATA = SIZE_INPUTS | {"If": (0,), "Loop": (0, 1), "Shape": (0,), "Size": (0,)}
 _VIEWS = {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}  # the same elements in the same order
-_SIZES = {"Shape", "Size"}
+_KEEPING_SHAPE = {"Expand", "Slice", "Pad", "Tile", "Concat", "Split", "Resize"}  # views where the shape stays the same
 _PRODUCTS = {"MatMul", "Gemm", "Einsum", "Conv"}
 # The constant that changes nothing, and the inputs where it may stand.
 _NEUTRAL = {"Add": (0, (0, 1)), "Sub": (0, (1,)), "Mul": (1, (0, 1)), "Div": (1, (1,)), "Pow": (1, (1,))}
@@ -74,41 +71,34 @@ def sized_tensors(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -
 
     Tensors inside the bodies of If and Loop are left out, and so is whatever depends on values.
     """
-    graph = inferred(model, shapes).graph
-    # A tensor of unknown rank has no shape at all; without this it would pass for a scalar.
-    ranked = [one for one in (*graph.input, *graph.value_info, *graph.output) if one.type.tensor_type.HasField("shape")]
-    found = {one.name: (_shape(one), one.type.tensor_type.elem_type) for one in ranked}
-    found |= {weight.name: (tuple(weight.dims), weight.data_type) for weight in graph.initializer}
-    known = {name: tuple(size for size in shape if isinstance(size, int)) for name, (shape, _) in found.items()}
-    return {name: Sized(known[name], kind) for name, (shape, kind) in found.items() if known[name] == shape}
+    graph, found = inferred(model, shapes).graph, dict[str, Sized]()
+    for one in (*graph.input, *graph.value_info, *graph.output):
+        tensor = one.type.tensor_type
+        # A tensor of unknown rank has no shape at all; without the first test it would pass for a scalar.
+        if tensor.HasField("shape") and all(dim.HasField("dim_value") for dim in tensor.shape.dim):
+            found[one.name] = Sized(tuple(dim.dim_value for dim in tensor.shape.dim), tensor.elem_type)
+    return found | {weight.name: Sized(tuple(weight.dims), weight.data_type) for weight in graph.initializer}
 
 
-def unfused_bytes(model: Model, shapes: Mapping[str, Sequence[int]] | None = None) -> int:
+def unfused_bytes(model: Model, shapes: Mapping[str, Sequence[int]] | None = None) -> int | None:
     """Bytes that one kernel a node would read and write in all: its inputs, weights and outputs, each tensor once.
 
-    Nodes in FREE count 0. `shapes` fixes the dynamic inputs, as in {"x": (8, 3, 224, 224)}. The sizes are those of
-    ONNX's shape inference; raises ModelError where it cannot tell one.
+    Views, Shape and constants count 0. `shapes` fixes the dynamic inputs, as in {"x": (8, 3, 224, 224)}. The sizes are
+    those of ONNX's shape inference; None where it cannot tell one.
     """
-    proto, total = read_model(model), 0
-    sizes = {name: tensor.nbytes for name, tensor in sized_tensors(proto, shapes or {}).items()}
-    for name, node in zip(node_names(proto.graph), proto.graph.node, strict=True):
-        tensors = set() if node.op_type in FREE else {*node.input, *node.output} - {""}
-        for tensor in sorted(tensors - sizes.keys()):
-            message = f"The size of the tensor '{tensor}' at node '{name}' is not known."
-            raise ModelError(message, fix="give every dynamic input a shape: shapes={'x': (1, 3, 224, 224)}.")
-        total += sum(sizes[tensor] for tensor in tensors)
-    return total
+    proto = read_model(model)
+    sizes = sized_tensors(proto, shapes or {})
+    running = [node for node in proto.graph.node if node.op_type not in _VIEWS | {"Shape", "Constant"}]
+    moved = [name for node in running for name in {*node.input, *node.output} - {""}]
+    return sum(sizes[name].nbytes for name in moved) if sizes.keys() >= set(moved) else None
 
 
-def reads(node: onnx.NodeProto) -> list[str]:
-    """The tensors that a node reads, those that its branches and loop bodies take from outside included."""
-    return [name for name in (*node.input, *_inner_reads(node)) if name]
-
-
-def _inner_reads(node: onnx.NodeProto) -> list[str]:
-    inner = list(inner_graphs(node))
-    inputs = [name for graph in inner for child in graph.node for name in child.input]
-    return inputs + [value.name for graph in inner for value in graph.output]
+def reads(node: onnx.NodeProto, besides: Sequence[int] = ()) -> list[str]:
+    """The tensors that a node reads, besides its inputs at some indexes; its branches and loop bodies included."""
+    inner = inner_graphs(node)
+    names = [name for index, name in enumerate(node.input) if index not in besides]
+    names += [name for graph in inner for child in graph.node for name in child.input]
+    return [name for name in (*names, *(value.name for graph in inner for value in graph.output)) if name]
 
 
 class Facts:
@@ -121,16 +111,16 @@ class Facts:
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = inferred(model)
         self.graph = self.model.graph
-        everything = list(graphs(self.graph))[::-1]  # the main graph last: its names win
-        self.nodes = [node for graph in everything[::-1] for node in graph.node]
+        everything = graphs(self.graph)
+        self.nodes = [node for graph in everything for node in graph.node]
         self.weights = {tensor.name for graph in everything for tensor in graph.initializer}
         self.inputs = [value for value in self.graph.input if value.name not in self.weights]
         self.outputs = {value.name for value in self.graph.output}
         self.constants = {tensor.name: tensor for tensor in self.graph.initializer}
         for node in self.nodes:
-            if node.op_type == "Constant" and (tensor := _constant(node)) is not None:
-                self.constants[node.output[0]] = tensor
-        declared = [one for graph in everything for one in (*graph.input, *graph.value_info, *graph.output)]
+            self.constants.update((node.output[0], tensor) for tensor in _constant(node))
+        # The main graph last: its names win.
+        declared = [one for graph in everything[::-1] for one in (*graph.input, *graph.value_info, *graph.output)]
         self.types = {value.name: value.type.tensor_type.elem_type for value in declared}
         self.types |= {name: tensor.data_type for name, tensor in self.constants.items()}
         self.shapes = {one.name: _shape(one) for one in declared if one.type.tensor_type.HasField("shape")}
@@ -141,16 +131,19 @@ class Facts:
                 self.readers[name].append(node)
         self.reasons = self._reasons()
 
-    def value(self, name: str) -> np.ndarray | None:
-        """The value of a small constant, or None."""
-        tensor = self.constants.get(name)
+    def value(self, node: onnx.NodeProto, index: int) -> np.ndarray | None:
+        """What a node reads at `index` where that is a small constant; None otherwise."""
+        tensor = self.constants.get(node.input[index]) if index < len(node.input) else None
         return onnx.numpy_helper.to_array(tensor) if tensor is not None and has_values(tensor) else None
 
+    def with_reason(self, wanted: str) -> list[onnx.NodeProto]:
+        """The nodes of the main graph that have this reason; for "" those that need a kernel."""
+        return [node for node, reason in zip(self.graph.node, self.reasons, strict=True) if reason == wanted]
+
     def _reasons(self) -> list[str]:
-        graph, outputs = self.graph, self.outputs
+        graph, duplicates, undone = self.graph, _duplicates(self.graph), self._undone()
         known, sized = _known_beforehand(graph)
-        needed, data = _needed(graph, outputs, data_only=False), _needed(graph, outputs, data_only=True)
-        duplicates, undone = _duplicates(graph), self._undone()
+        needed, data = (_needed(graph, self.outputs, besides) for besides in ({}, _NO_DATA))
         at_product = {name for node in graph.node if node.op_type in _PRODUCTS for name in (*node.input, *node.output)}
 
         def reason(node: onnx.NodeProto) -> str:
@@ -174,59 +167,48 @@ class Facts:
         if op in _VIEWS or (op in ("Concat", "Sum") and len(node.input) == 1):
             return True
         if op == "Dropout":
-            training = self._input(node, 2)
+            training = self.value(node, 2)
             return not any(node.input[2:]) or (training is not None and not training)
         if op == "Cast":
             return self.types.get(node.input[0]) == next((one.i for one in node.attribute if one.name == "to"), 0)
-        if op == "Transpose" and shape is not None:
-            return _keeps_order(self._axes(node) or (), shape)
-        if op in ("Expand", "Slice", "Pad", "Tile", "Concat", "Split", "Resize"):
+        if op == "Transpose":
+            return self._keeps_order(node)
+        if op in _KEEPING_SHAPE:
             same = shape is not None and shape == self.shapes.get(node.output[0]) and None not in shape
-            return same and self._moves_nothing(node)
+            return same and not self._reorders(node)
         neutral, sides = _NEUTRAL.get(op, (0, ()))
         return len(node.input) == 2 and any(self._is_neutral(node, side, neutral) for side in sides)
 
     def _is_neutral(self, node: onnx.NodeProto, side: int, neutral: int) -> bool:
-        value, other = self._input(node, side), self.shapes.get(node.input[1 - side])
+        value, other = self.value(node, side), self.shapes.get(node.input[1 - side])
         return value is not None and bool((value == neutral).all()) and other == self.shapes.get(node.output[0])
 
-    def _moves_nothing(self, node: onnx.NodeProto) -> bool:
-        """False for a Slice that runs backwards and a Pad that shifts, which keep the shape and not the order."""
-        steps, pads = self._input(node, 4), self._input(node, 1)
-        if node.op_type == "Slice" and len(node.input) > 4:
-            return steps is not None and bool((steps > 0).all())
-        return node.op_type != "Pad" or (pads is not None and not pads.any())
+    def _reorders(self, node: onnx.NodeProto) -> bool:
+        """True unless it is known that a Slice does not run backwards and a Pad does not shift."""
+        steps, pads = self.value(node, 4), self.value(node, 1)
+        if node.op_type == "Slice":
+            return len(node.input) > 4 and (steps is None or bool((steps < 0).any()))
+        return node.op_type == "Pad" and (pads is None or bool(pads.any()))
 
-    def _input(self, node: onnx.NodeProto, index: int) -> np.ndarray | None:
-        return self.value(node.input[index]) if index < len(node.input) else None
-
-    def _axes(self, node: onnx.NodeProto) -> list[int] | None:
-        """The input axis that becomes each output axis of a Transpose; None where the number of axes is unknown."""
-        given = [list(attribute.ints) for attribute in node.attribute if attribute.name == "perm"]
-        shape = self.shapes.get(node.input[0])
-        return given[0] if given else None if shape is None else list(range(len(shape)))[::-1]
+    def _keeps_order(self, *turns: onnx.NodeProto) -> bool:
+        """True when Transposes in a row move at most the axes of size 1, and with them no element."""
+        shape = self.shapes.get(turns[0].input[0])
+        axes = list(range(len(shape or ())))
+        for turn in turns:
+            perm = next((list(one.ints) for one in turn.attribute if one.name == "perm"), list(range(len(axes)))[::-1])
+            if sorted(perm) != sorted(axes):
+                return False
+            axes = [axes[axis] for axis in perm]
+        moved = [axis for axis in axes if shape is not None and shape[axis] != 1]
+        return shape is not None and moved == sorted(moved)
 
     def _undone(self) -> set[str]:
-        """The tensors between Transposes that undo each other, and what the last of them writes: the first's input."""
-        origin: dict[str, tuple[str, list[int]]] = {}  # the tensor that the elements come from, and its axes' order
-        found, chain = set(), []
-        for node in self.graph.node:
-            axes = self._axes(node) if node.op_type == "Transpose" else None
-            if axes is None:
-                shape = self.shapes.get(node.input[0]) if node.input and node.input[0] in origin else None
-                if shape is None or shape != self.shapes.get(node.output[0]) or not self._changes_nothing(node):
-                    continue
-            chain.append(node)
-            source, before = origin.get(node.input[0], (node.input[0], list(range(len(axes or ())))))
-            after = before if axes is None else [before[axis] for axis in axes]
-            origin[node.output[0]] = source, after
-            if _keeps_order(after, self.shapes.get(source)):
-                found.add(node.output[0])
-        for node in reversed(chain):
-            follow = self.readers[node.output[0]]
-            if follow and all(reader.output and reader.output[0] in found for reader in follow):
-                found.add(node.output[0])
-        return found
+        """The tensors between two Transposes that undo each other, and what the second of them writes."""
+        turns = {node.output[0]: node for node in self.graph.node if node.op_type == "Transpose"}
+        pairs = [(turns[node.input[0]], node) for node in turns.values() if node.input[0] in turns]
+        back = {second.output[0] for first, second in pairs if self._keeps_order(first, second)}
+        follow = {name: self.readers[name] for name in turns if self.readers[name]}
+        return back | {name for name, readers in follow.items() if all(back & set(node.output) for node in readers)}
 
 
 def _shape(value: onnx.ValueInfoProto) -> Shape:
@@ -234,14 +216,14 @@ def _shape(value: onnx.ValueInfoProto) -> Shape:
     return tuple(dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in dims)
 
 
-def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
-    """The tensor that a Constant node holds; None where it holds text or a sparse tensor."""
-    for attribute in node.attribute:
+def _constant(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
+    """The tensor that a Constant node holds, unless it holds text or a sparse tensor."""
+    for attribute in node.attribute if node.op_type == "Constant" else ():
         if attribute.name == "value":
-            return attribute.t
-        if attribute.name in ("value_int", "value_ints", "value_float", "value_floats"):
-            return onnx.numpy_helper.from_array(np.asarray(onnx.helper.get_attribute_value(attribute)))
-    return None
+            yield attribute.t
+        elif attribute.name in ("value_int", "value_ints", "value_float", "value_floats"):
+            kind = np.float32 if "float" in attribute.name else np.int64
+            yield onnx.numpy_helper.from_array(np.asarray(onnx.helper.get_attribute_value(attribute), kind))
 
 
 def _known_beforehand(graph: onnx.GraphProto) -> tuple[set[str], set[str]]:
@@ -249,7 +231,7 @@ def _known_beforehand(graph: onnx.GraphProto) -> tuple[set[str], set[str]]:
     known, sized = {tensor.name for tensor in graph.initializer}, set()
     for node in graph.node:
         inputs = set(reads(node))
-        if node.op_type in _SIZES:
+        if node.op_type in ("Shape", "Size"):
             sized.update(node.output)
         elif inputs <= known and node.op_type not in RANDOM:
             known.update(node.output)
@@ -258,15 +240,13 @@ def _known_beforehand(graph: onnx.GraphProto) -> tuple[set[str], set[str]]:
     return known, sized
 
 
-def _needed(graph: onnx.GraphProto, outputs: set[str], *, data_only: bool) -> set[str]:
-    """The tensors that some output depends on; with `data_only` not through inputs that are only sizes."""
+def _needed(graph: onnx.GraphProto, outputs: set[str], besides: Mapping[str, Sequence[int]]) -> set[str]:
+    """The tensors that some output depends on, besides those at the input indexes given for an operator."""
     needed = set(outputs)
     for node in reversed(graph.node):
-        if needed & set(node.output) and not (data_only and node.op_type in _SIZES):
-            skipped = (SIZE_INPUTS | _CHOICES).get(node.op_type, ()) if data_only else ()
-            needed.update(name for index, name in enumerate(node.input) if index not in skipped)
-            needed.update(_inner_reads(node))
-    return needed - {""}
+        if needed & set(node.output):
+            needed.update(reads(node, besides.get(node.op_type, ())))
+    return needed
 
 
 def _duplicates(graph: onnx.GraphProto) -> set[str]:
@@ -277,9 +257,3 @@ def _duplicates(graph: onnx.GraphProto) -> set[str]:
             attributes = tuple(sorted(attribute.SerializeToString() for attribute in node.attribute))
             twins[node.op_type, node.domain, tuple(node.input), attributes].append(node.output[0])
     return {name for names in twins.values() if len(names) > 1 for name in names}
-
-
-def _keeps_order(axes: Sequence[int], shape: Shape | None) -> bool:
-    """True when `axes` moves at most the axes of size 1, and with them no element."""
-    moved = [axis for axis in axes if shape is None or shape[axis : axis + 1] != (1,)]
-    return moved == sorted(moved)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import math
 import os
 import re
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,55 +15,39 @@ from typing import Any, TypeAlias
 import onnx
 import onnx.inliner
 from google.protobuf.message import DecodeError, EncodeError
-from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_tensor
+from onnx import external_data_helper as external_data
 
 from trtlab.errors import Diagnosis, ModelError
 from trtlab.messages import diagnose_text, plain
 
 Model: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto | Source"
 _EXPORT = "pass the file that torch.onnx.export or onnx.save wrote, whole."
-_AGAIN = "export the model again."
-_SMALL_BYTES = 2**16
 
 # How other files begin, and what they are.
 _STARTS = {
-    b"version https://git-lfs": "it is a Git LFS pointer, not the file itself (run 'git lfs pull')",
-    b"PK\x03\x04": "it is a zip archive, perhaps a PyTorch checkpoint",
-    b"ftrt": "it is a TensorRT engine, which only a GPU can read (give the ONNX file it was built from)",
-    b"vtrt": "it is a TensorRT-RTX engine, which only a GPU can read (give the ONNX file it was built from)",
-    b"\x1c\0\0\0TFL3": "it is a TensorFlow Lite model",
+    b"version https://git-lfs": "is a Git LFS pointer, not the file itself (run 'git lfs pull')",
+    b"PK\x03\x04": "is a zip archive, perhaps a PyTorch checkpoint",
+    b"ftrt": "is a TensorRT engine (give the ONNX file it was built from)",
+    b"vtrt": "is a TensorRT-RTX engine (give the ONNX file it was built from)",
+    b"\x1c\0\0\0TFL3": "is a TensorFlow Lite model",
 }
 
 # The element types that TensorRT's ONNX parser takes for inputs.
-_TYPES = {"FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "INT64", "INT32", "INT8", "UINT8", "BOOL", "INT4", "FLOAT8E4M3FN",
-          "FLOAT8E8M0", "FLOAT4E2M1"}  # fmt: skip
+_TYPES = ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "INT64", "INT32", "INT8", "UINT8", "BOOL", "INT4", "FLOAT8E4M3FN",
+          "FLOAT8E8M0", "FLOAT4E2M1")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Source:
-    """An ONNX model as bytes or as a file, which is read and hashed only when that is asked for."""
+    """The bytes of an ONNX file, and where it lies."""
 
-    content: bytes | None
+    data: bytes
     path: Path | None = None
 
     @cached_property
-    def data(self) -> bytes:
-        """The bytes of the ONNX file."""
-        if self.content is not None or self.path is None:
-            return self.content or b""
-        with _reading(self.path):
-            data = self.path.read_bytes()
-        if "digest" in self.__dict__ and digest_of(data) != self.digest:
-            raise ModelError(f"{self.subject} changed while it was read.", fix="try again once it is written.")
-        return data
-
-    @cached_property
     def digest(self) -> bytes:
-        """A hash of the content: all that a cached engine needs, so a file is not kept in memory for it."""
-        if self.path is None or self.content is not None or "data" in self.__dict__:
-            return digest_of(self.data)
-        with _reading(self.path):
-            return digest_of(self.path)
+        """A hash of the bytes."""
+        return digest_of(self.data)
 
     @cached_property
     def external(self) -> tuple[Path, ...]:
@@ -79,19 +60,14 @@ class Source:
         """How messages call this model."""
         return f"'{self.path.name}'" if self.path else "the model"
 
-    @property
-    def subject(self) -> str:
-        """The same at the beginning of a sentence."""
-        return f"'{self.path.name}'" if self.path else "The model"
-
 
 def read_source(model: Model) -> Source:
     """`model` as a Source; raises ModelError for a missing or unreadable file. A Source is itself."""
     if isinstance(model, Source):
         return model
-    if hasattr(model, "SerializeToString"):
+    if isinstance(model, onnx.ModelProto):
         try:
-            return Source(bytes(model.SerializeToString(deterministic=True)))
+            return Source(model.SerializeToString(deterministic=True))
         except (EncodeError, ValueError) as error:
             text = "The model is larger than the 2 GB that one protobuf message can hold."
             fix = "save it with onnx.save(model, path, save_as_external_data=True) and pass the path."
@@ -99,20 +75,18 @@ def read_source(model: Model) -> Source:
     if isinstance(model, bytes | bytearray | memoryview):
         return Source(bytes(model))
     if isinstance(model, str | os.PathLike):
-        with _reading(Path(model)), open(model, "rb"):
-            return Source(None, Path(model).absolute())
+        return Source(_content(Path(model)), Path(model).absolute())
     fix = "export it first, for example with torch.onnx.export(..., dynamo=True)."
     raise ModelError(f"A model is a path, bytes or an onnx.ModelProto, not {type(model).__name__}.", fix=fix)
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def _content(path: Path) -> bytes:
     try:
-        yield
+        return path.read_bytes()
     except IsADirectoryError as error:
         raise ModelError(f"'{path}' is a folder.", fix="pass the .onnx file inside it.") from error
     except FileNotFoundError as error:
-        beside = sorted(file.name for file in path.parent.glob("*.onnx"))[:5] if path.parent.is_dir() else []
+        beside = sorted(file.name for file in path.parent.glob("*.onnx"))[:5]
         hint = f"the folder holds {', '.join(beside)}." if beside else "check the path; it is relative to os.getcwd()."
         raise ModelError(f"There is no file '{path}'.", fix=hint) from error
     except (OSError, ValueError) as error:
@@ -121,11 +95,11 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def digest_of(content: bytes | Path) -> bytes:
-    """The SHA-256 of the SHA-256 of every 4 MiB of bytes or of a file, on two cores."""
-    opened = io.BytesIO(content) if isinstance(content, bytes) else content.open("rb")
-    with opened as file, ThreadPoolExecutor(2) as pool:
-        parts = pool.map(lambda part: hashlib.sha256(part).digest(), iter(lambda: file.read(2**22), b""))
-        return hashlib.sha256(b"".join(parts)).digest()
+    """The SHA-256 of bytes or of a file."""
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).digest()
+    with content.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def parse(source: Source) -> onnx.ModelProto:
@@ -136,9 +110,9 @@ def parse(source: Source) -> onnx.ModelProto:
             if isinstance(text, bytes):  # so protobuf hands out what is not UTF-8
                 text.decode()
     except (DecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{source.subject} is not an ONNX model: {_looks_like(source.data)}.", fix=_EXPORT) from error
+        raise ModelError(f"This is no ONNX model: {source.title} {_looks_like(source.data)}.", fix=_EXPORT) from error
     if not (model.graph.node or model.graph.output):
-        raise ModelError(f"{source.subject} holds no graph: {_looks_like(source.data)}.", fix=_EXPORT)
+        raise ModelError(f"There is no graph: {source.title} {_looks_like(source.data)}.", fix=_EXPORT)
     return model
 
 
@@ -152,9 +126,9 @@ def _texts(message: Any) -> list[str | bytes]:
 
 def _looks_like(data: bytes) -> str:
     if not data:
-        return "it is empty (0 bytes)"
+        return "is empty (0 bytes)"
     text = data[:512].isascii() and (data[:512].decode().isprintable() or b"\n" in data[:512])
-    damaged = "it is text" if text else f"its {len(data):,} bytes are cut short or damaged"
+    damaged = "is text" if text else f"has {len(data):,} bytes, which are cut short or damaged"
     return next((what for start, what in _STARTS.items() if data.startswith(start)), damaged)
 
 
@@ -182,8 +156,8 @@ def read_whole(model: Model) -> onnx.ModelProto:
 
     Raises ModelError where one cannot be read, and where all of it is more than the 2 GiB of one message.
     """
-    if isinstance(model, onnx.ModelProto) and not model.functions and not any(map(_is_external, tensors(model))):
-        proto, source = model, Source(None)
+    if isinstance(model, onnx.ModelProto) and not any(map(external_data.uses_external_data, tensors(model))):
+        source, proto = Source(b""), inlined(model)
     else:
         source = read_source(model)
         proto = inlined(parse(source))
@@ -204,9 +178,9 @@ def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
         getattr(copy.graph, part).extend(getattr(model.graph, part))
     for tensor in model.graph.initializer:
         kept = copy.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-        if (weight_bytes(tensor) or 0) <= _SMALL_BYTES:  # ByteSize() would serialize it
+        if (weight_bytes(tensor) or 0) <= 2**16:  # ByteSize() would serialize it
             kept.CopyFrom(tensor)
-    for tensor in filter(_is_external, tensors(copy)):
+    for tensor in filter(external_data.uses_external_data, tensors(copy)):
         tensor.ClearField("data_location")
         tensor.ClearField("external_data")
     return copy
@@ -231,22 +205,28 @@ def tensors(message: Any) -> Iterator[onnx.TensorProto]:
     return (part for part in _messages(message) if part.DESCRIPTOR.name == "TensorProto")
 
 
-def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+def graphs(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
     """`graph` and every graph inside its nodes."""
-    yield graph
-    for node in graph.node:
-        yield from inner_graphs(node)
+    return [graph, *(inner for node in graph.node for inner in inner_graphs(node))]
 
 
-def inner_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+def inner_graphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
     """Every graph inside a node: the branches of If, the bodies of Loop and Scan, and the graphs inside those."""
-    for attribute in node.attribute:
-        for inner in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
-            yield from graphs(inner)
+    held = [graph for one in node.attribute for graph in ([one.g] if one.HasField("g") else one.graphs)]
+    return [inner for graph in held for inner in graphs(graph)]
 
 
-def _is_external(tensor: onnx.TensorProto) -> bool:
-    return tensor.data_location == onnx.TensorProto.EXTERNAL
+def node_names(graph: onnx.GraphProto) -> list[str]:
+    """A unique name for each node of `graph`: its own, `Relu_3` for an unnamed one, `name#2` for a second one."""
+    own, names = {node.name for node in graph.node}, dict[str, None]()
+    for index, node in enumerate(graph.node):
+        base, count = node.name or f"{node.op_type}_{index}", 1
+        name = base
+        while name in names or (name != node.name and name in own):
+            count += 1
+            name = f"{base}#{count}"
+        names[name] = None
+    return list(names)
 
 
 def external_files(model: onnx.ModelProto, path: Path | None) -> tuple[Path, ...]:
@@ -254,32 +234,32 @@ def external_files(model: onnx.ModelProto, path: Path | None) -> tuple[Path, ...
 
     Raises ModelError when ONNX would not load one: it is missing, cut short, or not plainly inside the model's folder.
     """
-    return tuple(sorted({_weight_file(tensor, path) for tensor in tensors(model) if _is_external(tensor)}))
+    return tuple(
+        sorted({_weight_file(tensor, path) for tensor in tensors(model) if external_data.uses_external_data(tensor)})
+    )
 
 
 def _weight_file(tensor: onnx.TensorProto, path: Path | None) -> Path:
-    location = {one.key: one.value for one in tensor.external_data}.get("location", "")
+    location = next((one.value for one in tensor.external_data if one.key == "location"), "")
     if path is None:
         message = f"The weights of '{tensor.name}' are in another file ('{location}'), which bytes cannot point to."
         fix = "pass the path of the .onnx file, or load it with onnx.load(path), which reads the weights too."
         raise ModelError(message, fix=fix)
     try:
-        info, needed = ExternalDataInfo(tensor), weight_bytes(tensor) or 0
+        info, needed = external_data.ExternalDataInfo(tensor), weight_bytes(tensor) or 0
         length = needed if info.length is None else info.length
         if length < needed:  # which ONNX would load
             raise ValueError(f"{length:,} bytes are said to be there, and {list(tensor.dims)} asks for {needed:,}")
-        end = {"location": location, "offset": str((info.offset or 0) + length), "length": "0"}
-        probe = onnx.TensorProto(name=tensor.name)
-        probe.external_data.extend(onnx.StringStringEntryProto(key=key, value=value) for key, value in end.items())
-        load_external_data_for_tensor(probe, str(path.parent))  # no bytes of it: ONNX looks at the file, and no more
+        probe = onnx.TensorProto(name=tensor.name, raw_data=b"")
+        external_data.set_external_data(probe, location, (info.offset or 0) + length, 0)
+        external_data.load_external_data_for_tensor(
+            probe, str(path.parent)
+        )  # no bytes of it: ONNX looks at the file, and no more
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        reason = plain(str(error).rpartition(", but ")[2])
-        if not (path.parent / location).exists():
-            reason = "there is no such file"
-        elif "exceeds file size" in reason:
-            reason = "it is cut short"
+        said = "it is cut short" if "exceeds file size" in str(error) else plain(str(error).rpartition(", but ")[2])
+        reason = said if (path.parent / location).exists() else "there is no such file"
         message = f"The weights of '{tensor.name}' cannot be read from '{location}' beside '{path.name}': {reason}."
-        fix = f"put the weight file beside the model, whole and no link, or {_AGAIN}"
+        fix = "put the weight file beside the model, whole and no link, or export the model again."
         raise ModelError(message, fix=fix) from error
     return path.parent / location
 
@@ -295,13 +275,12 @@ def weight_bytes(tensor: onnx.TensorProto) -> int | None:
 
 
 def check_model(model: onnx.ModelProto, source: Source) -> None:
-    """Raise ModelError, naming the node or tensor, when ONNX's checker or a rule of TensorRT refuses `model`.
-
-    Its external weights are checked first: they must be there, long enough and in the model's folder.
-    """
+    """Raise ModelError, naming the node or tensor, when ONNX's checker or a rule of TensorRT refuses `model`."""
     external_files(model, source.path)
     if not model.graph.output:
-        raise ModelError(f"{source.subject} has no outputs, so nothing would be computed.", fix="mark one as output.")
+        raise ModelError(
+            f"There are no outputs in {source.title}: nothing would be computed.", fix="mark one as output."
+        )
     for role, ports in (("Input", model.graph.input), ("Output", model.graph.output)):
         for value in ports:
             _check_port(f"{role} '{value.name}' of {source.title}", value, needs_rank=role == "Input")
@@ -309,7 +288,7 @@ def check_model(model: onnx.ModelProto, source: Source) -> None:
         size, given = weight_bytes(tensor), len(tensor.raw_data)
         if tensor.HasField("raw_data") and size is not None and given != size:
             have = f"The weights of '{tensor.name}' in {source.title} are {given:,} bytes"
-            raise ModelError(f"{have}, and its shape {list(tensor.dims)} asks for {size:,}.", fix=_AGAIN)
+            raise ModelError(f"{have}, and its shape {list(tensor.dims)} asks for {size:,}.", fix=_EXPORT)
     _check_onnx(model, source)
 
 
@@ -317,23 +296,13 @@ def _check_port(what: str, value: onnx.ValueInfoProto, *, needs_rank: bool) -> N
     """Raise ModelError for an input or output that TensorRT refuses without saying why, or takes for another."""
     kind, tensor = value.type.WhichOneof("value") or "tensor_type", value.type.tensor_type
     names = {number: name for name, number in onnx.TensorProto.DataType.items()}
-    dtype = names.get(tensor.elem_type, f"number {tensor.elem_type}")
-    largest = max((size.dim_value for size in tensor.shape.dim), default=0)
-    faults = (
-        (kind != "tensor_type", f"is a {kind.removesuffix('_type').replace('_', ' ')}, and TensorRT takes only tensors",
-         "change the model so that it takes and returns plain tensors."),
-        (dtype == "STRING", "holds strings, which TensorRT has no type for",
-         "move text handling (tokenizer, vocabulary) out of the model and pass numbers."),
-        (dtype not in _TYPES, f"has the element type {dtype}, which TensorRT does not know",
-         "use float32, float16, bfloat16, int64, int32, int8, uint8 or bool."),
-        (largest >= 2**31, f"has a dimension of {largest:,}, and TensorRT counts to {2**31 - 1:,}",
-         "declare the size that will really come, or a name such as 'N' for one that may vary."),
-        (needs_rank and not tensor.HasField("shape"), "has no shape, not even a rank",
-         "declare its shape, with a name such as 'N' for each dimension that may vary."),
-    )  # fmt: skip
-    for wrong, says, fix in faults:
-        if wrong:
-            raise ModelError(f"{what} {says}.", fix=fix)
+    held = names.get(tensor.elem_type, f"number {tensor.elem_type}") if kind == "tensor_type" else kind
+    if held not in _TYPES:
+        fix = f"pass tensors of {', '.join(_TYPES)}; what handles text (tokenizer, vocabulary) belongs outside."
+        raise ModelError(f"{what} has the type {held}, which TensorRT does not know.", fix=fix)
+    if needs_rank and not tensor.HasField("shape"):
+        fix = "declare its shape, with a name such as 'N' for each dimension that may vary."
+        raise ModelError(f"{what} has no shape, not even a rank.", fix=fix)
 
 
 def _check_onnx(model: onnx.ModelProto, source: Source) -> None:
@@ -350,7 +319,7 @@ def _check_onnx(model: onnx.ModelProto, source: Source) -> None:
         reason = plain(reason) or "ONNX's checker gives no reason"
         named = re.search(r"Name: (.*) OpType: (\S+)", context) or re.search(r"\bname: (.*?) OpType: (\S+)", reason)
         where = f" at node '{named[1]}' ({named[2]})" if named and named[1] else ""
-        message, known = f"{source.subject} is not valid ONNX{where}: {reason}.", diagnose_text(reason)
+        message, known = f"ONNX's checker refuses {source.title}{where}: {reason}.", diagnose_text(reason)
         if not known.fix:
-            known = Diagnosis(message, fix=f"'polygraphy check lint' gives the full list; {_AGAIN}")
+            known = Diagnosis(message, fix="export it again; 'polygraphy check lint' gives the full list.")
         raise ModelError(message, diagnosis=known) from error

@@ -15,7 +15,6 @@ from trtlab.draw import palette
 from trtlab.draw.frame import MARGIN, Card, Picture, in_unit, message, style, width_of
 from trtlab.draw.fusion import finding, footer, type_of
 from trtlab.engine import Engine, Layer, fused_bytes
-from trtlab.errors import ModelError
 from trtlab.graph import Facts, unfused_bytes
 from trtlab.onnx_model import Model, read_model
 
@@ -60,10 +59,7 @@ def _bytes(engine: Engine, proto: Any) -> tuple[int | None, int | None]:
     if after is None:
         return None, None
     shapes = {port.name: port.profiles[0][1] for port in engine.ports if port.mode == "Input" and port.profiles}
-    try:
-        return unfused_bytes(proto, shapes), after
-    except ModelError:
-        return None, after
+    return unfused_bytes(proto, shapes), after
 
 
 class Tile(NamedTuple):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 
-class ConvNorm(nn.Sequential):
+class _ConvNorm(nn.Sequential):
     """Convolution without bias, batch norm and, unless `relu` is False, ReLU."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, relu: bool = True) -> None:
@@ -21,17 +22,16 @@ class ConvNorm(nn.Sequential):
             self.relu = nn.ReLU()
 
 
-class DigitBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut around them."""
+class _DigitBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut around them: keeps the shape (N, channels, H, W)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.first = ConvNorm(channels, channels, 3)
-        self.second = ConvNorm(channels, channels, 3, relu=False)
+        self.first = _ConvNorm(channels, channels, 3)
+        self.second = _ConvNorm(channels, channels, 3, relu=False)
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Keep the shape (N, channels, H, W)."""
         return self.relu(x + self.second(self.first(x)))
 
 
@@ -40,12 +40,12 @@ class DigitCnn(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = ConvNorm(1, 16, 3)
-        self.block1 = DigitBlock(16)
-        self.down1 = ConvNorm(16, 32, 3, stride=2)
-        self.block2 = DigitBlock(32)
-        self.down2 = ConvNorm(32, 48, 3, stride=2)
-        self.last = ConvNorm(48, 64, 3)
+        self.stem = _ConvNorm(1, 16, 3)
+        self.block1 = _DigitBlock(16)
+        self.down1 = _ConvNorm(16, 32, 3, stride=2)
+        self.block2 = _DigitBlock(32)
+        self.down2 = _ConvNorm(32, 48, 3, stride=2)
+        self.last = _ConvNorm(48, 64, 3)
         self.classifier = nn.Linear(64, 10)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -55,43 +55,42 @@ class DigitCnn(nn.Module):
         return self.classifier(x.mean(dim=(2, 3)))
 
 
-class Bottleneck(nn.Module):
+class _Bottleneck(nn.Module):
     """ResNet's bottleneck (He et al. 2015, arXiv:1512.03385): 1x1, 3x3, 1x1 convolution and a shortcut around them."""
 
     def __init__(self, inputs: int, width: int, stride: int) -> None:
         super().__init__()
-        self.reduce = ConvNorm(inputs, width, 1)
-        self.spatial = ConvNorm(width, width, 3, stride)
-        self.expand = ConvNorm(width, 4 * width, 1, relu=False)
+        self.reduce = _ConvNorm(inputs, width, 1)
+        self.spatial = _ConvNorm(width, width, 3, stride)
+        self.expand = _ConvNorm(width, 4 * width, 1, relu=False)
         changes = stride != 1 or inputs != 4 * width
-        self.shortcut = ConvNorm(inputs, 4 * width, 1, stride, relu=False) if changes else nn.Identity()
+        self.shortcut = _ConvNorm(inputs, 4 * width, 1, stride, relu=False) if changes else nn.Identity()
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, inputs, H, W) to (N, 4 * width, H / stride, W / stride)."""
         return self.relu(self.expand(self.spatial(self.reduce(x))) + self.shortcut(x))
 
 
 def _stage(inputs: int, width: int, blocks: int, stride: int) -> nn.Sequential:
-    rest = (Bottleneck(4 * width, width, stride=1) for _ in range(blocks - 1))
-    return nn.Sequential(Bottleneck(inputs, width, stride), *rest)
+    rest = (_Bottleneck(4 * width, width, stride=1) for _ in range(blocks - 1))
+    return nn.Sequential(_Bottleneck(inputs, width, stride), *rest)
 
 
 class ResNet50(nn.Module):
     """ResNet-50 v1.5 (the stride is in the 3x3 convolution): images (N, 3, 224, 224) to logits (N, 1000)."""
 
-    def __init__(self, classes: int = 1000) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.stem = ConvNorm(3, 64, 7, stride=2)
+        self.stem = _ConvNorm(3, 64, 7, stride=2)
         self.pool = nn.MaxPool2d(3, stride=2, padding=1)
         self.stage1 = _stage(64, width=64, blocks=3, stride=1)
         self.stage2 = _stage(256, width=128, blocks=4, stride=2)
         self.stage3 = _stage(512, width=256, blocks=6, stride=2)
         self.stage4 = _stage(1024, width=512, blocks=3, stride=2)
-        self.classifier = nn.Linear(2048, classes)
+        self.classifier = nn.Linear(2048, 1000)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (N, 3, H, W) to logits (N, classes)."""
+        """Images (N, 3, 224, 224) to logits (N, 1000)."""
         x = self.pool(self.stem(x))
         x = self.stage4(self.stage3(self.stage2(self.stage1(x))))
         return self.classifier(x.mean(dim=(2, 3)))
@@ -100,7 +99,7 @@ class ResNet50(nn.Module):
 class Mlp(nn.Module):
     """Linear layers with ReLU between them: (N, sizes[0]) to (N, sizes[-1])."""
 
-    def __init__(self, sizes: tuple[int, ...]) -> None:
+    def __init__(self, *sizes: int) -> None:
         super().__init__()
         self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
 
@@ -111,7 +110,7 @@ class Mlp(nn.Module):
         return self.linears[-1](x)
 
 
-class Attention(nn.Module):
+class _Attention(nn.Module):
     """Multi-head self-attention written out: three projections, two matrix products, one softmax."""
 
     def __init__(self, width: int, heads: int) -> None:
@@ -120,7 +119,6 @@ class Attention(nn.Module):
         self.query, self.key, self.value, self.output = (nn.Linear(width, width) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Keep the shape (N, S, width)."""
         query, key, value = (
             linear(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for linear in (self.query, self.key, self.value)
         )
@@ -128,12 +126,12 @@ class Attention(nn.Module):
         return self.output((scores.softmax(dim=-1) @ value).transpose(1, 2).flatten(2))
 
 
-class EncoderLayer(nn.Module):
+class _EncoderLayer(nn.Module):
     """One layer of BERT (Devlin et al. 2018, arXiv:1810.04805): attention, then two linear layers with GELU."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.attention = Attention(width, heads)
+        self.attention = _Attention(width, heads)
         self.attention_norm = nn.LayerNorm(width)
         self.grow = nn.Linear(width, 4 * width)
         self.gelu = nn.GELU()
@@ -141,7 +139,6 @@ class EncoderLayer(nn.Module):
         self.output_norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Keep the shape (N, S, width)."""
         x = self.attention_norm(x + self.attention(x))
         return self.output_norm(x + self.shrink(self.gelu(self.grow(x))))
 
@@ -154,7 +151,7 @@ class TransformerEncoder(nn.Module):
         self.tokens = nn.Embedding(vocabulary, width)
         self.positions = nn.Parameter(torch.zeros(512, width))
         self.norm = nn.LayerNorm(width)
-        self.layers = nn.Sequential(*(EncoderLayer(width, heads) for _ in range(layers)))
+        self.layers = nn.Sequential(*(_EncoderLayer(width, heads) for _ in range(layers)))
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """Token ids (N, S) to hidden states (N, S, width)."""
@@ -162,24 +159,26 @@ class TransformerEncoder(nn.Module):
         return self.layers(self.norm(x))
 
 
-def with_random_weights(module: nn.Module) -> nn.Module:
-    """Give every parameter and batch-norm statistic a random value that keeps activations within FP16's range.
+def with_random_weights(architecture: Callable[..., nn.Module], *sizes: object) -> nn.Module:
+    """A network whose random parameters, the same on every call, keep activations within FP16's range.
 
-    Draws from torch's global generator: seed it first. Batch norm gets scales, offsets, means and variances as
-    uneven as trained ones, so folding it changes every weight; the last scale of a residual branch is small, so that
-    sums do not grow.
+    Batch norm gets scales, offsets, means and variances as uneven as trained ones, so folding it changes every weight;
+    the last scale of a residual branch is small, so that sums do not grow.
     """
-    for name, part in module.named_modules():
-        if isinstance(part, nn.Conv2d):
-            nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
-        elif isinstance(part, nn.BatchNorm2d):
-            nn.init.uniform_(part.weight, 0.2, 0.5) if "expand" in name else nn.init.uniform_(part.weight, 0.7, 1.3)
-            nn.init.normal_(part.bias, std=0.1)
-            part.running_mean = torch.empty(part.num_features).normal_(std=0.1)
-            part.running_var = torch.empty(part.num_features).uniform_(0.5, 1.5)
-        elif isinstance(part, nn.LayerNorm):
-            nn.init.uniform_(part.weight, 0.8, 1.2)
-            nn.init.normal_(part.bias, std=0.1)
-        elif isinstance(part, TransformerEncoder):
-            nn.init.normal_(part.positions)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = architecture(*sizes)
+        for name, part in module.named_modules():
+            if isinstance(part, nn.Conv2d):
+                nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
+            elif isinstance(part, nn.BatchNorm2d):
+                nn.init.uniform_(part.weight, *((0.2, 0.5) if "expand" in name else (0.7, 1.3)))
+                nn.init.normal_(part.bias, std=0.1)
+                part.running_mean = torch.empty(part.num_features).normal_(std=0.1)
+                part.running_var = torch.empty(part.num_features).uniform_(0.5, 1.5)
+            elif isinstance(part, nn.LayerNorm):
+                nn.init.uniform_(part.weight, 0.8, 1.2)
+                nn.init.normal_(part.bias, std=0.1)
+            elif isinstance(part, TransformerEncoder):
+                nn.init.normal_(part.positions)
     return module

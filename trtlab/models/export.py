@@ -18,8 +18,7 @@ from torch import nn
 
 Shape = tuple[int | str, ...]
 
-# What concerns no reader: no torchvision, and what _optimize does on purpose.
-_NOISE = ("torchvision is not installed", "as it is a graph input or output")
+# They warn of what concerns no reader: no torchvision, and what _optimize does on purpose.
 _NOISY = ("torch.onnx._internal.exporter._registration", "onnx_ir.passes.common.initializer_deduplication")
 
 
@@ -36,9 +35,7 @@ def export(
     With `fold_batch_norm` PyTorch's exporter multiplies batch norm into the convolution before it; without, every
     BatchNormalization stays a node of its own.
     """
-    dynamic = tuple(
-        {axis: size for axis, size in enumerate(shape) if isinstance(size, str)} for shape in inputs.values()
-    )
+    dynamic = tuple({axis: s for axis, s in enumerate(shape) if isinstance(s, str)} for shape in inputs.values())
     arguments = tuple(torch.from_numpy(sample[name]) for name in inputs)
     with hide_known_noise(), torch.inference_mode():
         program = torch.onnx.export(
@@ -55,22 +52,14 @@ def export(
 
 
 @contextlib.contextmanager
-def hide_known_noise() -> Iterator[None]:
-    """Hide the logs and warnings of an export that concern no reader."""
-    loggers = [logging.getLogger(name) for name in _NOISY]
-    try:
-        for logger in loggers:
-            logger.addFilter(_concerns_reader)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`", category=FutureWarning)
-            yield
-    finally:
-        for logger in loggers:
-            logger.removeFilter(_concerns_reader)
-
-
-def _concerns_reader(record: logging.LogRecord) -> bool:
-    return not any(text in record.getMessage() for text in _NOISE)
+def hide_known_noise(*loggers: str) -> Iterator[None]:
+    """Hide the warnings of an export that concern no reader, and those of `loggers`, in the block."""
+    with contextlib.ExitStack() as after, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`", category=FutureWarning)
+        for logger in map(logging.getLogger, (*_NOISY, *loggers)):
+            after.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.ERROR)
+        yield
 
 
 def _optimize(model: ir.Model, fold_batch_norm: bool) -> None:

@@ -18,9 +18,8 @@ import pandas as pd
 
 from trtlab.errors import AssetError, ModelError
 from trtlab.graph import inferred
-from trtlab.node_names import node_names
 from trtlab.numerics.running import Samples, batches, check_known
-from trtlab.onnx_model import Model, read_whole, tensors
+from trtlab.onnx_model import Model, node_names, read_whole, tensors
 
 Kind = Literal["fp16", "bf16"]
 _REASONS = {  # names of AutoCast's rules

@@ -10,8 +10,7 @@ import pandas as pd
 from trtlab.engine import BITS, Engine, Layer, Tensor, owners
 from trtlab.errors import AssetError, ModelError, PrecisionError
 from trtlab.graph import sized_tensors
-from trtlab.node_names import node_names
-from trtlab.onnx_model import Model, read_model
+from trtlab.onnx_model import Model, node_names, read_model
 from trtlab.precision.placement import PRODUCTS
 
 

@@ -15,8 +15,7 @@ import onnx
 import onnxruntime
 
 from trtlab.graph import Sized, reads, sized_tensors
-from trtlab.node_names import node_names
-from trtlab.onnx_model import has_values, without_weights
+from trtlab.onnx_model import has_values, node_names, without_weights
 from trtlab.shapes import Input, Profile, Shape, shape_text
 
 Sizes = dict[str, int]  # one for each group of dimensions that go together

@@ -10,44 +10,15 @@ from hypothesis import strategies as st
 
 import trtlab as lab
 from trtlab.errors import BuildError
-from trtlab.node_names import node_names, rename_for_build
-from trtlab.onnx_model import graphs
+from trtlab.onnx_model import graphs, node_names
+from trtlab.renaming import rename_for_build
 
 ODD = [
-    "a b",
-    "conv[0]",
-    "conv[0], [ONNX Layer: other]",
-    "a, b",
-    "x:0",
-    "ünï→код",
-    "名前",
-    "a\nb",
-    "a\tb",
-    "\x1f",
-    "a\x1eb",
-    "quote'\"",
-    "n" * 300,
-    "é" * 300,
-    "{ Name: q",
-    "], Outputs: [",
-    " ",
-    ", LayerType: gemm",
-    "[profile 1]",
-    "z [profile 1]",
-    "id_0",
-    "id_7",
-    "id__0",
-    "/layer/0/Conv",
-    "Conv_0",
-    "a#2",
-    "-1",
-    "%d %s {0}",
-    "\\1\\g<0>",
-    "[",
-    "]",
-    "Parsing node: q [Conv]",
-    "I/O Tensors:",
-]
+    "a b", "conv[0]", "conv[0], [ONNX Layer: other]", "a, b", "x:0", "ünï→код", "名前", "a\nb", "a\tb", "\x1f",
+    "a\x1eb", "quote'\"", "n" * 300, "é" * 300, "{ Name: q", "], Outputs: [", " ", ", LayerType: gemm", "[profile 1]",
+    "z [profile 1]", "id_0", "id_7", "id__0", "/layer/0/Conv", "Conv_0", "a#2", "-1", "%d %s {0}", "\\1\\g<0>", "[",
+    "]", "Parsing node: q [Conv]", "I/O Tensors:",
+]  # fmt: skip
 
 own = st.one_of(
     st.sampled_from(ODD), st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=9)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from trtlab.onnx_model import graphs, inner_graphs
+from trtlab.onnx_model import graphs, inner_graphs, node_names
 
 _SAFE = re.compile(r"[A-Za-z0-9_./:\-]{1,200}")
 
@@ -33,7 +33,7 @@ class Names:
 
     def restore(self, text: str) -> str:
         """`text` (a message of TensorRT or ONNX) with the model's own names put back."""
-        return re.sub(r"\bid_+\d+\b", lambda match: self.own.get(match[0], match[0]), text) if self.own else text
+        return re.sub(r"\bid_\d+\b", lambda match: self.own.get(match[0], match[0]), text) if self.own else text
 
     def holder(self, name: str) -> str:
         """The node of the main graph for a name in a layer, such as "inner | branch (then_branch) | outer (If)"."""
@@ -46,28 +46,18 @@ class Names:
         return text
 
 
-def node_names(graph: onnx.GraphProto) -> list[str]:
-    """A unique name for each node of `graph`: its own, `Relu_3` for an unnamed one, `name#2` for a second one."""
-    own = {node.name for node in graph.node}
-    names: dict[str, None] = {}
-    for index, node in enumerate(graph.node):
-        base = node.name or f"{node.op_type}_{index}"
-        tries = itertools.chain([base], (f"{base}#{count}" for count in itertools.count(2)))
-        names[next(name for name in tries if name not in names and (name == node.name or name not in own))] = None
-    return list(names)
-
-
 def rename_for_build(model: onnx.ModelProto) -> Names:
     """Rename nodes and inner tensors of `model` in place where TensorRT would lose them; returns how to go back.
 
     A node inside a branch or loop body counts for the node of the main graph that holds it.
     """
-    everything = list(graphs(model.graph))
-    tensors = [name for graph in everything for name in _tensor_names(graph)]
-    ids = _ids({*tensors, *(node.name for graph in everything for node in graph.node)})
+    everything = graphs(model.graph)
+    tensors = dict.fromkeys(name for graph in everything for name in _tensor_names(graph))
+    taken = " ".join([*tensors, *(node.name for graph in everything for node in graph.node)])
+    ids = (id_ for number in itertools.count() if (id_ := f"id_{number}") not in taken)
     names = Names({}, {}, {})
     for node, name in zip(model.graph.node, node_names(model.graph), strict=True):
-        inner = list(inner_graphs(node))
+        inner = inner_graphs(node)
         for child, own in [(node, name), *((child, child.name or name) for graph in inner for child in graph.node)]:
             if not _SAFE.fullmatch(child.name) or child.name in names.nodes:
                 child.name = next(ids)
@@ -78,12 +68,10 @@ def rename_for_build(model: onnx.ModelProto) -> Names:
                 names.own[id_ := next(ids)] = graph.name
                 graph.name = id_
     ports = {value.name for value in (*model.graph.input, *model.graph.output)}
-    unsafe = [name for name in dict.fromkeys((*tensors, *sorted(ports))) if not _SAFE.fullmatch(name)]
-    names.ports.update((next(ids), name) for name in unsafe if name in ports)
-    new_of = {name: next(ids) for name in unsafe if name not in ports}
-    names.own.update((id_, name) for name, id_ in new_of.items())
-    if new_of:
-        _rename_tensors(everything, new_of)
+    new_of = {name: next(ids) for name in tensors if not _SAFE.fullmatch(name)}
+    for name, id_ in new_of.items():
+        (names.ports if name in ports else names.own)[id_] = name
+    _rename_tensors(everything, {name: id_ for name, id_ in new_of.items() if name not in ports})
     return names
 
 
@@ -94,16 +82,8 @@ def _tensor_names(graph: onnx.GraphProto) -> Iterator[str]:
     yield from (name for node in graph.node for name in node.output if name)
 
 
-def _ids(taken: set[str]) -> Iterator[str]:
-    """`id_0`, `id_1`, …, with more underscores where a name of the model holds such a word."""
-    word = "id"
-    while any(re.search(rf"{word}_\d", name) for name in taken):
-        word += "_"
-    return (f"{word}_{number}" for number in itertools.count())
-
-
 def _rename_tensors(everything: list[onnx.GraphProto], new_of: dict[str, str]) -> None:
-    for graph in everything:
+    for graph in everything if new_of else ():
         del graph.value_info[:]
         del graph.quantization_annotation[:]
         weights = (*graph.initializer, *(sparse.values for sparse in graph.sparse_initializer))
