@@ -37,6 +37,8 @@ def style() -> AbstractContextManager[None]:
 class Picture(Figure):
     """A matplotlib Figure that shows itself in any notebook, drawn once and outside pyplot."""
 
+    graphs: Sequence[Any] = ()  # the AGraphs that Graphviz drew on it
+
     def savefig(self, fname: Any, **options: Any) -> None:
         """Save like `Figure.savefig`, in the course's style and with bytes that depend on nothing but the picture."""
         with style():
@@ -136,17 +138,6 @@ def message(title: str, lines: list[str], width: float = 8.5) -> Picture:
         for row, words in enumerate(lines):
             card.text(MARGIN, MARGIN + 0.55 + 0.25 * row, fit(words, width - 2 * MARGIN, 10), 10)
     return card.figure
-
-
-def wrap(words: Sequence[str], room: float, size: float) -> list[str]:
-    """The words side by side in as few lines of `room` inches as they need."""
-    lines: list[str] = []
-    for word in words:
-        if lines and width_of(lines[-1] + GLUE + word, size) <= room:
-            lines[-1] += GLUE + word
-        else:
-            lines.append(word)
-    return [fit(line, room, size) for line in lines]
 
 
 def number(value: float) -> str:

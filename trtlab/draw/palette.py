@@ -81,6 +81,11 @@ def short_name(op: str) -> str:
     return _SHORT.get(op) or (op if len(op) <= 5 else f"{op[:4]}…")
 
 
+def tile_name(op: str, many: int) -> str:
+    """What stands on a tile of a picture of `many` nodes: the operation's own name where there is room for it."""
+    return op if many <= 12 and len(op) <= 12 else short_name(op)
+
+
 def readable_name(layer: Layer) -> str:
     """The layer's name without TensorRT's numbering: "conv1" of "conv1_U4_myl0_3", "Tran" of "__myl_Tran_myl0_7"."""
     name = re.sub(r"(_U\d+)?_myl\d+_\d+$", "", layer.name).removeprefix("__myl_")
