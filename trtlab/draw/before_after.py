@@ -12,7 +12,7 @@ import pygraphviz
 
 from trtlab.draw.frame import Picture, in_unit, message
 from trtlab.draw.fusion import finding, footer
-from trtlab.draw.palette import BAR, KINDS, OUTLINE, VANISHED, Ink, kind_of_op, tile_name
+from trtlab.draw.palette import BAR, OUTLINE
 from trtlab.draw.tiles import box, kernel, paper, picture, tile, words
 from trtlab.engine import Engine, fused_bytes
 from trtlab.errors import ModelError
@@ -87,9 +87,9 @@ def _nodes(engine: Engine, proto: onnx.ModelProto, fate: pd.DataFrame) -> list[S
     columns = (fate[name] for name in ("node", "op", "layer", "reason"))
     for place, (node, name, op, layer, reason) in enumerate(zip(proto.graph.node, *columns, strict=True)):
         if layer in number_of:
-            label = box([_tile(name, op, fate)], number=number_of[layer])
+            label = box([tile(name, op, len(fate))], number=number_of[layer])
         else:
-            label = box([_tile(name, op, fate, VANISHED)], under=[reason or "bookkeeping"])
+            label = box([tile(name, op, len(fate), gone=True)], under=[reason or "bookkeeping"])
         found.append(Step(label, set(node.input) - {""}, set(node.output) - {""}, place))
     return found
 
@@ -103,11 +103,10 @@ def _kernels(engine: Engine, fate: pd.DataFrame) -> list[Step]:
     largest = max(layer.nbytes or 0 for layer in engine.kernels)
     for number, layer in reversed(list(enumerate(engine.kernels, 1))):
         own = fate[fate["layer"] == layer.name]
-        tiles = [_tile(node, op, fate) for node, op in zip(own["node"], own["op"], strict=True)]
-        rows = ["".join(tiles[start : start + 3]) for start in range(0, len(tiles), 3)]
+        nodes = list(zip(own["node"], own["op"], strict=True))
         under = [] if layer.nbytes is None else [in_unit(layer.nbytes, largest)]
         under += [f"stream {layer.stream}"] if layer.stream else []
-        label = kernel(layer, rows, under, number=number, name=str(number))
+        label = kernel(layer, nodes, len(fate), under, name=number, number=number, across=3)
         reads, writes = ({tensor.name for tensor in tensors} for tensors in (layer.inputs, layer.outputs))
         places = list(own.index) or [step.order for step in found if step.reads & writes]
         found.append(Step(label, reads, writes, min(places, default=len(fate))))
@@ -119,10 +118,6 @@ def _ports(inputs: Iterable[str], outputs: Iterable[str]) -> list[Step]:
     label = f'<table border="0"><tr><td {look}>{{}}</td></tr></table>'
     written = [Step(label.format(words(name, 9)), set(), {name}) for name in inputs]
     return [*written, *[Step(label.format(words(name, 9)), {name}, set()) for name in outputs]]
-
-
-def _tile(node: str, op: str, fate: pd.DataFrame, ink: Ink | None = None) -> str:
-    return tile(tile_name(op, len(fate)), ink or KINDS[kind_of_op(op)], name=f"node:{node}")
 
 
 def _heading(name: str, nbytes: int | None, largest: int) -> str:

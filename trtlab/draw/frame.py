@@ -18,6 +18,7 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.text import Text
+from matplotlib.textpath import text_to_path
 
 from trtlab.draw.palette import CARD, EDGE, MUTED, TEXT
 
@@ -59,15 +60,10 @@ class Picture(Figure):
 
 
 @cache
-def _renderer() -> Any:
-    return FigureCanvasAgg(Figure(dpi=1440)).get_renderer()
-
-
-@cache
 def width_of(text: str, size: float, weight: str = "normal") -> float:
     """The width of `text` in inches at `size` points."""
     font = FontProperties(family=FONT, size=size, weight=weight)
-    return float(_renderer().get_text_width_height_descent(text, font, False)[0]) / 1440
+    return float(text_to_path.get_text_width_height_descent(text, font, False)[0]) / 72
 
 
 def clean(text: str, limit: int = 60) -> str:
@@ -83,7 +79,7 @@ def fit(text: str, room: float, size: float, weight: str = "normal") -> str:
     """`text` with its middle cut out so that it is at most `room` inches wide."""
     limit = len(text)
     while limit > 4 and width_of(clean(text, limit), size, weight) > room + 0.02:
-        limit -= max(1, limit // 12)
+        limit -= 1
     return clean(text, limit)
 
 
@@ -101,11 +97,11 @@ class Card:
 
     def box(
         self, x: float, y: float, width: float, height: float, fill: str, *,
-        edge: str = "none", line: float = 1.0, radius: float = 0.05, dash: str = "solid", **options: Any,
+        edge: str = "none", line: float = 1.0, radius: float = 0.05, **options: Any,
     ) -> None:  # fmt: skip
         """A rounded box with its upper left corner at x, y; `options` as for matplotlib's patches."""
         shape = f"round,pad=0,rounding_size={min(radius, width / 2, height / 2)}"
-        look = {"facecolor": fill, "edgecolor": edge, "linewidth": line, "linestyle": dash, "zorder": 2, **options}
+        look = {"facecolor": fill, "edgecolor": edge, "linewidth": line, "zorder": 2, **options}
         self.axes.add_patch(FancyBboxPatch((x, y), width, height, boxstyle=shape, **look))
 
     def text(self, x: float, y: float, words: str, size: float = 9, **options: Any) -> Text:

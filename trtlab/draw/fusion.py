@@ -10,8 +10,9 @@ import pandas as pd
 
 from trtlab.draw import ribbon
 from trtlab.draw.frame import GLUE, Picture, clean, in_unit, number, unit_of
+from trtlab.draw.palette import type_of
 from trtlab.draw.stages import Box, stages
-from trtlab.draw.tiles import paper, picture, type_of, words
+from trtlab.draw.tiles import paper, picture, words
 from trtlab.engine import Engine, Port
 from trtlab.onnx_model import Model
 

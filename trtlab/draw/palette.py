@@ -33,8 +33,6 @@ KINDS: dict[str, Ink] = {
 VANISHED = Ink("#E1E5EA", "#6B7684")
 UNASKED = Ink("#FFF4E5", "#A84B00")  # a kernel that no ONNX node asked for: its fill, and its border and text
 
-# What a byte is for, in the memory picture.
-BYTES: dict[str, str] = {"reads inputs": "#80C2F5", "reads constants": "#F4B42A", "writes outputs": "#1A6FC9"}
 CARD, EDGE, OUTLINE, BAR = "#FCFCFA", "#D5DAE1", "#8996A5", "#9AA8B8"
 TEXT, MUTED = "#1F2933", "#52606D"
 
@@ -76,14 +74,11 @@ def kind_of_op(op: str) -> str:
     return _KIND_OF_OP.get(op, "pointwise")
 
 
-def short_name(op: str) -> str:
-    """What fits on a tile: "Conv", "+", "LN"; an operation we do not know keeps its first letters."""
-    return _SHORT.get(op) or (op if len(op) <= 5 else f"{op[:4]}…")
-
-
 def tile_name(op: str, many: int) -> str:
-    """What stands on a tile of a picture of `many` nodes: the operation's own name where there is room for it."""
-    return op if many <= 12 and len(op) <= 12 else short_name(op)
+    """What a tile says in a picture of `many` nodes: where there is no room for the name, "+", "LN" or "Bitw…"."""
+    if many <= 12 and len(op) <= 12:
+        return op
+    return _SHORT.get(op) or (op if len(op) <= 5 else f"{op[:4]}…")
 
 
 def readable_name(layer: Layer) -> str:
@@ -132,3 +127,17 @@ def kind_of_layer(layer: Layer, ops: Iterable[str] = ()) -> str:
     words = (layer.type.lower(), own.lower())
     told = (name for one in words for name, hints in _WORDS.items() if any(hint in one for hint in hints))
     return strongest(ops) or next(told, "pointwise")
+
+
+def errand(layer: Layer) -> str:
+    """What a kernel does that runs no node of its own."""
+    kind = kind_of_layer(layer)
+    if kind == "data movement":
+        return "layout" if len(layer.inputs) == len(layer.outputs) == 1 and not layer.onnx_nodes else "copy"
+    return f"{type_of(layer)} {kind}" if layer.onnx_nodes else "added"
+
+
+def type_of(layer: Layer) -> str:
+    """The element type a kernel reads: FP32, FP16, INT8 …; that of indices only where it reads nothing else."""
+    names = [tensor.dtype for tensor in (*layer.inputs, *layer.outputs)]
+    return next((name for name in names if name not in ("INT64", "INT32", "BOOL", "")), names[0] if names else "")

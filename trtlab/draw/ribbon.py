@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
 from trtlab.draw.frame import width_of
-from trtlab.draw.palette import KINDS, TEXT, UNASKED, VANISHED, Ink, is_fused_attention, kind_of_op, tile_name
+from trtlab.draw.palette import KINDS, TEXT, UNASKED, VANISHED, Ink, errand, is_fused_attention, kind_of_op, tile_name
 from trtlab.draw.stages import Box, Stages
-from trtlab.draw.tiles import FUSED, KERNEL, errand, kernel, tile, words
+from trtlab.draw.tiles import FUSED, KERNEL, kernel, tile, words
 
 T = TypeVar("T")
 
@@ -29,19 +29,14 @@ def key(boxes: Sequence[Box], unit: str, room: float, *, gone: bool) -> list[str
     entries += [("fused attention", FUSED)] if any(is_fused_attention(box.layer) for box in boxes) else []
     entries += [("runs no node of its own", UNASKED)] if not all(box.nodes for box in boxes) else []
     entries += [("vanished", VANISHED)] if gone else []
-    cells = [
-        Cell(f'{_swatch(ink)}<td cellpadding="4">{words(what, 9, TEXT)}</td>', 0.5 + width_of(what, 9))
-        for what, ink in entries
-    ]
-    return _flow(cells, room)
+    return _flow([_explained(what, ink) for what, ink in entries], room)
 
 
-def _swatch(ink: Ink) -> str:
-    look = 'style="rounded,dashed"' if ink in (UNASKED, VANISHED) else 'style="rounded"'
-    cell = (
-        f'<td border="1" {look} bgcolor="{ink.fill}" color="{ink.text}" fixedsize="true" width="11" height="11"></td>'
-    )
-    return f'<td><table border="0"><tr>{cell}</tr></table></td>'
+def _explained(what: str, ink: Ink) -> Cell:
+    dash = ",dashed" if ink in (UNASKED, VANISHED) else ""
+    look = f'border="1" style="rounded{dash}" bgcolor="{ink.fill}" color="{ink.text}"'
+    swatch = f'<table border="0"><tr><td {look} fixedsize="true" width="11" height="11"></td></tr></table>'
+    return Cell(f'<td>{swatch}</td><td>{words(what, 9, TEXT)}</td><td width="9"></td>', 0.5 + width_of(what, 9))
 
 
 def kernels(stages: Stages, room: float, many: int) -> list[str]:
@@ -51,17 +46,16 @@ def kernels(stages: Stages, room: float, many: int) -> list[str]:
         for number, line in enumerate(_lines([_kernel(box, many) for box in boxes], room)):
             label = f"{name} (continued)" if number else name
             head = f'<td align="left" colspan="{len(line)}">{words(label, 10, TEXT, bold=True)}</td>'
-            width = 0.15 + max(sum(cell.width for cell in line), width_of(label, 10, "bold"))
             rows = f"<tr>{head}</tr><tr>{''.join(cell.html for cell in line)}</tr>"
+            width = 0.15 + max(sum(cell.width for cell in line), width_of(label, 10, "bold"))
             whole.append(Cell(f'<td><table border="0" cellspacing="3" cellpadding="0">{rows}</table></td>', width))
     return _flow(whole, room)
 
 
 def _kernel(box: Box, many: int) -> Cell:
-    tiles = [_tile(op, f"node:{node}", many, KINDS[kind_of_op(op)]) for node, op in box.nodes]
-    rows = ["".join(cell.html for cell in tiles)] if tiles else []
-    inside = sum(cell.width for cell in tiles) or width_of(errand(box.layer), 10, "bold") + 0.15
-    label = kernel(box.layer, rows, [box.under], name=str(box.index))
+    texts = [tile_name(op, many) for _, op in box.nodes] or [errand(box.layer)]
+    inside = sum(width_of(text, 10, "bold") + 0.13 for text in texts)
+    label = kernel(box.layer, box.nodes, many, [box.under], name=box.index)
     return Cell(f"<td>{label}</td>", max(inside, width_of(box.under, 9)) + 0.12)
 
 
@@ -69,15 +63,13 @@ def vanished(gone: Sequence[tuple[str, str, str]], room: float, many: int) -> li
     """The nodes (name, operation, reason) that are in no kernel, a row or more for each reason."""
     found = []
     for reason in dict.fromkeys(reason for *_, reason in gone):
-        tiles = [_tile(op, f"vanished:{node}", many, VANISHED) for node, op, why in gone if why == reason]
-        label = Cell(f'<td cellpadding="4">{words(reason, 10, bold=True)}</td>', 0.15 + width_of(reason, 10, "bold"))
-        found += _flow([label, *tiles], room)
+        cells = [Cell(f'<td cellpadding="4">{words(reason, 10, bold=True)}</td>', 0.15 + width_of(reason, 10, "bold"))]
+        for node, op, why in gone:
+            if why == reason:
+                html = tile(node, op, many, gone=True)
+                cells.append(Cell(html, width_of(tile_name(op, many), 10, "bold") + 0.13))
+        found += _flow(cells, room)
     return found
-
-
-def _tile(op: str, name: str, many: int, ink: Ink) -> Cell:
-    label = tile_name(op, many)
-    return Cell(tile(label, ink, name=name), width_of(label, 10, "bold") + 0.13)
 
 
 def _lines(cells: Sequence[Cell], room: float) -> list[list[Cell]]:

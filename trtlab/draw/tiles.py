@@ -15,8 +15,9 @@ import matplotlib
 import matplotlib.image
 import pygraphviz
 
+from trtlab.draw import palette
 from trtlab.draw.frame import DPI, FONT, MARGIN, Card, Picture, clean, style, width_of
-from trtlab.draw.palette import KINDS, MUTED, OUTLINE, TEXT, UNASKED, VANISHED, Ink, is_fused_attention, kind_of_layer
+from trtlab.draw.palette import KINDS, MUTED, OUTLINE, TEXT, UNASKED, VANISHED, Ink
 from trtlab.engine import Layer
 
 KERNEL, FUSED = Ink("#FFFFFF", OUTLINE), Ink("#E6E2F8", KINDS["attention"].fill)  # a box's fill and its border
@@ -28,13 +29,13 @@ def words(text: str, size: float, color: str = MUTED, *, bold: bool = False) -> 
     return f'<font point-size="{size}" color="{color}">{f"<b>{safe}</b>" if bold else safe}</font>'
 
 
-def tile(text: str, ink: Ink, *, name: str) -> str:
-    """A cell for a node, dashed where it vanished."""
-    line = f'border="1" color="{ink.text}" style="rounded,dashed"' if ink == VANISHED else 'style="rounded"'
-    title = escape(clean(name, 120))
-    return (
-        f'<td {line} cellpadding="3" bgcolor="{ink.fill}" title="{title}">{words(text, 10, ink.text, bold=True)}</td>'
-    )
+def tile(node: str, op: str, many: int, *, gone: bool = False) -> str:
+    """A cell for one of `many` nodes: in the colour of its operation, or grey and dashed where it vanished."""
+    ink = VANISHED if gone else KINDS[palette.kind_of_op(op)]
+    look = f'border="1" color="{ink.text}" style="rounded,dashed"' if gone else 'style="rounded"'
+    name = escape(clean(f"{'vanished' if gone else 'node'}:{node}", 120))
+    text = words(palette.tile_name(op, many), 10, ink.text, bold=True)
+    return f'<td {look} cellpadding="3" bgcolor="{ink.fill}" title="{name}">{text}</td>'
 
 
 def box(
@@ -54,25 +55,17 @@ def box(
     return f'<table border="0" cellspacing="0" cellpadding="1"><tr><td port="frame">{inner}</td></tr>{lines}</table>'
 
 
-def kernel(layer: Layer, rows: Sequence[str], under: Sequence[str], *, number: int = 0, name: str = "") -> str:
-    """A box for a kernel: its tiles, or in words what it does where it has none."""
-    ink = FUSED if is_fused_attention(layer) else KERNEL if rows else UNASKED
-    rows = rows or [f"<td>{words(errand(layer), 10, ink.text, bold=True)}</td>"]
+def kernel(
+    layer: Layer, nodes: Sequence[tuple[str, str]], many: int, under: Sequence[str], *,
+    name: int, number: int = 0, across: int | None = None,
+) -> str:  # fmt: skip
+    """A box for a kernel: a tile each (name, operation) of its nodes, or in words what it does where it has none."""
+    ink = FUSED if palette.is_fused_attention(layer) else KERNEL if nodes else UNASKED
+    cells = [tile(node, op, many) for node, op in nodes]
+    cells = cells or [f"<td>{words(palette.errand(layer), 10, ink.text, bold=True)}</td>"]
+    step = across or len(cells)
+    rows = ["".join(cells[start : start + step]) for start in range(0, len(cells), step)]
     return box(rows, ink, under, number=number, name=f"kernel:{name}")
-
-
-def errand(layer: Layer) -> str:
-    """What a kernel does that runs no node of its own."""
-    kind = kind_of_layer(layer)
-    if kind == "data movement":
-        return "layout" if len(layer.inputs) == len(layer.outputs) == 1 and not layer.onnx_nodes else "copy"
-    return f"{type_of(layer)} {kind}" if layer.onnx_nodes else "added"
-
-
-def type_of(layer: Layer) -> str:
-    """The element type a kernel reads: FP32, FP16, INT8 …; that of indices only where it reads nothing else."""
-    names = [tensor.dtype for tensor in (*layer.inputs, *layer.outputs)]
-    return next((name for name in names if name not in ("INT64", "INT32", "BOOL", "")), names[0] if names else "")
 
 
 def paper(layout: str, **attributes: str) -> pygraphviz.AGraph:
