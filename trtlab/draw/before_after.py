@@ -11,12 +11,12 @@ import pandas as pd
 import pygraphviz
 
 from trtlab.draw.frame import Picture, in_unit, message
-from trtlab.draw.fusion import finding, footer
+from trtlab.draw.fusion import finding, footer, nodes_of
 from trtlab.draw.palette import BAR, OUTLINE
 from trtlab.draw.tiles import box, kernel, paper, picture, tile, words
 from trtlab.engine import Engine, fused_bytes
 from trtlab.errors import ModelError
-from trtlab.graph import Facts, unfused_bytes
+from trtlab.graph import unfused_bytes
 from trtlab.onnx_model import Model, read_model
 
 NODES, LONGEST = 40, 250  # nodes that the picture can hold, and points of the longer bar
@@ -37,7 +37,7 @@ class Step(NamedTuple):
 def before_after(engine: Engine, model: Model, *, title: str | None = None) -> Picture:
     """Draw the nodes of a small `model` above, and below the kernels of `engine` with the nodes that each runs.
 
-    Numbers say which kernel a node is in; a grey node is in none, or only its value is. The bars compare the bytes of
+    Numbers say which kernel a node is in; a grey node is in none. The bars compare the bytes of
     one kernel a node with those of the engine; they are left out where shapes are dynamic.
     """
     proto = read_model(model)
@@ -46,7 +46,7 @@ def before_after(engine: Engine, model: Model, *, title: str | None = None) -> P
             f"{len(proto.graph.node)} nodes and {len(engine.kernels)} kernels do not make this picture",
             [f"It holds up to {NODES} nodes; lab.draw.fusion(engine, model) draws any number."],
         )
-    fate, (before, after) = _fate(engine, proto), _bytes(engine, proto)
+    fate, (before, after) = engine.fate(proto), _bytes(engine, proto)
     largest = max(before or 0, after or 0)
     weights = {tensor.name for tensor in proto.graph.initializer}
     inputs = [value.name for value in proto.graph.input if value.name not in weights]
@@ -57,15 +57,6 @@ def before_after(engine: Engine, model: Model, *, title: str | None = None) -> P
         _row(_heading("TensorRT", after, largest), [*_kernels(engine, fate), *_ports(inputs, outputs)]),
     ]
     return picture(title or finding(engine, fate), rows, footer(engine))
-
-
-def _fate(engine: Engine, proto: onnx.ModelProto) -> pd.DataFrame:
-    """The fate of each node; one whose value is known at build time is `constant` even where a kernel names it."""
-    fate = engine.fate(proto)
-    known = [reason == "constant" for reason in Facts(proto).reasons]
-    fate.loc[known, "layer"] = None
-    fate.loc[known, "reason"] = "constant"
-    return fate
 
 
 def _bytes(engine: Engine, proto: onnx.ModelProto) -> tuple[int | None, int | None]:
@@ -102,13 +93,12 @@ def _kernels(engine: Engine, fate: pd.DataFrame) -> list[Step]:
     found: list[Step] = []
     largest = max(layer.nbytes or 0 for layer in engine.kernels)
     for number, layer in reversed(list(enumerate(engine.kernels, 1))):
-        own = fate[fate["layer"] == layer.name]
-        nodes = list(zip(own["node"], own["op"], strict=True))
+        nodes = nodes_of(layer, fate)
         under = [] if layer.nbytes is None else [in_unit(layer.nbytes, largest)]
         under += [f"stream {layer.stream}"] if layer.stream else []
         label = kernel(layer, nodes, len(fate), under, name=number, number=number, across=3)
         reads, writes = ({tensor.name for tensor in tensors} for tensors in (layer.inputs, layer.outputs))
-        places = list(own.index) or [step.order for step in found if step.reads & writes]
+        places = list(fate.index[fate["layer"] == layer.name]) or [step.order for step in found if step.reads & writes]
         found.append(Step(label, reads, writes, min(places, default=len(fate))))
     return found
 

@@ -13,7 +13,7 @@ from trtlab.draw.frame import GLUE, Picture, clean, in_unit, number, unit_of
 from trtlab.draw.palette import type_of
 from trtlab.draw.stages import Box, stages
 from trtlab.draw.tiles import paper, picture, words
-from trtlab.engine import Engine, Port
+from trtlab.engine import Engine, Layer
 from trtlab.onnx_model import Model
 
 REASONS = {
@@ -43,7 +43,7 @@ def fusion(engine: Engine, model: Model, *, title: str | None = None) -> Picture
     notes = ["" if found in (title or found) else found, *_notes(engine, gone)]
     room = 10 if many <= 16 else 12.5 if many <= 48 else 16  # inches; a page shows short rows larger
     rows = [
-        *[words(line, 10) for line in textwrap.wrap(GLUE.join(filter(None, notes)), int(12 * room))],
+        *[words(line, 10) for line in textwrap.wrap(GLUE.join(filter(None, notes)), int(13 * room))],
         *ribbon.key(boxes, name, room, gone=bool(gone)),
         *ribbon.kernels(stages(boxes), room, many),
         *ribbon.vanished(gone, room, many),
@@ -66,10 +66,6 @@ def _count(many: int, name: str) -> str:
 
 def _boxes(engine: Engine, fate: pd.DataFrame, unit: int) -> list[Box]:
     """A box per kernel, in execution order; under it the bytes, its type where that is unusual, and its stream."""
-    index_of = _index(engine)
-    owned: dict[int | None, list[tuple[str, str]]] = {}
-    for node, op, layer in zip(fate["node"], fate["op"], fate["layer"], strict=True):
-        owned.setdefault(index_of.get(layer), []).append((node, op))
     types = Counter(map(type_of, engine.kernels)).most_common(1)
     usual = types[0][0] if types and types[0][1] >= 0.8 * len(engine.kernels) else ""  # need not be told of each
     found = []
@@ -77,31 +73,28 @@ def _boxes(engine: Engine, fate: pd.DataFrame, unit: int) -> list[Box]:
         size = ("?" if layer.nbytes is None else number(layer.nbytes / unit)) if unit else ""
         kind = type_of(layer) if type_of(layer) != usual else ""
         under = "  ".join(filter(None, [size, kind, f"stream {layer.stream}" * bool(layer.stream)]))
-        found.append(Box(layer, index, tuple(owned.get(index, ())), under))
+        found.append(Box(layer, index, nodes_of(layer, fate), under))
     return found
 
 
-def _index(engine: Engine) -> dict[str, int]:
-    """Layer name -> its place among the kernels; the first of several of one name."""
-    return {layer.name: index for index, layer in reversed(list(enumerate(engine.kernels)))}
+def nodes_of(layer: Layer, fate: pd.DataFrame) -> list[tuple[str, str]]:
+    """Name and operation of each node that a kernel runs."""
+    own = fate[fate["layer"] == layer.name]
+    return list(zip(own["node"], own["op"], strict=True))
 
 
 def vanished(engine: Engine, fate: pd.DataFrame) -> list[tuple[str, str, str]]:
     """The nodes in no kernel: name, operation, and the reason in words."""
-    kernels = _index(engine)
-    return [
-        (node, op, REASONS.get(reason or "bookkeeping", reason))
-        for node, op, layer, reason in zip(fate["node"], fate["op"], fate["layer"], fate["reason"], strict=True)
-        if layer not in kernels
-    ]
+    gone = fate[~fate["layer"].isin([layer.name for layer in engine.kernels])]
+    reasons = [REASONS.get(reason or "bookkeeping", reason) for reason in gone["reason"]]
+    return list(zip(gone["node"], gone["op"], reasons, strict=True))
 
 
 def _notes(engine: Engine, gone: Sequence[tuple[str, str, str]]) -> list[str]:
     """The facts under the title."""
     lost, unasked = len(gone), sum(not layer.onnx_nodes for layer in engine.kernels)
     types = Counter(map(type_of, engine.kernels))
-    words = ", ".join(f"{many} in {name}" for name, many in types.most_common() if name)
-    words = words if len(types) > 1 else words and f"all in {next(iter(types))}"
+    words = ", ".join(f"{'all' if len(types) == 1 else many} in {name}" for name, many in types.most_common() if name)
     sizes = [layer.nbytes for layer in engine.kernels]
     moved = f"the kernels read and write {in_unit(sum(size or 0 for size in sizes))} a run" if sizes else ""
     return [
@@ -115,11 +108,5 @@ def _notes(engine: Engine, gone: Sequence[tuple[str, str, str]]) -> list[str]:
 def footer(engine: Engine) -> str:
     """Who says so: compiler, target and inputs."""
     spoke = f"{engine.compiler or 'TensorRT (version not recorded)'}{f' for {engine.target}' if engine.target else ''}"
-    inputs = [_port(port) for port in engine.ports if port.mode == "Input"]
-    return f"Compiled by {clean(spoke)}" + (f"   ·   input {', '.join(inputs[:3])}" if inputs else "")
-
-
-def _port(port: Port) -> str:
-    low, *_, high = port.profiles[0] if port.profiles else (port.shape, port.shape)
-    sides = [f"{least}–{most}" if least != most else str(most) for least, most in zip(low, high, strict=True)]
-    return f"{clean(port.name, 24)} {port.dtype} {'×'.join(sides).replace('-1', '?') or 'scalar'}"
+    inputs = [clean(str(port), 80) for port in engine.ports if port.mode == "Input"]
+    return f"Compiled by {clean(spoke)}" + (f"{GLUE}input {', '.join(inputs[:3])}" if inputs else "")

@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
-from matplotlib.axes import Axes
 
 from trtlab.draw.frame import (
     GLUE,
     MARGIN,
-    Card,
     Picture,
     clean,
     in_unit,
@@ -23,11 +21,11 @@ from trtlab.draw.frame import (
     width_of,
 )
 from trtlab.draw.fusion import footer
-from trtlab.draw.palette import EDGE, readable_name
+from trtlab.draw.palette import readable_name
 from trtlab.engine import Engine
 
 PARTS: Any = {"reads inputs": "#80C2F5", "reads constants": "#F4B42A", "writes outputs": "#1A6FC9"}
-NAMED = 24  # with more kernels than this the names of all do not fit
+NAMED = 24  # bars at most have names; narrower ones have numbers
 
 
 def memory(engine: Engine) -> Picture:
@@ -52,7 +50,7 @@ def memory(engine: Engine) -> Picture:
         index=[clean(readable_name(layer), 34) for layer in kernels],
     )
     with style():
-        return _rows(engine, moved) if len(kernels) <= NAMED else _columns(engine, moved)
+        return _draw(engine, moved)
 
 
 def _fixed(engine: Engine) -> str:
@@ -65,46 +63,26 @@ def _fixed(engine: Engine) -> str:
     return ", ".join(found)
 
 
-def _head(engine: Engine, moved: pd.DataFrame, high: float, *, left: float, bottom: float = 0.55) -> tuple[Card, Axes]:
-    """A card with title, facts, key and footer, and axes of `high` inches on it."""
-    sums, many = moved.sum(axis=1), len(moved)
+def _draw(engine: Engine, moved: pd.DataFrame) -> Picture:
+    """A bar a kernel, from the first to the last."""
+    sums, many, named = moved.sum(axis=1), len(moved), len(moved) <= NAMED
     known = {"weights": engine.weight_bytes, "activations": engine.activation_bytes}
     facts = [f"{words} in memory {in_unit(size)}" for words, size in known.items() if size is not None]
-    if many > NAMED:
-        most = int(sums.to_numpy().argmax())
-        facts += [f"the largest 5 account for {sums.nlargest(5).sum() / (sums.sum() or 1):.0%}"]
-        facts += [f"most: kernel {most + 1}, {moved.index[most]}"]
+    facts += [] if named else [f"the largest 5 account for {sums.nlargest(5).sum() / (sums.sum() or 1):.0%}"]
     title = f"{many} {'kernel reads and writes' if many == 1 else 'kernels read and write'} {in_unit(sums.sum())} a run"
-    height = high + 1.4 + bottom
-    width = 13.0 if many > NAMED else 10.0
-    card, axes = plot(title, width, height, note=GLUE.join(facts), left=left, bottom=bottom, top=1.4, size=17)
+    left = MARGIN + 0.15 + max(width_of(name, 9) for name in moved.index) if named else 0.9
+    high = 0.27 * many if named else min(0.1 * many, 9)
+    card, axes = plot(title, 10.0, high + 2.35, note=GLUE.join(facts), left=left, bottom=0.95, top=1.4, size=17)
     key(card, {f"{part}: {in_unit(moved[part].sum())}": color for part, color in PARTS.items()}, MARGIN + 0.65)
-    card.footer(footer(engine), height - 0.38)
-    return card, axes
-
-
-def _rows(engine: Engine, moved: pd.DataFrame) -> Picture:
-    """A horizontal bar with its name for each of a few kernels."""
-    left = MARGIN + max(width_of(name, 9) for name in moved.index) + 0.15
-    card, axes = _head(engine, moved, 0.27 * len(moved), left=left)
-    moved.plot.barh(ax=axes, stacked=True, color=PARTS, width=0.78, legend=False)
-    sums = moved.sum(axis=1)
-    bars: Any = axes.containers[-1]
-    axes.bar_label(bars, [in_unit(size) for size in sums], padding=5, fontsize=9, gid="bytes")
-    axes.set(xlim=(0, max(1, sums.max()) * 1.12), ylim=(len(moved) - 0.5, -0.5), xticks=[])
-    axes.spines["bottom"].set_visible(False)
-    axes.tick_params(labelsize=9)
-    axes.axvline(0, color=EDGE)
-    return card.figure
-
-
-def _columns(engine: Engine, moved: pd.DataFrame) -> Picture:
-    """A narrow upright bar for each of many kernels, and the name of the largest."""
-    many, (size, unit) = len(moved), unit_of(moved.sum(axis=1).max())
-    card, axes = _head(engine, moved, 2.5, left=0.65, bottom=0.95)
-    (moved / size).plot.bar(ax=axes, stacked=True, color=PARTS, width=0.8, legend=False, zorder=2)
-    step = 10 if many <= 120 else 20 if many <= 400 else 100
-    ticks = [1, *range(step, many + 1, step)]
-    axes.set_xticks([tick - 1 for tick in ticks], [str(tick) for tick in ticks], rotation=0)
-    label(axes, "kernel, in the order the GPU runs them", unit)
+    card.footer(footer(engine), card.height - 0.38)
+    size, unit = unit_of(sums.max())
+    (moved / size).plot.barh(ax=axes, stacked=True, color=PARTS, width=0.8, legend=False, zorder=2)
+    axes.set(xlim=(0, max(1, sums.max()) / size * 1.12), ylim=(many - 0.5, -0.5))
+    if named:
+        bars: Any = axes.containers[-1]
+        axes.bar_label(bars, [in_unit(size) for size in sums], padding=5, fontsize=9, gid="bytes")
+    else:
+        places = [1, *range(10 if many <= 120 else 50, many + 1, 10 if many <= 120 else 50)]
+        axes.set_yticks([place - 1 for place in places], [str(place) for place in places])
+    label(axes, unit, "" if named else "kernel, in the order the GPU runs them", grid="x")
     return card.figure

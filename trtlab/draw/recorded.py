@@ -66,6 +66,7 @@ def recorded_difference(a: Recording, b: Recording, title: str = "") -> Picture:
     words = f"The work takes {work.sum():+.0f} µs, quantize and reformat copies {copies.sum():+.0f} µs".replace(
         "-", "−"
     )
+    title = title or words.replace("-", "−")
     whose = fit(b.precision.split(" ")[0] or b.name, 1.6, 10)
     with style():
         note = f"sums of layers, not end to end: {b.precision or b.name}, minus {a.precision or a.name}"

@@ -20,7 +20,7 @@ class Box:
 
     layer: Layer
     index: int
-    nodes: tuple[tuple[str, str], ...]
+    nodes: Sequence[tuple[str, str]]
     under: str = ""
 
     @property
