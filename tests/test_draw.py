@@ -27,9 +27,11 @@ from PIL import Image
 
 import trtlab as lab
 from trtlab import draw
+from trtlab.draw import palette
 from trtlab.draw.frame import DPI, width_of
-from trtlab.draw.palette import KINDS, VANISHED, kind_of_layer, kind_of_op
+from trtlab.draw.palette import KINDS, VANISHED
 from trtlab.draw.tiles import render
+from trtlab.engine import Tensor
 
 Built = tuple[lab.Engine, onnx.ModelProto]
 NASTY = ("$\\frac{1}{0}$ $", "卷积 [ü], {ä} — ∑ \U0001f600", "n" * 200, "<script>alert(1)</script>", "a\nb\x1f", "")
@@ -262,16 +264,25 @@ def test_the_engine_of_an_inspector_draws() -> None:
     assert draw.memory(dataclasses.replace(engine, layers=())).png()
 
 
-def test_the_kind_of_a_layer_comes_from_its_nodes_or_from_tensorrts_words() -> None:
-    layer = lab.Layer
-    assert kind_of_layer(layer("a", "kgen"), ["Relu", "Conv"]) == "convolution"
-    assert kind_of_layer(layer("a", "correlation")) == "convolution"
-    assert kind_of_layer(layer("a", "CaskGemmMatrixMultiply")) == "matrix multiplication"
-    assert kind_of_layer(layer("_gemm_mha_v2_myl0_5", "kgen"), ["MatMul", "Softmax"]) == "attention"
-    assert kind_of_layer(layer("encoder.attention/MatMul_myl0_1", "gemm"), ["MatMul"]) == "matrix multiplication"
-    assert kind_of_layer(layer("__myl_Tran_myl0_5", "kgen")) == "data movement"
-    assert kind_of_layer(layer("Reformatting CopyNode for Input Tensor 0", "Reformat")) == "data movement"
-    assert kind_of_op("SomebodysOwnOp") == "pointwise"
+@pytest.mark.parametrize(
+    ("name", "kind", "nodes", "errand"),
+    [
+        ("__myl_Tran_myl0_5", "kgen", (), "layout"),
+        ("__myl_TranMove_myl0_5", "kgen", ("a",), "copy"),
+        ("Reformatting CopyNode for Input Tensor 0", "Reformat", (), "layout"),
+        ("__myl_TranMean_myl0_5", "kgen", ("a",), "helper"),
+        ("move_to_front", "gemm", (), "added"),
+    ],
+)
+def test_a_kernel_without_nodes_says_what_it_does(name: str, kind: str, nodes: tuple[str, ...], errand: str) -> None:
+    one = (Tensor("x", (1,), "FP32"),)
+    assert palette.errand(lab.Layer(name, kind, nodes, one, one)) == errand
+
+
+def test_an_operation_we_do_not_know_is_pointwise_and_attention_is_told_by_its_kernel() -> None:
+    assert palette.kind_of_op("SomebodysOwnOp") == "pointwise"
+    assert palette.is_fused_attention(lab.Layer("_gemm_mha_v2_myl0_5", "kgen"))
+    assert not palette.is_fused_attention(lab.Layer("encoder.attention/MatMul_myl0_1", "gemm"))
 
 
 # How the world looks without the red, the green or the blue cones: Machado, Oliveira and Fernandes 2009, severity 1.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from operator import eq
 
-from trtlab.draw.palette import strongest
+from trtlab.draw.palette import kind_of_op
 from trtlab.engine import Layer
 
 Shape = tuple[int, ...]
@@ -35,7 +35,7 @@ Stages = list[tuple[str, Sequence[Box]]]  # neighbours, and what they have in co
 
 def stages(boxes: Sequence[Box]) -> Stages:
     """The boxes in order, cut into stages."""
-    convolutions = sum(strongest(op for _, op in box.nodes) == "convolution" for box in boxes)
+    convolutions = sum(any(kind_of_op(op) == "convolution" for _, op in box.nodes) for box in boxes)
     if convolutions * 5 >= len(boxes):
         found = _by_shape(boxes, _spatial)
     else:
