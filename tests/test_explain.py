@@ -81,7 +81,7 @@ def test_the_report_says_what_the_engine_and_the_checklist_say(html: str, model:
     text, engine = Page(html).text, lab.build(model, "RTX 4090", progress=False)
     assert f"7 ONNX nodes become {len(engine.kernels)} kernels" in text
     assert f"compiled by {engine.compiler} for {engine.target}" in text
-    assert "input x: FP32 1×3×8×8" in text
+    assert "inputs x: FP32 1×3×8×8" in text
     assert all(layer.name in text for layer in engine.kernels)
     assert all(words in text for words in ("weights", "activations", "scratch"))
     assert "✗ unused inputs no output depends on forgotten" in text

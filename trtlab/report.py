@@ -65,26 +65,13 @@ def page(engine: Engine, model: onnx.ModelProto, *, name: str, guessed: dict[str
         name=name,
         finding=finding(engine, fate),
         compiler=f"{engine.compiler or 'TensorRT'}{f' for {engine.target}' if engine.target else ''}",
-        figures=_figures(engine, fate),
+        facts=tables.facts(_facts(engine, fate)),
         warnings=_warnings(engine, fate, guessed),
         pictures={words: base64.b64encode(picture.png()).decode() for words, picture in pictures.items()},
         tables=_tables(engine, model, fate),
     )
     # Names may hold control characters, which HTML cannot.
     return "".join(one if one.isprintable() or one == "\n" else " " for one in text)
-
-
-def _figures(engine: Engine, fate: pd.DataFrame) -> dict[str, str]:
-    """The numbers at the head of the page, each with its name."""
-    figures = {
-        "ONNX nodes": f"{len(fate):,}",
-        "kernels": f"{len(engine.kernels):,}",
-        "nodes in no kernel": f"{len(vanished(engine, fate)):,}",
-    }
-    sizes = {"weights": engine.weight_bytes, "activations": engine.activation_bytes}
-    sizes["scratch of the hungriest kernel"] = engine.scratch_bytes
-    figures |= {words: "not reported" if size is None else in_unit(size) for words, size in sizes.items()}
-    return figures | ({"TensorRT's time to compile": f"{engine.seconds:.2f} s"} if engine.seconds is not None else {})
 
 
 def _warnings(engine: Engine, fate: pd.DataFrame, guessed: dict[str, tuple[int, ...]]) -> dict[str, str]:
@@ -113,6 +100,14 @@ def _warnings(engine: Engine, fate: pd.DataFrame, guessed: dict[str, tuple[int, 
     return found | {f"TensorRT: {message}": "" for message in messages}
 
 
+def _facts(engine: Engine, fate: pd.DataFrame) -> dict[str, str]:
+    """The numbers at the head of the page."""
+    facts = engine.summary() | {"nodes in no kernel": f"{len(vanished(engine, fate))} of {len(fate)}"}
+    scratch, seconds = engine.scratch_bytes, engine.seconds
+    facts |= {} if scratch is None else {"scratch of the hungriest kernel": in_unit(scratch)}
+    return facts | ({} if seconds is None else {"TensorRT's time to compile": f"{seconds:.2f} s"})
+
+
 def _tables(engine: Engine, model: onnx.ModelProto, fate: pd.DataFrame) -> dict[str, str]:
     """The tables of the page by their headings."""
     checks = checklist(model)
@@ -123,7 +118,6 @@ def _tables(engine: Engine, model: onnx.ModelProto, fate: pd.DataFrame) -> dict[
     kernels = [(number, *row) for number, row in enumerate(layers.to_numpy().tolist(), 1)]
     made = {
         "The export, checked": tables.rows(("", "check", "found", "what to do"), found, passed),
-        "Inputs and outputs": tables.rows(("", "tensor"), [(port.mode.lower(), str(port)) for port in engine.ports]),
         "Nodes that need no kernel": tables.rows(("node", "operation", "why"), vanished(engine, fate)),
         "Kernels, in the order the GPU runs them": tables.rows(("", *columns), kernels),
     }
