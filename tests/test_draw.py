@@ -32,66 +32,42 @@ from trtlab.draw.frame import DPI, width_of
 from trtlab.draw.palette import KINDS, VANISHED
 from trtlab.draw.tiles import render
 from trtlab.engine import Tensor
+from trtlab.toys import toy
 
 Built = tuple[lab.Engine, onnx.ModelProto]
 NASTY = ("$\\frac{1}{0}$ $", "卷积 [ü], {ä} — ∑ \U0001f600", "n" * 200, "<script>alert(1)</script>", "a\nb\x1f", "")
 
 
 def residual(blocks: int = 16) -> onnx.ModelProto:
-    """A network of ResNet-50's plan (three convolutions a block) with few channels: 121 nodes for 16 blocks."""
-    nodes, weights = [tiny.node("Conv", "x w", "stem", pads=[1] * 4), tiny.node("Relu", "stem", "b0")], []
-    weights.append(tiny.weight("w", 16, 3, 3, 3))
-    for index in range(blocks):
-        here, stride = f"b{index}", 2 if index in (3, 7, 13) else 1
-        for part, (size, step) in enumerate(((1, 1), (3, stride), (1, 1))):
-            name, source = f"c{index}_{part}", here if part == 0 else f"r{index}_{part - 1}"
-            weights.append(tiny.weight(f"w{index}_{part}", 16, 16, size, size))
-            pads = [size // 2] * 4
-            nodes.append(tiny.node("Conv", f"{source} w{index}_{part}", name, pads=pads, strides=[step, step]))
-            if part < 2:
-                nodes.append(tiny.node("Relu", name, f"r{index}_{part}"))
-        if stride > 1:
-            weights.append(tiny.weight(f"s{index}", 16, 16, 1, 1))
-            nodes.append(tiny.node("Conv", f"{here} s{index}", f"short{index}", strides=[stride, stride]))
-            here = f"short{index}"
-        nodes += [tiny.node("Add", f"c{index}_2 {here}", f"a{index}"), tiny.node("Relu", f"a{index}", f"b{index + 1}")]
-    nodes += [tiny.node("GlobalAveragePool", f"b{blocks}", "pool"), tiny.node("Flatten", "pool", "flat")]
-    nodes.append(tiny.node("Gemm", "flat head", "y"))
-    return tiny.model(nodes, {"x": (1, 3, 64, 64)}, "y", [*weights, tiny.weight("head", 16, 10)])
-
-
-BLOCK = """
-MatMul from wq mq; Add mq bias bq; Reshape bq split rq; Transpose rq q 0213
-MatMul from wk mk; Add mk bias bk; Reshape bk split rk; Transpose rk k 0231
-MatMul from wv mv; Add mv bias bv; Reshape bv split rv; Transpose rv v 0213
-MatMul q k dots; Mul dots scale scaled; Softmax scaled soft; MatMul soft v mixed
-Transpose mixed back 0213; Reshape back join joined; MatMul joined wo out; Add out from sum
-LayerNormalization sum gain bias norm; MatMul norm up wide; Relu wide relu; MatMul relu down narrow; Add narrow norm res
-LayerNormalization res gain bias to
-"""
+    """A network of ResNet-50's plan (three convolutions a block) with few channels: 120 nodes for 16 blocks."""
+    text = "s = Conv<pads=[1,1,1,1]>(x, stem) b0 = Relu(s)"
+    for i in range(blocks):
+        step, short = (2, f"s{i}") if i in (3, 7, 13) else (1, f"b{i}")
+        text += f""" c{i} = Conv(b{i}, w1) r{i} = Relu(c{i})
+            d{i} = Conv<pads=[1,1,1,1], strides=[{step},{step}]>(r{i}, w3) t{i} = Relu(d{i}) e{i} = Conv(t{i}, w1)"""
+        text += f" s{i} = Conv<strides=[2,2]>(b{i}, w1)" if step > 1 else ""
+        text += f" a{i} = Add(e{i}, {short}) b{i + 1} = Relu(a{i})"
+    text += f" p = GlobalAveragePool(b{blocks}) f = Flatten(p) y = Gemm(f, head)"
+    weights = {"stem": (16, 3, 3, 3), "w1": (16, 16, 1, 1), "w3": (16, 16, 3, 3), "head": (16, 10)}
+    return toy(f"residual (float[1,3,64,64] x) => (float[1,10] y) {{ {text} }}", **weights)
 
 
 def encoder(layers: int = 12) -> onnx.ModelProto:
-    """A transformer's encoder, 26 nodes a layer: operator, inputs, output, and how to transpose."""
-    shared = {"scale", "bias", "gain", "split", "join"}
-    nodes = []
-    for index in range(layers):
-        own = {"from": f"to{index - 1}" if index else "x"}
-        for step in BLOCK.replace("\n", ";").split(";"):
-            op, *tensors = step.split() or [""]
-            order = tensors.pop() if op == "Transpose" else ""
-            named = [one if one in shared else own.get(one, f"{one}{index}") for one in tensors]
-            attributes = {"perm": [int(axis) for axis in order]} if order else {}
-            nodes += (
-                [tiny.node(op, " ".join(named[:-1]), named[-1], f"{index}/{op}/{named[-1]}", **attributes)]
-                if op
-                else []
-            )
-    sizes = {"wq": (32, 32), "wk": (32, 32), "wv": (32, 32), "wo": (32, 32), "up": (32, 64), "down": (64, 32)}
-    weights = [tiny.weight(f"{name}{index}", *size) for name, size in sizes.items() for index in range(layers)]
-    weights += [tiny.tensor("split", [1, 8, 4, 8], "int64"), tiny.tensor("join", [1, 8, 32], "int64")]
-    weights += [tiny.weight("scale"), tiny.weight("gain", 32), tiny.weight("bias", 32)]
-    return tiny.model(nodes, {"x": (1, 8, 32)}, f"to{layers - 1}", weights)
+    """A transformer's encoder, 26 nodes a layer."""
+    block = "".join(
+        f"m{n}# = MatMul(x#, w{n}) n{n}# = Add(m{n}#, bias) h{n}# = Reshape(n{n}#, split)"
+        f" {n}# = Transpose<perm=[0,2,{order}]>(h{n}#) "
+        for n, order in (("q", "1,3"), ("k", "3,1"), ("v", "1,3"))
+    )
+    block += """
+        dots# = MatMul(q#, k#) scaled# = Mul(dots#, scale) soft# = Softmax(scaled#) mixed# = MatMul(soft#, v#)
+        back# = Transpose<perm=[0,2,1,3]>(mixed#) join# = Reshape(back#, join) out# = MatMul(join#, wo)
+        sum# = Add(out#, x#) norm# = LayerNormalization(sum#, gain, bias) wide# = MatMul(norm#, up) relu# = Relu(wide#)
+        narrow# = MatMul(relu#, down) res# = Add(narrow#, norm#) x+ = LayerNormalization(res#, gain, bias) """
+    text = "".join(block.replace("#", str(i)).replace("+", str(i + 1)) for i in range(layers))
+    weights: Any = {"wq": (32, 32), "wk": (32, 32), "wv": (32, 32), "wo": (32, 32), "up": (32, 64), "down": (64, 32)}
+    weights |= {"scale": 0.35, "gain": (32,), "bias": (32,), "split": [1, 8, 4, 8], "join": [1, 8, 32]}
+    return toy(f"encoder (float[1,8,32] x0) => (float[1,8,32] x{layers}) {{ {text} }}", **weights)
 
 
 def build(model: onnx.ModelProto, **options: Any) -> Built:
@@ -258,8 +234,7 @@ def test_a_kernel_that_no_node_asked_for_is_marked(small: Built) -> None:
 
 
 def test_the_engine_of_an_inspector_draws() -> None:
-    text = '{"Layers": [{"Name": "Conv_0 + Relu_1", "LayerType": "CaskConvolution", "Inputs": [], "Outputs": []}]}'
-    engine = lab.read_inspector(text)
+    engine = lab.read_inspector('{"Layers": [{"Name": "Conv_0", "LayerType": "CaskConvolution"}]}')
     assert draw.memory(engine).png()
     assert draw.memory(dataclasses.replace(engine, layers=())).png()
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chapter07 import detector, growth, liveness, memory_explorer, memory_picture, parts
+from chapter07 import detector, growth, liveness, memory_explorer, memory_picture, parts, shortcut_network
 from PIL import Image
 
 import trtlab as lab
@@ -58,15 +58,9 @@ def test_bars_are_as_high_as_the_bytes_alive() -> None:
 
 
 def test_what_waits_for_a_later_kernel_is_drawn_apart() -> None:
-    waiting, chain = (memory.liveness(build(model)) for model in (skip(), PATTERNS["Conv + ReLU"].model()))
+    waiting, chain = (memory.liveness(build(model)) for model in (shortcut_network(), PATTERNS["Conv + ReLU"].model()))
     amber = "#F4B42A"
     assert share(liveness(waiting), amber) > 2 * share(liveness(chain), amber)
-
-
-def skip() -> Any:
-    from chapter07 import shortcut_network
-
-    return shortcut_network()
 
 
 def test_an_engine_without_figures_or_tensors_is_drawn_too() -> None:
