@@ -24,15 +24,15 @@ from trtlab.draw.palette import CARD, EDGE, MUTED, TEXT
 
 DPI, MARGIN, GLUE = 120, 0.3, "   ·   "
 FONT = "DejaVu Sans"  # ships with matplotlib
-STYLE: Any = {
+_STYLE: Any = {
     "figure.dpi": DPI, "savefig.dpi": DPI, "figure.facecolor": "none", "font.family": FONT, "text.color": TEXT,
     "text.parse_math": False, "axes.edgecolor": EDGE, "axes.labelcolor": TEXT, "xtick.color": TEXT, "ytick.color": TEXT,
 }  # fmt: skip
 
 
 def style() -> AbstractContextManager[None]:
-    """Matplotlib's defaults and STYLE for a while, whatever the user's rcParams are; afterwards those are back."""
-    return matplotlib.style.context(["default", STYLE])
+    """The course's style for a while, whatever the user's rcParams are; afterwards those are back."""
+    return matplotlib.style.context(["default", _STYLE])
 
 
 class Picture(Figure):
@@ -126,13 +126,13 @@ class Card:
         self.axes.add_line(Line2D(x, y, color=color, linewidth=width, zorder=zorder, solid_capstyle="round"))
 
 
-def message(title: str, lines: list[str], width: float = 8.5) -> Picture:
+def message(title: str, lines: list[str]) -> Picture:
     """A card that says why there is no picture, and what to do instead."""
     with style():
-        card = Card(width, MARGIN * 2 + 0.35 + 0.25 * len(lines))
+        card = Card(8.5, MARGIN * 2 + 0.35 + 0.25 * len(lines))
         card.title(title, 13)
         for row, words in enumerate(lines):
-            card.text(MARGIN, MARGIN + 0.55 + 0.25 * row, fit(words, width - 2 * MARGIN, 10), 10)
+            card.text(MARGIN, MARGIN + 0.55 + 0.25 * row, fit(words, card.width - 2 * MARGIN, 10), 10)
     return card.figure
 
 
@@ -143,13 +143,13 @@ def number(value: float) -> str:
     return f"{value:.1f}" if value >= 0.095 else f"{value:.2f}" if value >= 0.005 else "<0.01"
 
 
-def unit_of(largest: int) -> tuple[int, str]:
+def unit_of(largest: float) -> tuple[int, str]:
     """The unit in which a figure of at most `largest` bytes reads well: (bytes in it, its name)."""
     units = ((2**20, "MiB"), (2**10, "KiB"), (1, "bytes"))
     return next((unit for unit in units if largest >= 0.95 * unit[0]), units[-1])
 
 
-def in_unit(nbytes: int, largest: int | None = None) -> str:
+def in_unit(nbytes: float, largest: float | None = None) -> str:
     """A figure of bytes with its unit: "1.2 MiB"; the unit is that in which `largest` reads well."""
     size, name = unit_of(nbytes if largest is None else largest)
     return f"{number(nbytes / size)} {name}"
@@ -178,8 +178,9 @@ def label(axes: Axes, x: str, y: str, *, grid: str = "y") -> None:
     axes.grid(axis=grid, color=EDGE, linewidth=0.8)  # type: ignore[arg-type]
 
 
-def key(card: Card, entries: dict[str, str], y: float, x: float = MARGIN) -> None:
+def key(card: Card, entries: dict[str, str], y: float) -> None:
     """Colours and their words in a row, {words: colour}; for pictures where labels do not fit."""
+    x = MARGIN
     for words, color in entries.items():
         card.box(x, y, 0.14, 0.14, color, radius=0.03)
         card.text(x + 0.2, y + 0.07, words, 9, color=MUTED, va="center", gid="key")

@@ -6,20 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from trtlab.draw.frame import (
-    GLUE,
-    MARGIN,
-    Picture,
-    clean,
-    in_unit,
-    key,
-    label,
-    message,
-    plot,
-    style,
-    unit_of,
-    width_of,
-)
+from trtlab.draw.frame import MARGIN, Picture, clean, in_unit, key, label, message, plot, style, unit_of, width_of
 from trtlab.draw.fusion import footer
 from trtlab.draw.palette import readable_name
 from trtlab.engine import Engine
@@ -39,7 +26,8 @@ def memory(engine: Engine) -> Picture:
         return message("This engine has no layers to draw", ["Build with ProfilingVerbosity.DETAILED to see them."])
     unknown = sum(layer.nbytes is None for layer in kernels)
     if unknown:
-        lines = ["Build with fixed shapes to see bytes:", f"lab.build(model, shapes={{{_fixed(engine)}}})"]
+        fixed = {clean(port.name, 40): port.profiles[0][1] for port in engine.ports if port.profiles}
+        lines = ["Build with fixed shapes to see bytes:", f"lab.build(model, shapes={fixed or '{…}'})"]
         return message(f"The bytes of {unknown} of {len(kernels)} kernels depend on shapes that are not fixed", lines)
     moved = pd.DataFrame(
         [
@@ -53,16 +41,6 @@ def memory(engine: Engine) -> Picture:
         return _draw(engine, moved)
 
 
-def _fixed(engine: Engine) -> str:
-    """The shapes argument that fixes every dynamic input, at the optimum of the first profile or at 1."""
-    found = []
-    for port in engine.ports:
-        if port.mode == "Input" and -1 in port.shape:
-            shape = port.profiles[0][1] if port.profiles else tuple(max(size, 1) for size in port.shape)
-            found.append(f"{clean(port.name, 40)!r}: {shape}")
-    return ", ".join(found)
-
-
 def _draw(engine: Engine, moved: pd.DataFrame) -> Picture:
     """A bar a kernel, from the first to the last."""
     sums, many, named = moved.sum(axis=1), len(moved), len(moved) <= NAMED
@@ -72,7 +50,7 @@ def _draw(engine: Engine, moved: pd.DataFrame) -> Picture:
     title = f"{many} {'kernel reads and writes' if many == 1 else 'kernels read and write'} {in_unit(sums.sum())} a run"
     left = MARGIN + 0.15 + max(width_of(name, 9) for name in moved.index) if named else 0.9
     high = 0.27 * many if named else min(0.1 * many, 9)
-    card, axes = plot(title, 10.0, high + 2.35, note=GLUE.join(facts), left=left, bottom=0.95, top=1.4, size=17)
+    card, axes = plot(title, 10.0, high + 2.35, note=" · ".join(facts), left=left, bottom=0.95, top=1.4, size=17)
     key(card, {f"{part}: {in_unit(moved[part].sum())}": color for part, color in PARTS.items()}, MARGIN + 0.65)
     card.footer(footer(engine), card.height - 0.38)
     size, unit = unit_of(sums.max())
