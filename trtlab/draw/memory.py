@@ -49,7 +49,7 @@ def _draw(engine: Engine, moved: pd.DataFrame) -> Picture:
     facts += [] if named else [f"the largest 5 account for {sums.nlargest(5).sum() / (sums.sum() or 1):.0%}"]
     title = f"{many} {'kernel reads and writes' if many == 1 else 'kernels read and write'} {in_unit(sums.sum())} a run"
     left = MARGIN + 0.15 + max(width_of(name, 9) for name in moved.index) if named else 0.9
-    high = 0.27 * many if named else min(0.1 * many, 9)
+    high = 0.27 * many if named else min(0.1 * many, 6)
     card, axes = plot(title, 10.0, high + 2.35, note=" · ".join(facts), left=left, bottom=0.95, top=1.4, size=17)
     key(card, {f"{part}: {in_unit(moved[part].sum())}": color for part, color in PARTS.items()}, MARGIN + 0.65)
     card.footer(footer(engine), card.height - 0.38)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import eq
@@ -34,14 +34,10 @@ Stages = list[tuple[str, Sequence[Box]]]  # neighbours, and what they have in co
 
 
 def stages(boxes: Sequence[Box]) -> Stages:
-    """The boxes in order, cut into stages."""
+    """The boxes in order, cut into stages; all in one where neither images nor blocks tell them apart."""
     convolutions = sum(any(kind_of_op(op) == "convolution" for _, op in box.nodes) for box in boxes)
-    if convolutions * 5 >= len(boxes):
-        found = _by_shape(boxes, _spatial)
-    else:
-        found = _by_block(boxes) if len(boxes) >= 12 else []
-        found = found or _by_shape(boxes, lambda shape: tuple(size for size in shape if size != 1))
-    return found if len(found) <= max(6, len(boxes) / 2.5) else [(f"kernels 1–{len(boxes)}", boxes)]
+    found = _by_shape(boxes) if convolutions * 5 >= len(boxes) else _by_block(boxes)
+    return found if 0 < len(found) <= max(6, len(boxes) / 2.5) else [(f"kernels 1–{len(boxes)}", boxes)]
 
 
 def _spatial(shape: Shape) -> Shape:
@@ -51,19 +47,17 @@ def _spatial(shape: Shape) -> Shape:
 
 def _label(shape: Shape) -> str:
     """Height × width × channels for a picture, "1000 values" for a vector."""
-    sizes = [*shape[1:], shape[0]] if len(shape) == 3 else list(shape)
-    while len(sizes) > 1 and sizes[0] == 1:
-        sizes.pop(0)
-    words = "×".join("?" if size < 0 else str(size) for size in sizes) or "1"
-    return words if len(sizes) > 1 else f"{words} value{'s' * (words != '1')}"
+    last = [*shape[1:], shape[0]] if len(shape) == 3 else shape
+    sizes = ["?" if size < 0 else str(size) for size in last if size != 1] or ["1"]
+    return "×".join(sizes) if len(sizes) > 1 else f"{sizes[0]} value{'s' * (sizes != ['1'])}"
 
 
-def _by_shape(boxes: Sequence[Box], key: Callable[[Shape], Shape]) -> Stages:
-    """A stage a key; a kernel without nodes belongs to the one after it, at the end to the one before it.
+def _by_shape(boxes: Sequence[Box]) -> Stages:
+    """A stage a size of images; a kernel without nodes belongs to the one after it, at the end to the one before it.
 
     Pictures are named by their most channels (a bottleneck's 56×56×256, not its 56×56×64), the rest by the last shape.
     """
-    keys = [key(box.shape) if box.nodes else None for box in boxes]
+    keys = [_spatial(box.shape) if box.nodes else None for box in boxes]
     following = next((one for one in reversed(keys) if one is not None), ())
     for index, one in reversed(list(enumerate(keys))):
         keys[index] = following = following if one is None else one
@@ -87,7 +81,7 @@ def _by_block(boxes: Sequence[Box]) -> Stages:
         end += period
     shape = _label(boxes[start + period - 1].shape)
     blocks = [boxes[first : first + period] for first in range(start, end, period)]
-    middle = [(f"block {number}   {shape}", block) for number, block in enumerate(blocks, 1)]
+    middle = [(f"block {number}: {shape}", block) for number, block in enumerate(blocks, 1)]
     found = [("before the blocks", boxes[:start]), *middle, ("after the blocks", boxes[end:])]
     return [(name, stage) for name, stage in found if stage]
 
