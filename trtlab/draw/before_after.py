@@ -37,8 +37,8 @@ class Step(NamedTuple):
 def before_after(engine: Engine, model: Model, *, title: str | None = None) -> Picture:
     """Draw the nodes of a small `model` above, and below the kernels of `engine` with the nodes that each runs.
 
-    Numbers say which kernel a node is in; a grey node is in none. The bars compare the bytes of
-    one kernel a node with those of the engine; they are left out where shapes are dynamic.
+    Numbers say which kernel a node is in; a grey node is in none. The bars compare the bytes of one kernel a node with
+    those of the engine; they are left out where shapes are dynamic.
     """
     proto = read_model(model)
     if not 0 < len(proto.graph.node) <= NODES or not engine.kernels:
