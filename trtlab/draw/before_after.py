@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import permutations
 from typing import NamedTuple
 
@@ -12,8 +12,8 @@ import pygraphviz
 
 from trtlab.draw.frame import Picture, in_unit, message
 from trtlab.draw.fusion import finding, footer, nodes_of
-from trtlab.draw.palette import BAR, OUTLINE
-from trtlab.draw.tiles import box, kernel, paper, picture, tile, words
+from trtlab.draw.palette import BAR
+from trtlab.draw.tiles import KERNEL, box, kernel, paper, picture, tile, words
 from trtlab.engine import Engine, fused_bytes
 from trtlab.errors import ModelError
 from trtlab.graph import unfused_bytes
@@ -50,7 +50,7 @@ def before_after(engine: Engine, model: Model, *, title: str | None = None) -> P
     largest = max(before or 0, after or 0)
     weights = {tensor.name for tensor in proto.graph.initializer}
     inputs = [value.name for value in proto.graph.input if value.name not in weights]
-    nodes = [*_nodes(engine, proto, fate), *_ports(inputs, (value.name for value in proto.graph.output))]
+    nodes = [*_nodes(engine, proto, fate), *_ports(inputs, [value.name for value in proto.graph.output])]
     inputs, outputs = ([port.name for port in engine.ports if port.mode == mode] for mode in ("Input", "Output"))
     rows = [
         _row(_heading("ONNX: a kernel for each node", before, largest), nodes),
@@ -103,11 +103,12 @@ def _kernels(engine: Engine, fate: pd.DataFrame) -> list[Step]:
     return found
 
 
-def _ports(inputs: Iterable[str], outputs: Iterable[str]) -> list[Step]:
-    look = f'port="frame" border="1" style="rounded" color="{OUTLINE}" bgcolor="#FFFFFF"'
-    label = f'<table border="0"><tr><td {look}>{{}}</td></tr></table>'
-    written = [Step(label.format(words(name, 9)), set(), {name}) for name in inputs]
-    return [*written, *[Step(label.format(words(name, 9)), {name}, set()) for name in outputs]]
+def _ports(inputs: Sequence[str], outputs: Sequence[str]) -> list[Step]:
+    label = {name: box([f"<td>{words(name, 9)}</td>"], KERNEL) for name in (*inputs, *outputs)}
+    return [
+        *[Step(label[name], set(), {name}) for name in inputs],
+        *[Step(label[name], {name}, set()) for name in outputs],
+    ]
 
 
 def _heading(name: str, nbytes: int | None, largest: int) -> str:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from trtlab.draw.frame import width_of
 from trtlab.draw.palette import KINDS, TEXT, UNASKED, VANISHED, Ink, errand, is_fused_attention, kind_of_op, tile_name
 from trtlab.draw.stages import Box, Stages
 from trtlab.draw.tiles import FUSED, KERNEL, kernel, tile, words
-
-T = TypeVar("T")
 
 
 class Cell(NamedTuple):
