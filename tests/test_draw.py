@@ -189,7 +189,7 @@ def test_pictures_are_the_same_bytes_whatever_the_users_settings_which_are_left_
         assert dict(matplotlib.rcParams) == before
 
 
-def test_any_names_can_be_drawn(small: Built) -> None:
+def test_any_names_can_be_drawn(small: Built, capfd: pytest.CaptureFixture[str]) -> None:
     engine, model = small[0], tiny.conv()
     for node, name in zip(model.graph.node, NASTY, strict=False):
         node.name = name
@@ -200,6 +200,7 @@ def test_any_names_can_be_drawn(small: Built) -> None:
         for figure in (draw.fusion(engine, model, title=title), draw.memory(engine), draw.before_after(engine, model)):
             assert figure.png().startswith(b"\x89PNG")
             assert not overlaps(figure)
+    assert not capfd.readouterr().err, "Graphviz and its fontconfig complain there"
 
 
 def test_dynamic_shapes_give_no_bytes_but_say_what_to_do() -> None:
