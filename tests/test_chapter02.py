@@ -11,11 +11,10 @@ import numpy as np
 import onnx
 import pytest
 from notebook_runs import NOTEBOOKS, claiming_sections, noticing_sections
+from test_draw import named, written
 
 import trtlab as lab
 from trtlab import exercises
-from trtlab.draw.before_after import Box, Tile, place
-from trtlab.draw.palette import UNASKED
 from trtlab.engine import Engine, fused_bytes
 from trtlab.errors import BuildError, ModelError
 from trtlab.graph import unfused_bytes
@@ -125,8 +124,9 @@ def test_a_pattern_has_half_the_bytes_in_fp16_compiles_and_is_drawn(name: str) -
     assert len({node.name for node in model.graph.node}) == len(model.graph.node)
     assert 0 < unfused_bytes(model) == pytest.approx(unfused_bytes(wide) / 2, rel=0.01)
     engine = lab.build(model)
-    labels = [text.get_text() for text in lab.draw.before_after(engine, model).axes[0].texts]
-    assert {str(number) for number in range(1, len(engine.kernels) + 1)} <= set(labels)
+    picture = lab.draw.before_after(engine, model)
+    assert {str(number) for number in range(1, len(engine.kernels) + 1)} == set(named(picture, "kernel"))
+    assert {node.name for node in model.graph.node} == {*named(picture, "node"), *named(picture, "vanished")}
 
 
 def test_a_node_moves_each_tensor_once_and_views_move_nothing() -> None:
@@ -165,20 +165,16 @@ def test_both_rows_of_a_picture_have_the_same_order() -> None:
         fate = engine.fate(model)
         number = {layer.name: str(index) for index, layer in enumerate(engine.kernels, 1)}
         side_by_side = [number[layer] for op, layer in zip(fate.op, fate.layer, strict=True) if op in ("Conv", "Add")]
-        height = {
-            text.get_text(): text.get_position()[1] for text in lab.draw.before_after(engine, model).axes[0].texts
-        }
-        assert sorted(side_by_side, key=height.__getitem__) == side_by_side, "the last text of a number is the kernel's"
+        height = {text: box.y0 for text, box in written(lab.draw.before_after(engine, model).graphs[1])}
+        assert sorted(side_by_side, key=height.__getitem__) == side_by_side
 
 
 def test_an_arrow_ends_at_a_frame_and_not_at_the_words_under_it() -> None:
-    boxes = [Box((Tile("a", UNASKED),), ("12 MiB",), 1, UNASKED), Box(port="y"), Box(port="x")]
-    row = place("", None, boxes, {(0, 1), (2, 0)})
-    middles = [y for _, y in row.places]
-    assert middles == pytest.approx([middles[0]] * 3, abs=0.01), "in one line, whatever stands below"
-    for curve, head in zip(row.curves, (1, 0), strict=True):
-        assert curve[0][1] == pytest.approx(row.places[head][1], abs=0.01)
-    assert row.size[1] == pytest.approx(boxes[0].size[1] + boxes[0].below, abs=0.02), "no empty stripe above"
+    model = PATTERNS["Pointwise chain"].model()
+    places = dict(written(lab.draw.before_after(lab.build(model), model).graphs[1]))
+    (size,) = [text for text in places if text.endswith("MiB")]
+    assert places["y"].y1 == pytest.approx(places["1"].y1, abs=6), "in one line"
+    assert places[size].y0 > places["1"].y1
 
 
 def test_bytes_are_unknown_where_a_shape_is_dynamic() -> None:

@@ -26,14 +26,10 @@ def texts(picture: Any) -> list[str]:
     return [item.get_text() for item in picture.findobj(lambda item: hasattr(item, "get_text")) if item.get_text()]
 
 
-def pixels(picture: Any) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(picture.png())).convert("RGB"))
-
-
 def share(picture: Any, color: str) -> int:
     """How many pixels have a colour such as #1A6FC9."""
-    rgb = [int(color[place : place + 2], 16) for place in (1, 3, 5)]
-    return int((pixels(picture) == rgb).all(axis=2).sum())
+    pixels = np.asarray(Image.open(io.BytesIO(picture.png())).convert("RGB"))
+    return int((pixels == [int(color[place : place + 2], 16) for place in (1, 3, 5)]).all(axis=2).sum())
 
 
 def test_the_timeline_names_all_three_figures_and_the_peak() -> None:
@@ -104,12 +100,6 @@ def test_the_parts_of_an_engine_for_a_range_are_drawn_without_what_is_not_known(
     assert "no parts" in parts({}, "x").get_label()
 
 
-def test_pictures_are_the_same_bytes_each_time_and_large_enough() -> None:
-    life = memory.liveness(build(PATTERNS["Attention"].model()))
-    assert liveness(life).png() == liveness(life).png()
-    assert pixels(liveness(life)).shape[1] > 1000
-
-
 def test_the_widget_compiles_what_was_chosen_and_draws_it_beside_the_small_one() -> None:
     model = detector()
     picture = memory_picture(model, 2, 128)
@@ -119,13 +109,9 @@ def test_the_widget_compiles_what_was_chosen_and_draws_it_beside_the_small_one()
     assert [control.description for control in box.children[0].children] == ["Batch", "Side"]
 
 
-def test_a_change_of_a_slider_redraws_and_an_error_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_of_a_slider_redraws(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[Any] = []
     monkeypatch.setattr("trtlab.widgets.display", shown.append)
-    box = memory_explorer(lab.models.mlp().onnx())  # has no image input
-    box.children[0].children[0].value = 1
-    assert {type(item).__name__ for item in shown} == {"Diagnosis"}
-    shown.clear()
     box = memory_explorer(detector())
     box.children[0].children[0].value = 1
     box.children[0].children[1].value = 128

@@ -81,7 +81,7 @@ def test_the_report_says_what_the_engine_and_the_checklist_say(html: str, model:
     text, engine = Page(html).text, lab.build(model, "RTX 4090", progress=False)
     assert f"7 ONNX nodes become {len(engine.kernels)} kernels" in text
     assert f"compiled by {engine.compiler} for {engine.target}" in text
-    assert "x input FP32 1×3×8×8" in text
+    assert "inputs x: FP32 1×3×8×8" in text
     assert all(layer.name in text for layer in engine.kernels)
     assert all(words in text for words in ("weights", "activations", "scratch"))
     assert "✗ unused inputs no output depends on forgotten" in text
@@ -113,10 +113,7 @@ def test_a_range_of_shapes_leaves_bytes_unknown_and_says_so(tmp_path: Path) -> N
 
 
 def test_proposed_shapes_give_one_symbol_one_size() -> None:
-    ids, mask = (
-        tiny.value("ids", ("N", "S"), onnx.TensorProto.INT64),
-        tiny.value("mask", ("N", "S"), onnx.TensorProto.INT64),
-    )
+    ids, mask = (tiny.value(name, ("N", "S"), onnx.TensorProto.INT64) for name in ("ids", "mask"))
     picture, fixed = tiny.value("picture", ("N", 3, "H", "W")), tiny.value("fixed", (2, 3))
     model = tiny.model([tiny.node("Relu", "fixed", "y")], [ids, mask, picture, fixed], "y")
     assert proposed_shapes(model) == {"ids": (1, 128), "mask": (1, 128), "picture": (1, 3, 224, 224)}

@@ -6,9 +6,7 @@ import base64
 import dataclasses
 import os
 import re
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import jinja2
 import onnx
@@ -18,7 +16,7 @@ from trtlab import draw, tables
 from trtlab.building import build
 from trtlab.draw.frame import in_unit
 from trtlab.draw.fusion import finding, vanished
-from trtlab.engine import Engine, Port
+from trtlab.engine import Engine
 from trtlab.errors import AssetError
 from trtlab.export_checks import checklist
 from trtlab.files import write_atomically
@@ -62,44 +60,32 @@ def page(engine: Engine, model: onnx.ModelProto, *, name: str, guessed: dict[str
         pictures["Before and after the compiler"] = draw.before_after(engine, model)
     pictures["What each kernel reads and writes"] = draw.memory(engine)
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    page = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    return page.get_template("report.html.jinja").render(
-        name=_plain(name),
+    template = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    text = template.get_template("report.html.jinja").render(
+        name=name,
         finding=finding(engine, fate),
         compiler=f"{engine.compiler or 'TensorRT'}{f' for {engine.target}' if engine.target else ''}",
-        figures=_figures(engine, fate),
+        facts=tables.facts(_facts(engine, fate)),
         warnings=_warnings(engine, fate, guessed),
         pictures={words: base64.b64encode(picture.png()).decode() for words, picture in pictures.items()},
         tables=_tables(engine, model, fate),
     )
-
-
-def _figures(engine: Engine, fate: pd.DataFrame) -> dict[str, str]:
-    """The numbers at the head of the page, each with its name."""
-    counts = {
-        "ONNX nodes": len(fate),
-        "kernels": len(engine.kernels),
-        "nodes in no kernel": len(vanished(engine, fate)),
-    }
-    sizes = {"weights": engine.weight_bytes, "activations": engine.activation_bytes}
-    sizes["scratch of the hungriest kernel"] = engine.scratch_bytes
-    figures = {words: f"{count:,}" for words, count in counts.items()}
-    figures |= {words: "not reported" if size is None else in_unit(size) for words, size in sizes.items()}
-    return figures | ({"TensorRT's time to compile": f"{engine.seconds:.2f} s"} if engine.seconds is not None else {})
+    # Names may hold control characters, which HTML cannot.
+    return "".join(one if one.isprintable() or one == "\n" else " " for one in text)
 
 
 def _warnings(engine: Engine, fate: pd.DataFrame, guessed: dict[str, tuple[int, ...]]) -> dict[str, str]:
     """What the reader should know before trusting the page, and what to do about it."""
     found = {}
     if guessed:
-        shapes = "; ".join(f"{_plain(name)}: {'×'.join(map(str, shape))}" for name, shape in guessed.items())
+        shapes = "; ".join(f"{name}: {'×'.join(map(str, shape))}" for name, shape in guessed.items())
         what = f"No shapes were given for dynamic inputs, so these were used: {shapes}."
         found[what] = "Give the sizes you really run: shapes={…}, or --shapes name=1x3x224x224 on the command line."
     unknown = sum(layer.nbytes is None for layer in engine.kernels)
     if unknown:
         what = f"The bytes of {unknown} kernels are unknown: their shapes are dynamic."
         found[what] = "Build once more with one fixed shape for each input to see them."
-    lost = [_plain(name) for name in fate.loc[fate["reason"] == "unexplained", "node"]]
+    lost = fate.loc[fate["reason"] == "unexplained", "node"].tolist()
     if lost:
         some = ", ".join(lost[:5]) + " …" * (len(lost) > 5)
         what = f"In no kernel, and the graph gives no reason: {some} ({len(lost)} in all)."
@@ -111,7 +97,15 @@ def _warnings(engine: Engine, fate: pd.DataFrame, guessed: dict[str, tuple[int, 
         what = f"Kernels that no node asked for: {len(extra)} of {len(engine.kernels)}{moved}."
         found[what] = "Mostly layout changes at the borders; see the orange boxes in the first picture."
     messages = re.findall(r"^\[(?:\w+\.)?WARNING\] (.*)$", engine.log, flags=re.MULTILINE)
-    return found | {f"TensorRT: {_plain(message)}": "" for message in messages}
+    return found | {f"TensorRT: {message}": "" for message in messages}
+
+
+def _facts(engine: Engine, fate: pd.DataFrame) -> dict[str, str]:
+    """The numbers at the head of the page."""
+    facts = engine.summary() | {"nodes in no kernel": f"{len(vanished(engine, fate))} of {len(fate)}"}
+    scratch, seconds = engine.scratch_bytes, engine.seconds
+    facts |= {} if scratch is None else {"scratch of the hungriest kernel": in_unit(scratch)}
+    return facts | ({} if seconds is None else {"TensorRT's time to compile": f"{seconds:.2f} s"})
 
 
 def _tables(engine: Engine, model: onnx.ModelProto, fate: pd.DataFrame) -> dict[str, str]:
@@ -119,32 +113,12 @@ def _tables(engine: Engine, model: onnx.ModelProto, fate: pd.DataFrame) -> dict[
     checks = checklist(model)
     found = [(check.verdict, check.name, check.found, check.advice) for check in checks.problems + checks.remarks]
     passed = f"{len(checks) - len(found)} of {len(checks)} checks of chapter 01 find nothing."
-    layers = dataclasses.replace(engine, layers=engine.kernels).table().astype(object).fillna("unknown")
-    kernels = layers[["layer", "type", "onnx_nodes", "inputs", "outputs", "KiB", "stream"]].to_numpy().tolist()
+    columns = ["layer", "type", "onnx_nodes", "inputs", "outputs", "KiB", "stream"]
+    layers = dataclasses.replace(engine, layers=engine.kernels).table()[columns].astype(object).fillna("unknown")
+    kernels = [(number, *row) for number, row in enumerate(layers.to_numpy().tolist(), 1)]
     made = {
-        "The export, checked": _table(("", "check", "found", "what to do"), found, passed),
-        "Inputs and outputs": _table(("name", "", "type", "shape", "min … opt … max"), map(_port, engine.ports)),
-        "Nodes that need no kernel": _table(("node", "operation", "why"), vanished(engine, fate)),
-        "Kernels, in the order the GPU runs them": _table(
-            ("", "layer", "type", "ONNX nodes", "reads", "writes", "KiB", "stream"),
-            [(number, *row) for number, row in enumerate(kernels, 1)],
-        ),
+        "The export, checked": tables.rows(("", "check", "found", "what to do"), found, passed),
+        "Nodes that need no kernel": tables.rows(("node", "operation", "why"), vanished(engine, fate)),
+        "Kernels, in the order the GPU runs them": tables.rows(("", *columns), kernels),
     }
     return {heading: table for heading, table in made.items() if "<td" in table or heading.endswith("checked")}
-
-
-def _port(port: Port) -> tuple[str, ...]:
-    """A line of the table of inputs and outputs."""
-    shape = "×".join("?" if size < 0 else str(size) for size in port.shape) or "scalar"
-    ranges = "; ".join(" … ".join("×".join(map(str, dims)) for dims in profile) for profile in port.profiles)
-    return port.name, port.mode.lower(), port.dtype, shape, ranges if -1 in port.shape else ""
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]], note: str = "") -> str:
-    """A table whose text is escaped and free of control characters, which HTML cannot hold."""
-    return tables.rows(columns, [[_plain(cell) for cell in row] for row in rows], note)
-
-
-def _plain(content: Any) -> Any:
-    """`content` without control characters where it is text."""
-    return "".join(one if one.isprintable() else " " for one in content) if isinstance(content, str) else content

@@ -18,24 +18,27 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.text import Text
+from matplotlib.textpath import text_to_path
 
 from trtlab.draw.palette import CARD, EDGE, MUTED, TEXT
 
 DPI, MARGIN, GLUE = 120, 0.3, "   ·   "
 FONT = "DejaVu Sans"  # ships with matplotlib
-STYLE: Any = {
+_STYLE: Any = {
     "figure.dpi": DPI, "savefig.dpi": DPI, "figure.facecolor": "none", "font.family": FONT, "text.color": TEXT,
     "text.parse_math": False, "axes.edgecolor": EDGE, "axes.labelcolor": TEXT, "xtick.color": TEXT, "ytick.color": TEXT,
 }  # fmt: skip
 
 
 def style() -> AbstractContextManager[None]:
-    """Matplotlib's defaults and STYLE for a while, whatever the user's rcParams are; afterwards those are back."""
-    return matplotlib.style.context(["default", STYLE])
+    """The course's style for a while, whatever the user's rcParams are; afterwards those are back."""
+    return matplotlib.style.context(["default", _STYLE])
 
 
 class Picture(Figure):
     """A matplotlib Figure that shows itself in any notebook, drawn once and outside pyplot."""
+
+    graphs: Sequence[Any] = ()  # the AGraphs that Graphviz drew on it
 
     def savefig(self, fname: Any, **options: Any) -> None:
         """Save like `Figure.savefig`, in the course's style and with bytes that depend on nothing but the picture."""
@@ -57,15 +60,10 @@ class Picture(Figure):
 
 
 @cache
-def _renderer() -> Any:
-    return FigureCanvasAgg(Figure(dpi=1440)).get_renderer()
-
-
-@cache
 def width_of(text: str, size: float, weight: str = "normal") -> float:
     """The width of `text` in inches at `size` points."""
     font = FontProperties(family=FONT, size=size, weight=weight)
-    return float(_renderer().get_text_width_height_descent(text, font, False)[0]) / 1440
+    return float(text_to_path.get_text_width_height_descent(text, font, False)[0]) / 72
 
 
 def clean(text: str, limit: int = 60) -> str:
@@ -81,7 +79,7 @@ def fit(text: str, room: float, size: float, weight: str = "normal") -> str:
     """`text` with its middle cut out so that it is at most `room` inches wide."""
     limit = len(text)
     while limit > 4 and width_of(clean(text, limit), size, weight) > room + 0.02:
-        limit -= max(1, limit // 12)
+        limit -= 1
     return clean(text, limit)
 
 
@@ -99,11 +97,11 @@ class Card:
 
     def box(
         self, x: float, y: float, width: float, height: float, fill: str, *,
-        edge: str = "none", line: float = 1.0, radius: float = 0.05, dash: str = "solid", **options: Any,
+        edge: str = "none", line: float = 1.0, radius: float = 0.05, **options: Any,
     ) -> None:  # fmt: skip
         """A rounded box with its upper left corner at x, y; `options` as for matplotlib's patches."""
         shape = f"round,pad=0,rounding_size={min(radius, width / 2, height / 2)}"
-        look = {"facecolor": fill, "edgecolor": edge, "linewidth": line, "linestyle": dash, "zorder": 2, **options}
+        look = {"facecolor": fill, "edgecolor": edge, "linewidth": line, "zorder": 2, **options}
         self.axes.add_patch(FancyBboxPatch((x, y), width, height, boxstyle=shape, **look))
 
     def text(self, x: float, y: float, words: str, size: float = 9, **options: Any) -> Text:
@@ -128,25 +126,14 @@ class Card:
         self.axes.add_line(Line2D(x, y, color=color, linewidth=width, zorder=zorder, solid_capstyle="round"))
 
 
-def message(title: str, lines: list[str], width: float = 8.5) -> Picture:
+def message(title: str, lines: list[str]) -> Picture:
     """A card that says why there is no picture, and what to do instead."""
     with style():
-        card = Card(width, MARGIN * 2 + 0.35 + 0.25 * len(lines))
+        card = Card(8.5, MARGIN * 2 + 0.35 + 0.25 * len(lines))
         card.title(title, 13)
         for row, words in enumerate(lines):
-            card.text(MARGIN, MARGIN + 0.55 + 0.25 * row, fit(words, width - 2 * MARGIN, 10), 10)
+            card.text(MARGIN, MARGIN + 0.55 + 0.25 * row, fit(words, card.width - 2 * MARGIN, 10), 10)
     return card.figure
-
-
-def wrap(words: Sequence[str], room: float, size: float) -> list[str]:
-    """The words side by side in as few lines of `room` inches as they need."""
-    lines: list[str] = []
-    for word in words:
-        if lines and width_of(lines[-1] + GLUE + word, size) <= room:
-            lines[-1] += GLUE + word
-        else:
-            lines.append(word)
-    return [fit(line, room, size) for line in lines]
 
 
 def number(value: float) -> str:
@@ -156,13 +143,13 @@ def number(value: float) -> str:
     return f"{value:.1f}" if value >= 0.095 else f"{value:.2f}" if value >= 0.005 else "<0.01"
 
 
-def unit_of(largest: int) -> tuple[int, str]:
+def unit_of(largest: float) -> tuple[int, str]:
     """The unit in which a figure of at most `largest` bytes reads well: (bytes in it, its name)."""
     units = ((2**20, "MiB"), (2**10, "KiB"), (1, "bytes"))
     return next((unit for unit in units if largest >= 0.95 * unit[0]), units[-1])
 
 
-def in_unit(nbytes: int, largest: int | None = None) -> str:
+def in_unit(nbytes: float, largest: float | None = None) -> str:
     """A figure of bytes with its unit: "1.2 MiB"; the unit is that in which `largest` reads well."""
     size, name = unit_of(nbytes if largest is None else largest)
     return f"{number(nbytes / size)} {name}"
@@ -191,8 +178,9 @@ def label(axes: Axes, x: str, y: str, *, grid: str = "y") -> None:
     axes.grid(axis=grid, color=EDGE, linewidth=0.8)  # type: ignore[arg-type]
 
 
-def key(card: Card, entries: dict[str, str], y: float, x: float = MARGIN) -> None:
+def key(card: Card, entries: dict[str, str], y: float) -> None:
     """Colours and their words in a row, {words: colour}; for pictures where labels do not fit."""
+    x = MARGIN
     for words, color in entries.items():
         card.box(x, y, 0.14, 0.14, color, radius=0.03)
         card.text(x + 0.2, y + 0.07, words, 9, color=MUTED, va="center", gid="key")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from typing import NamedTuple
 
 from trtlab.engine import Layer
@@ -33,8 +32,6 @@ KINDS: dict[str, Ink] = {
 VANISHED = Ink("#E1E5EA", "#6B7684")
 UNASKED = Ink("#FFF4E5", "#A84B00")  # a kernel that no ONNX node asked for: its fill, and its border and text
 
-# What a byte is for, in the memory picture.
-BYTES: dict[str, str] = {"reads inputs": "#80C2F5", "reads constants": "#F4B42A", "writes outputs": "#1A6FC9"}
 CARD, EDGE, OUTLINE, BAR = "#FCFCFA", "#D5DAE1", "#8996A5", "#9AA8B8"
 TEXT, MUTED = "#1F2933", "#52606D"
 
@@ -76,8 +73,10 @@ def kind_of_op(op: str) -> str:
     return _KIND_OF_OP.get(op, "pointwise")
 
 
-def short_name(op: str) -> str:
-    """What fits on a tile: "Conv", "+", "LN"; an operation we do not know keeps its first letters."""
+def tile_name(op: str, many: int) -> str:
+    """What a tile says in a picture of `many` nodes: where there is no room for the name, "+", "LN" or "Bitw…"."""
+    if many <= 12 and len(op) <= 12:
+        return op
     return _SHORT.get(op) or (op if len(op) <= 5 else f"{op[:4]}…")
 
 
@@ -88,23 +87,6 @@ def readable_name(layer: Layer) -> str:
     return " + ".join(layer.onnx_nodes) if renamed and layer.onnx_nodes else name
 
 
-# Most telling first: a kernel that convolves and adds is a convolution.
-_RANK = sorted(KINDS, key=lambda kind: (kind != "attention", kind in ("pointwise", "data movement", "other")))
-
-# Words in TensorRT's layer types and in the names it makes up itself, of the full TensorRT and of RTX.
-_WORDS = {
-    "convolution": ("conv", "correlation"),
-    "matrix multiplication": ("gemm", "matmul", "matrixmultiply", "fullyconnected", "__myl_fc"),
-    "normalisation, reduction": ("mean", "softmax", "reduce", "norm", "maxrsub", "sum", "topk"),
-    "pooling": ("pool",),
-    "embedding, gather": ("gath", "scatter", "embed"),
-    "quantize": ("quantize", "roun"),
-    "data movement": (
-        "reformat", "shuffle", "__myl_move", "__myl_tran", "__myl_resh", "__myl_cast", "__myl_conc", "concat", "copy",
-        "slice", "__myl_slic", "__myl_repl", "__myl_pad", "resize", "reshape", "transpose",
-    ),
-}  # fmt: skip
-
 _FUSED_ATTENTION = re.compile(r"gemm_mha|fmha|fused_?mha|flash_?att", re.IGNORECASE)
 
 
@@ -113,17 +95,19 @@ def is_fused_attention(layer: Layer) -> bool:
     return layer.type == "mha" or bool(_FUSED_ATTENTION.search(f"{layer.name} {layer.tactic or ''}"))
 
 
-def strongest(ops: Iterable[str]) -> str | None:
-    """The most telling kind among `ops`, or None when there are none."""
-    kinds = {kind_of_op(op) for op in ops}
-    return next((kind for kind in _RANK if kind in kinds), None)
+# Kernels that only move data: by the names of TensorRT-RTX, and by the layer types of full TensorRT.
+_MOVES = re.compile(r"(move|tran|resh|cast|conc|slic|repl|pad)+|.*(reformat|shuffle|concat|copy|slice|resize|pose).*")
 
 
-def kind_of_layer(layer: Layer, ops: Iterable[str] = ()) -> str:
-    """The kind of a layer: from the operations of its ONNX nodes when given, else from TensorRT's type and name."""
-    if is_fused_attention(layer):
-        return "attention"
-    own = layer.name if layer.name.startswith("_") else ""  # other names come from the model and promise nothing
-    words = (layer.type.lower(), own.lower())
-    told = (name for one in words for name, hints in _WORDS.items() if any(hint in one for hint in hints))
-    return strongest(ops) or next(told, "pointwise")
+def errand(layer: Layer) -> str:
+    """What a kernel does that runs no node of its own; a helper does a part of a node that another kernel runs."""
+    name = readable_name(layer) if layer.name.startswith("__myl_") else layer.type  # other names are the model's
+    if _MOVES.fullmatch(name.lower()):
+        return "layout" if len(layer.inputs) == len(layer.outputs) == 1 and not layer.onnx_nodes else "copy"
+    return "helper" if layer.onnx_nodes else "added"
+
+
+def type_of(layer: Layer) -> str:
+    """The element type a kernel reads: FP32, FP16, INT8 …; that of indices only where it reads nothing else."""
+    names = [tensor.dtype for tensor in (*layer.inputs, *layer.outputs)]
+    return next((name for name in names if name not in ("INT64", "INT32", "BOOL", "")), names[0] if names else "")

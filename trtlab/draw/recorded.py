@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from trtlab.draw.frame import MARGIN, Picture, fit, key, label, message, plot, style, width_of
+from trtlab.draw.frame import GLUE, MARGIN, Picture, fit, key, label, message, plot, style, width_of
 from trtlab.draw.palette import KINDS, MUTED, TEXT
 from trtlab.recordings import Recording, compare
 
@@ -46,12 +46,11 @@ def recordings(runs: Sequence[Recording], title: str = "") -> Picture:
 
 def _where(runs: Sequence[Recording]) -> str:
     """What all runs share, and how to read the mark."""
-    models, gpus = {run.model for run in runs}, {run.gpu for run in runs}
+    shared = {(run.model, run.gpu) for run in runs}
+    model, gpu = shared.pop()
     whose = "recorded by NVIDIA on" if all("NVIDIA" in run.source for run in runs) else "recorded on"
-    start = (
-        f"{models.pop()}, {whose} {gpus.pop()}   ·   " if len(models) == len(gpus) == 1 and all(models | gpus) else ""
-    )
-    return f"{start}bar: sum of the layers, profiled one by one   ·   line: the run from end to end"
+    start = f"{model}, {whose} {gpu}{GLUE}" if model and gpu and not shared else ""
+    return f"{start}bar: sum of the layers, profiled one by one{GLUE}line: the run from end to end"
 
 
 def recorded_difference(a: Recording, b: Recording, title: str = "") -> Picture:
@@ -64,27 +63,24 @@ def recorded_difference(a: Recording, b: Recording, title: str = "") -> Picture:
     copies = 1000 * (table["b copies"] - table["a copies"])
     work = 1000 * table["difference"] - copies
     names = [fit(name, 2.7, 9) for name in table["layers"]]
-    words = f"The work takes {_signed(work.sum())} µs, quantize and reformat copies {_signed(copies.sum())} µs"
+    words = f"The work takes {work.sum():+.0f} µs, quantize and reformat copies {copies.sum():+.0f} µs".replace(
+        "-", "−"
+    )
+    title = title or words.replace("-", "−")
+    whose = fit(b.precision.split(" ")[0] or b.name, 1.6, 10)
     with style():
         note = f"sums of layers, not end to end: {b.precision or b.name}, minus {a.precision or a.name}"
         left = MARGIN + max(width_of(name, 9) for name in names) + 0.12
-        card, axes = plot(title or words, 10.4, 1.95 + 0.235 * len(table), note=note, left=left, bottom=0.95)
+        card, axes = plot(
+            title or words.replace("-", "−"), 10.4, 1.95 + 0.235 * len(table), note=note, left=left, bottom=0.95
+        )
         rows = pd.Series(range(len(table)))
         axes.barh(rows - 0.2, work, height=0.38, color=[KINDS[kind].fill for kind in table["kind"]])
         axes.barh(rows + 0.2, copies, height=0.38, color=_COPIES)
         axes.axvline(0, color=TEXT, linewidth=1)
         axes.set_yticks(rows, names, fontsize=9)
         axes.set_ylim(len(table) - 0.4, -0.6)
-        label(axes, f"← {_word(b)} is faster        microseconds        {_word(b)} is slower →", "", grid="x")
+        label(axes, f"← {whose} is faster        microseconds        {whose} is slower →", "", grid="x")
         shown = {kind: KINDS[kind].fill for kind in dict.fromkeys(table["kind"])}
         key(card, {**shown, "quantize and reformat copies": _COPIES}, card.height - 0.3)
     return card.figure
-
-
-def _word(run: Recording) -> str:
-    """The first word of the precision, or what the run is called."""
-    return fit(run.precision.split(" ")[0] or run.name, 1.6, 10)
-
-
-def _signed(value: float) -> str:
-    return f"{'+' if value >= 0 else '−'}{abs(value):.0f}"
