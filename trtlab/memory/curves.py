@@ -88,7 +88,9 @@ class OpenShapes:
 
 def open_shapes(shapes: Mapping[str, Any] | None, source: Source) -> OpenShapes:
     """`shapes`, or where they are None the model's own; raises ProfileError unless exactly one size is open."""
-    given: Mapping[str, Any] = _declared(source) if shapes is None else shapes
+    given: Mapping[str, Any] = (
+        {name: port.sizes for name, port in inputs_of(inlined(parse(source))).items()} if shapes is None else shapes
+    )
     example = "shapes={'x': ('N', 3, 224, 224)}"
     if not isinstance(given, Mapping):
         raise ProfileError("shapes= is not a dictionary.", fix=f"write {example}.")
@@ -102,17 +104,6 @@ def open_shapes(shapes: Mapping[str, Any] | None, source: Source) -> OpenShapes:
             "a model whose own shape is fixed is exported with a dynamic batch first (chapter 01).",
         )
     return OpenShapes(arrays, *letters)
-
-
-def _declared(source: Source) -> dict[str, tuple[int | str, ...]]:
-    """The shape of each input as the model declares it; an unnamed dynamic size gets a name of its own."""
-    return {
-        name: tuple(
-            (symbol or f"{name}_{axis}") if size is None else size
-            for axis, (size, symbol) in enumerate(zip(port.dims, port.symbols, strict=True))
-        )
-        for name, port in inputs_of(inlined(parse(source))).items()
-    }
 
 
 def in_words(shapes: Any) -> str:
