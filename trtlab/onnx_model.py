@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import onnx
 import onnx.inliner
@@ -71,8 +71,7 @@ class Source:
     @cached_property
     def external(self) -> tuple[Path, ...]:
         """The files with its external weights; raises ModelError where one is missing, cut short or elsewhere."""
-        # Every model with external weights holds this key; to parse 100 MB to learn that would cost more.
-        return external_files(parse(self), self.path) if b"location" in self.data else ()
+        return external_files(parse(self, weights=False), self.path)
 
     @property
     def title(self) -> str:
@@ -122,16 +121,22 @@ def _reading(path: Path) -> Iterator[None]:
 
 def digest_of(content: bytes | Path) -> bytes:
     """The SHA-256 of the SHA-256 of every 4 MiB of bytes or of a file, on two cores."""
-    opened = io.BytesIO(content) if isinstance(content, bytes) else content.open("rb")
-    with opened as file, ThreadPoolExecutor(2) as pool:
+    with _opened(content) as file, ThreadPoolExecutor(2) as pool:
         parts = pool.map(lambda part: hashlib.sha256(part).digest(), iter(lambda: file.read(2**22), b""))
         return hashlib.sha256(b"".join(parts)).digest()
 
 
-def parse(source: Source) -> onnx.ModelProto:
-    """The ModelProto in `source`, external weights left where they are; raises ModelError when it is not one."""
+def _opened(content: bytes | Path) -> BinaryIO:
+    return io.BytesIO(content) if isinstance(content, bytes) else content.open("rb")
+
+
+def parse(source: Source, *, weights: bool = True) -> onnx.ModelProto:
+    """The ModelProto in `source`, external weights left where they are; raises ModelError when it is not one.
+
+    Without `weights` it takes milliseconds: a large one has no values, and its `segment` ends at as many bytes.
+    """
     try:
-        model = onnx.load_model_from_string(source.data)
+        model = onnx.load_model_from_string(source.data) if weights else _skimmed(source)
         for text in (text for message in _messages(model) for text in _texts(message)):
             if isinstance(text, bytes):  # so protobuf hands out what is not UTF-8
                 text.decode()
@@ -140,6 +145,47 @@ def parse(source: Source) -> onnx.ModelProto:
     if not (model.graph.node or model.graph.output):
         raise ModelError(f"{source.subject} holds no graph: {_looks_like(source.data)}.", fix=_EXPORT)
     return model
+
+
+def _skimmed(source: Source) -> onnx.ModelProto:
+    """The model without the large weights of its main graph, which are passed over in the file."""
+    model, in_memory = onnx.ModelProto(), source.content is not None or "data" in source.__dict__
+    path = None if in_memory else source.path
+    with _reading(path or Path()), _opened(path or source.data) as file:
+        _skim(file, 0, file.seek(0, os.SEEK_END), model, ["graph", "initializer", "raw_data"])
+    return model
+
+
+def _skim(file: BinaryIO, start: int, end: int, message: Any, way: list[str]) -> None:
+    """Read a message of protobuf, and of the field that `way` leads to only its size where that is large."""
+    field, kept = message.DESCRIPTOR.fields_by_name[way[0]], []
+    while start < end:
+        file.seek(start)
+        number, kind = divmod(_varint(file), 8)
+        size = {1: 8, 5: 4}.get(kind) or _varint(file)  # of kind 0 the value itself
+        content = file.tell()
+        stop = content + (size if kind else 0)
+        if stop > end or kind not in (0, 1, 2, 5):
+            raise DecodeError("cut short")
+        if number != field.number or size <= _SMALL_BYTES:
+            file.seek(start)
+            kept.append(file.read(stop - start))
+        elif len(way) > 1:
+            part = getattr(message, way[0])
+            _skim(file, content, stop, part.add() if field.is_repeated else part, way[1:])
+        else:
+            message.segment.end = size
+        start = stop
+    message.MergeFromString(b"".join(kept))
+
+
+def _varint(file: BinaryIO) -> int:
+    bits = []
+    while byte := file.read(1):
+        bits.append(byte[0] & 127)
+        if byte[0] < 128:
+            return sum(seven << 7 * place for place, seven in enumerate(bits))
+    raise DecodeError("cut short")
 
 
 def _texts(message: Any) -> list[str | bytes]:
@@ -217,18 +263,19 @@ def has_values(tensor: onnx.TensorProto) -> bool:
     return any(field.name.endswith("_data") for field, _ in tensor.ListFields())
 
 
-def _messages(message: Any) -> Iterator[Any]:
-    """`message` and those inside it, wherever they are; the parts of a tensor are left out, for its size."""
+def _messages(message: Any, *without: str) -> Iterator[Any]:
+    """`message` and those inside it, wherever they are, not looking into a tensor or what is of a type in `without`."""
     yield message
-    for field, content in message.ListFields() if message.DESCRIPTOR.name != "TensorProto" else ():
+    for field, content in message.ListFields() if message.DESCRIPTOR.name not in ("TensorProto", *without) else ():
         if field.type == field.TYPE_MESSAGE:
             for part in content if field.is_repeated else (content,):
-                yield from _messages(part)
+                yield from _messages(part, *without)
 
 
 def tensors(message: Any) -> Iterator[onnx.TensorProto]:
     """Every TensorProto in a model, graph or node, wherever it is (attributes, branches, functions, sparse tensors)."""
-    return (part for part in _messages(message) if part.DESCRIPTOR.name == "TensorProto")
+    parts = _messages(message, "ValueInfoProto", "StringStringEntryProto")
+    return (part for part in parts if part.DESCRIPTOR.name == "TensorProto")
 
 
 def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
@@ -306,8 +353,8 @@ def check_model(model: onnx.ModelProto, source: Source) -> None:
         for value in ports:
             _check_port(f"{role} '{value.name}' of {source.title}", value, needs_rank=role == "Input")
     for tensor in tensors(model):
-        size, given = weight_bytes(tensor), len(tensor.raw_data)
-        if tensor.HasField("raw_data") and size is not None and given != size:
+        size, given = weight_bytes(tensor), tensor.segment.end or len(tensor.raw_data)
+        if (tensor.segment.end or tensor.HasField("raw_data")) and size is not None and given != size:
             have = f"The weights of '{tensor.name}' in {source.title} are {given:,} bytes"
             raise ModelError(f"{have}, and its shape {list(tensor.dims)} asks for {size:,}.", fix=_AGAIN)
     _check_onnx(model, source)
