@@ -53,7 +53,7 @@ def every_plan_is_the_same() -> None:
 
 def every_file_is_fine() -> None:
     """The runtime has nothing against any file."""
-    everywhere(ask.check_plan, lambda plan, name="": ask.PlanCheck(name, len(plan), "needs a GPU", "", ""))
+    everywhere(ask.check_plan, lambda plan, name="": ask.PlanCheck(name, len(plan), "needs a GPU", ""))
 
 
 def every_card_is_supported() -> None:

@@ -104,7 +104,6 @@ def test_a_profile_that_crashes_tensorrt_does_not_take_the_next_along(monkeypatc
 def test_a_cut_plan_is_told(plan: bytes, length: int) -> None:
     check = check_plan(plan[:length])
     assert (check.state, check.nbytes) == ("cut", length)
-    assert "again" in check.fix
 
 
 def test_a_plan_with_more_at_its_end_is_told(plan: bytes) -> None:

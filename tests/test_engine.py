@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 import trtlab as lab
-from trtlab.buildlog import onnx_nodes, read_build_log, read_inspector
+from trtlab.buildlog import read_build_log, read_inspector
 from trtlab.engine import BITS, Engine, Layer, Port, Tensor
 
 # ----------------------------------------------------------------- the build log
@@ -94,18 +94,9 @@ def test_log_of_several_profiles_counts_kernels_once() -> None:
 
 
 def test_figures_are_the_largest_of_all_profiles() -> None:
-    engine = read_build_log(
-        [
-            "Original: 9 layers",
-            "Total Activation Memory: 300 bytes",
-            "Total Activation Memory: 700 bytes",
-            "Total Activation Memory: 500 bytes",
-            "Total Weights Memory: 44 bytes",
-            "Max Scratch Memory: 5 bytes",
-            "After Fusion: 3 layers",
-            "the Total Activation Memory: 9999 bytes of something else",
-        ]
-    )
+    totals = [f"Total Activation Memory: {size} bytes" for size in (300, 700, 500)]
+    others = ["Original: 9 layers", "Total Weights Memory: 44 bytes", "Max Scratch Memory: 5 bytes"]
+    engine = read_build_log([*others, *totals, "the Total Activation Memory: 9999 bytes of something else"])
     figures = (engine.activation_bytes, engine.weight_bytes, engine.scratch_bytes, engine.original_layers)
     assert figures == (700, 44, 5, 9)
 
@@ -134,62 +125,49 @@ def test_damaged_log_raises_nothing(messages: list[str], cut: int, noise: str) -
     ],
 )
 def test_node_names_in_metadata(metadata: str, nodes: tuple[str, ...]) -> None:
-    assert onnx_nodes(metadata) == nodes
+    engine = read_build_log([f"Layers:\n{entry('k', 'gemm', '', '', metadata)}"])
+    assert engine.layers[0].onnx_nodes == nodes
 
 
-def typed_models() -> dict[str, tuple[onnx.ModelProto, str]]:
-    """A small model and its target for each element type that a real log must be read for."""
+def typed_models() -> dict[str, onnx.ModelProto]:
+    """A small model for each element type that a real log must be read for."""
 
     def cast(kind: int) -> onnx.ModelProto:
         nodes = [tiny.node("Cast", "x", "c", to=kind), tiny.node("Relu", "c", "y")]
-        return tiny.model(nodes, {"x": (4, 8)}, "y")
+        model = tiny.model(nodes, {"x": (4, 8)}, "y")
+        model.graph.output[0].type.tensor_type.elem_type = kind
+        return model
 
     def quantized(kind: int, opset: int) -> onnx.ModelProto:
-        zero = helper.make_tensor("z", kind, (), [0])
-        nodes = [tiny.node("QuantizeLinear", "x s z", "q"), tiny.node("DequantizeLinear", "q s z", "y")]
-        model = tiny.model(
-            [*nodes, tiny.node("Identity", "q", "raw")],
-            {"x": (64, 64)},
-            "y",
-            [tiny.tensor("s", 0.1), zero],
-            opset=opset,
-        )
+        nodes = [tiny.node("QuantizeLinear", "x s z", "q"), tiny.node("DequantizeLinear", "q s z", "y"),
+                 tiny.node("Identity", "q", "raw")]  # fmt: skip
+        weights = [tiny.tensor("s", 0.1), helper.make_tensor("z", kind, (), [0])]
+        model = tiny.model(nodes, {"x": (64, 64)}, "y", weights, opset=opset)
         model.graph.output.append(tiny.value("raw", None, kind))
         return model
 
     logic = tiny.model([tiny.node("Greater", "x zero", "y")], {"x": (4, 8)}, "", [tiny.tensor("zero", 0.0)])
     logic.graph.output.append(tiny.value("y", None, TensorProto.BOOL))
-    ids = tiny.model(
-        [tiny.node("Gather", "table ids", "y")],
-        [tiny.value("ids", (5,), TensorProto.INT64)],
-        "y",
-        [tiny.weight("table", 9, 4)],
-    )
+    ids = [tiny.value("ids", (5,), TensorProto.INT64)]
     packed = helper.make_tensor("w", TensorProto.INT4, (64, 64), np.ones(4096))
+    blocks = helper.make_node("DequantizeLinear", ["w", "s"], ["wd"], name="dq", axis=0, block_size=32)
     weights = [packed, tiny.tensor("s", np.full((2, 64), 0.1))]
-    nodes = [
-        helper.make_node("DequantizeLinear", ["w", "s"], ["wd"], name="dq", axis=0, block_size=32),
-        tiny.node("MatMul", "x wd", "y"),
-    ]
     return {
-        "FP32": (tiny.mlp(), "SM89"),
-        "FP16": (cast(TensorProto.FLOAT16), "SM89"),
-        "BF16": (cast(TensorProto.BFLOAT16), "SM89"),
-        "INT8": (quantized(TensorProto.INT8, 17), "SM89"),
-        "FP8": (quantized(TensorProto.FLOAT8E4M3FN, 19), "SM89"),
-        "BOOL": (logic, "SM89"),
-        "INT64": (ids, "SM89"),
-        "INT4": (tiny.model(nodes, {"x": (64, 64)}, "y", weights, opset=21), "SM89"),
+        "FP32": tiny.mlp(),
+        "FP16": cast(TensorProto.FLOAT16),
+        "BF16": cast(TensorProto.BFLOAT16),
+        "INT8": quantized(TensorProto.INT8, 17),
+        "FP8": quantized(TensorProto.FLOAT8E4M3FN, 19),
+        "BOOL": logic,
+        "INT64": tiny.model([tiny.node("Gather", "table ids", "y")], ids, "y", [tiny.weight("table", 9, 4)]),
+        "INT4": tiny.model([blocks, tiny.node("MatMul", "x wd", "y")], {"x": (64, 64)}, "y", weights, opset=21),
     }
 
 
 @pytest.mark.usefixtures("tidy")
 @pytest.mark.parametrize("dtype", typed_models())
 def test_every_element_type_of_a_real_log_is_known(dtype: str) -> None:
-    model, target = typed_models()[dtype]
-    if dtype in ("FP16", "BF16"):
-        model.graph.output[0].type.tensor_type.elem_type = model.graph.node[0].attribute[0].i
-    engine = lab.build(model, gpu=target)
+    engine = lab.build(typed_models()[dtype], gpu="SM89")
     tensors = [t for layer in engine.layers for t in (*layer.inputs, *layer.outputs, *layer.constants)]
     found = {tensor.dtype for tensor in tensors} | {port.dtype for port in engine.ports}
     assert found <= set(BITS), f"{found - set(BITS)} is not known"
@@ -198,116 +176,68 @@ def test_every_element_type_of_a_real_log_is_known(dtype: str) -> None:
 
 # ---------------------------------------------------------------- inspector JSON
 
+ROW, HALVES, BYTES = (
+    "Row major linear FP32",
+    "Channel major FP16 format where channel % 4 == 0",
+    "Row major Int8 format",
+)
+
+
+def described(name: str, kind: str, reads: Any, writes: Any, **more: Any) -> dict[str, Any]:
+    return {"Name": name, "LayerType": kind, "Inputs": [reads], "Outputs": [writes], **more}
+
+
+def eight(name: str, channels: int, layout: str) -> dict[str, Any]:
+    """A tensor as TensorRT 8 and 10 describe it: one text says its format and its type."""
+    return {"Name": name, "Location": "Device", "Dimensions": [2, channels, 8, 8], "Format/Datatype": layout}
+
+
+def eleven(name: str, channels: int, dtype: str) -> dict[str, Any]:
+    shape = [2, channels, 8, 8]
+    return {"Name": name, "Dimensions": shape, "Strides": shape, "Datatype": dtype, "Format": "Row major linear"}
+
+
+COUNTED = {"Weights": {"Type": "Half", "Count": 216}, "Bias": {"Type": "Half", "Count": 8}}
 EIGHT = {
     "Layers": [
-        {
-            "Name": "Reformatting CopyNode for Input Tensor 0 to Conv_0 + Relu_1",
-            "LayerType": "Reformat",
-            "Inputs": [
-                {
-                    "Name": "x",
-                    "Location": "Device",
-                    "Dimensions": [2, 3, 8, 8],
-                    "Format/Datatype": "Row major linear FP32",
-                }
-            ],
-            "Outputs": [
-                {
-                    "Name": "x2",
-                    "Dimensions": [2, 3, 8, 8],
-                    "Format/Datatype": "Channel major FP16 format where channel % 4 == 0",
-                }
-            ],
-            "TacticValue": "0x0",
-        },
-        {
-            "Name": "Conv_0 + Relu_1",
-            "LayerType": "CaskConvolution",
-            "Inputs": [
-                {
-                    "Name": "x2",
-                    "Dimensions": [2, 3, 8, 8],
-                    "Format/Datatype": "Channel major FP16 format where channel % 4 == 0",
-                }
-            ],
-            "Outputs": [
-                {
-                    "Name": "a",
-                    "Dimensions": [2, 8, 8, 8],
-                    "Format/Datatype": "Thirty-two wide channel vectorized row major Int8 format",
-                }
-            ],
-            "Weights": {"Type": "Half", "Count": 216},
-            "Bias": {"Type": "Half", "Count": 8},
-            "TacticName": "sm80_xmma_fprop",
-            "TacticValue": "0x1",
-        },
-        {
-            "Name": "PWN(PWN(Sigmoid_3), Mul_4)",
-            "LayerType": "PointWiseV2",
-            "Inputs": [{"Name": "a", "Dimensions": [2, 8, 8, 8], "Format/Datatype": "Row major Int8 format"}],
-            "Outputs": [{"Name": "y", "Dimensions": [2, 8, 8, 8], "Format/Datatype": "Row major linear FP32"}],
-            "TacticValue": "0x2",
-        },
+        described("Reformatting CopyNode for Input Tensor 0 to Conv_0 + Relu_1", "Reformat", eight("x", 3, ROW),
+                  eight("x2", 3, HALVES), TacticValue="0x0"),
+        described("Conv_0 + Relu_1", "CaskConvolution", eight("x2", 3, HALVES),
+                  eight("a", 8, "Thirty-two wide channel vectorized row major Int8 format"),
+                  **COUNTED, TacticName="sm80_xmma_fprop", TacticValue="0x1"),
+        described("PWN(PWN(Sigmoid_3), Mul_4)", "PointWiseV2", eight("a", 8, BYTES), eight("y", 8, ROW),
+                  TacticValue="0x2"),
     ],
     "Bindings": ["x", "y"],
-}
+}  # fmt: skip
 
 
 def modern(version: int) -> dict[str, Any]:
     """The same engine as TensorRT 10 or 11 describes it; 10 has Bindings and `Format/Datatype`, 11 has I/O Tensors."""
-
-    def tensor(name: str, shape: list[int], dtype: str, layout: str) -> dict[str, Any]:
-        if version == 10:
-            words = {"Float": "FP32", "Half": "FP16", "Int8": "Int8"}[dtype]
-            return {"Name": name, "Location": "Device", "Dimensions": shape, "Format/Datatype": f"{layout} {words}"}
-        return {"Name": name, "Dimensions": shape, "Strides": shape, "Datatype": dtype, "Format": layout}
-
-    x, half = (
-        tensor("x", [2, 3, 8, 8], "Float", "Row major linear"),
-        tensor("x2", [2, 3, 8, 8], "Half", "Row major linear"),
-    )
-    a, y = tensor("a", [2, 8, 8, 8], "Int8", "Row major linear"), tensor("y", [2, 8, 8, 8], "Float", "Row major linear")
-    more = {"StreamId": 1, "Metadata": ""}
-    layers: list[dict[str, Any]] = [
-        {"Name": "Reformatting CopyNode for x", "LayerType": "Reformat", "Inputs": [x], "Outputs": [half], **more},
-        {
-            "Name": "c",
-            "LayerType": "CaskConvolution",
-            "Inputs": [half],
-            "Outputs": [a],
-            "TacticName": "sm80_xmma_fprop",
-            **more,
-            "Metadata": "[ONNX Layer: Conv_0]\x1e[ONNX Layer: Relu_1]",
-            **(
-                {"Weights": {"Type": "Half", "Count": 216}, "Bias": {"Type": "Half", "Count": 8}}
-                if version == 10
-                else {"Constants": [tensor("w", [8, 3, 3, 3], "Half", "Linear"), tensor("b", [8], "Half", "Linear")]}
-            ),
-        },
-        {
-            "Name": "p",
-            "LayerType": "kgen",
-            "Inputs": [a],
-            "Outputs": [y],
-            **more,
-            "Metadata": "[ONNX Layer: Sigmoid_3]\x1e[ONNX Layer: Mul_4]",
-        },
+    if version == 10:
+        x, half, a, y = eight("x", 3, ROW), eight("x2", 3, HALVES), eight("a", 8, BYTES), eight("y", 8, ROW)
+        weights: dict[str, Any] = COUNTED
+    else:
+        x, half, a, y = (
+            eleven(*one) for one in (("x", 3, "Float"), ("x2", 3, "Half"), ("a", 8, "Int8"), ("y", 8, "Float"))
+        )
+        constants = [{**half, "Name": "w", "Dimensions": [8, 3, 3, 3]}, {**half, "Name": "b", "Dimensions": [8]}]
+        weights = {"Constants": constants}
+    convolution, pointwise = ("[ONNX Layer: Conv_0]\x1e[ONNX Layer: Relu_1]",
+                              "[ONNX Layer: Sigmoid_3]\x1e[ONNX Layer: Mul_4]")  # fmt: skip
+    layers = [
+        described("Reformatting CopyNode for x", "Reformat", x, half, StreamId=1, Metadata=""),
+        described("c", "CaskConvolution", half, a, TacticName="sm80_xmma_fprop", Metadata=convolution, **weights),
+        described("p", "kgen", a, y, StreamId=1, Metadata=pointwise),
     ]
     if version == 10:
         return {"Layers": layers, "Bindings": ["x", "y"]}
-    shape = [2, 3, 8, 8]
-    ranges = [{"MinShape": shape, "OptShape": shape, "MaxShape": shape, "Format": "Linear"}]
+    ranges = [dict.fromkeys(("MinShape", "OptShape", "MaxShape"), x["Dimensions"]) | {"Format": "Linear"}]
     ports = [
-        {"Name": "x", "IOMode": "Input", "DataType": "Float", "Dimensions": shape, "ProfileInfo": ranges},
-        {
-            "Name": "y",
-            "IOMode": "Output",
-            "DataType": "Float",
-            "Dimensions": [2, 8, 8, 8],
-            "ProfileInfo": [{"Format": "Linear"}],
-        },
-    ]
+        {"Name": "x", "IOMode": "Input", "DataType": "Float", "Dimensions": x["Dimensions"], "ProfileInfo": ranges},
+        {"Name": "y", "IOMode": "Output", "DataType": "Float", "Dimensions": y["Dimensions"],
+         "ProfileInfo": [{"Format": "Linear"}]},
+    ]  # fmt: skip
     return {"Layers": layers, "I/O Tensors": ports}
 
 
@@ -364,30 +294,15 @@ def test_names_only_json_says_how_to_get_the_details() -> None:
         read_inspector(text)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "{",
-        "[]",
-        "null",
-        "7",
-        '"Layers"',
-        "{}",
-        '{"Layers": 3}',
-        '{"Layers": null}',
-        '{"Layers": [3]}',
-        '{"Layers": [{"Inputs": 3}]}',
-        '{"Layers": [{"Inputs": [3]}]}',
-        '{"Layers": [{"StreamId": "first"}]}',
-        '{"Layers": [{"Inputs": [{"Dimensions": ["N"]}]}]}',
-        '{"Layers": [{}], "I/O Tensors": [3]}',
-        '{"Layers": [{}], "Bindings": [3]}',
-        '{"Layers": [{}], "I/O Tensors": [{"ProfileInfo": [{"MinShape": 1}]}]}',
-        "Name: conv1, LayerType: gemm",
-        "<html></html>",
-    ],
-)
+NO_INSPECTOR_JSON = ("", "{", "[]", "null", "7", '"Layers"', "{}", "Name: conv1, LayerType: gemm", "<html></html>")
+WRONG_PARTS = (
+    "3", "null", "[3]", '[{"Inputs": 3}]', '[{"Inputs": [3]}]', '[{"StreamId": "first"}]',
+    '[{"Inputs": [{"Dimensions": ["N"]}]}]', '[{}], "I/O Tensors": [3]', '[{}], "Bindings": [3]',
+    '[{}], "I/O Tensors": [{"ProfileInfo": [{"MinShape": 1}]}]',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", [*NO_INSPECTOR_JSON, *(f'{{"Layers": {part}}}' for part in WRONG_PARTS)])
 def test_text_that_is_no_inspector_json(text: str) -> None:
     with pytest.raises(lab.AssetError) as caught:
         read_inspector(text)
@@ -395,14 +310,10 @@ def test_text_that_is_no_inspector_json(text: str) -> None:
     assert caught.value.diagnosis.fix
 
 
+KEYS = ["Name", "Inputs", "Outputs", "Dimensions", "Datatype", "Metadata", "ProfileInfo"]
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(["Name", "Inputs", "Outputs", "Dimensions", "Datatype", "Metadata", "ProfileInfo"]), inner
-        )
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner),
     max_leaves=8,
 )
 

@@ -21,28 +21,19 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# The file of each name. No module is called like a function here, so that lab.build is always the function.
-_HOME = {
-    "doctor": "machine",
-    "Machine": "machine",
-    "gpu": "gpus",
-    "Gpu": "gpus",
-    "build": "building",
-    "Engine": "engine",
-    "Layer": "engine",
-    "Tensor": "engine",
-    "read_inspector": "buildlog",
-    "checklist": "export_checks",
-    "Checklist": "export_checks",
-    "diagnose": "diagnosis",
-    "Diagnosis": "errors",
-    "explain": "report",
-    "TrtlabError": "errors",
-    "BuildError": "errors",
-    "ModelError": "errors",
-    "ProfileError": "errors",
-    "AssetError": "errors",
+# What each file offers. No module is called like a function here, so that lab.build is always the function.
+_NAMES = {
+    "building": "build",
+    "buildlog": "read_inspector",
+    "diagnosis": "diagnose",
+    "engine": "Engine Layer Tensor",
+    "errors": "AssetError BuildError Diagnosis ModelError ProfileError TrtlabError",
+    "export_checks": "Checklist checklist",
+    "gpus": "Gpu gpu",
+    "machine": "Machine doctor",
+    "report": "explain",
 }
+_HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 _MODULES = ("models", "datasets", "numerics", "precision", "profiles", "memory", "recordings", "draw", "exercises")
 __all__ = ["trt", *_HOME, *_MODULES]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -57,18 +58,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def _shapes(texts: list[str]) -> dict[str, list[tuple[int, ...]]] | None:
     """{"x": [(1, 3), (8, 3), (32, 3)]} from ["x=1,3:8,3:32,3"]; sizes are separated by commas or x."""
-    shapes = {}
+    shapes: dict[str, list[tuple[int, ...]]] = {}
     for text in texts:
         name, _, sizes = text.rpartition("=")
-        try:
-            found = [tuple(int(size) for size in part.replace("x", ",").split(",")) for part in sizes.split(":")]
-        except ValueError:
-            found = []
-        if not name or len(found) not in (1, 3):
+        if not name or not re.fullmatch(r"(\d+(,\d+)*)(:\d+(,\d+)*:\d+(,\d+)*)?", sizes := sizes.replace("x", ",")):
             raise lab.ProfileError(f"--shapes {text!r} cannot be read.", fix=f"write {_SHAPES_HELP}.")
         if name in shapes:
             fix = "write one shape, or min:opt:max, for each input."
             raise lab.ProfileError(f"--shapes names '{name}' twice.", fix=fix)
+        found = [tuple(map(int, shape.split(","))) for shape in sizes.split(":")]
         shapes[name] = found * 3 if len(found) == 1 else found
     return shapes or None
 
@@ -87,13 +85,13 @@ def _explain(options: argparse.Namespace) -> None:
 
 
 def _diagnose(options: argparse.Namespace) -> None:
-    what, path = sys.stdin.read() if options.what == "-" else options.what, Path(options.what)
-    if path.suffix in (".txt", ".log") and (path.is_file() or not any(map(str.isspace, options.what))):
+    what = sys.stdin.read() if options.what == "-" else options.what
+    if what.endswith((".txt", ".log")) and (os.path.isfile(what) or " " not in what):
         try:
-            what = path.read_text(encoding="utf-8", errors="replace")
+            what = Path(what).read_text(encoding="utf-8", errors="replace")
         except OSError as error:
-            what = f"There is no file '{options.what}' to read ({error.strerror})."
-            raise lab.AssetError(what, fix="check the path.") from error
+            says = f"There is no file '{what}' to read ({error.strerror})."
+            raise lab.AssetError(says, fix="check the path.") from error
     print(lab.diagnose(what))
 
 
@@ -103,7 +101,7 @@ def _cache(options: argparse.Namespace) -> None:
     if options.clear:
         print(f"removed {cache.clear()} engines")
     entries = cache.entries()
-    size, limit = sum(entry[1] for entry in entries) / 2**20, cache.limit_bytes() / 2**20
+    size, limit = sum(entries.values()) / 2**20, cache.limit_bytes() / 2**20
     print(f"{len(entries)} engines, {size:,.1f} MiB of at most {limit:,.0f} MiB")
     print(f"in {cache.engines_folder()} (TRTLAB_CACHE moves it, TRTLAB_CACHE_GIB sets the limit)")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from trtlab.gpus import Gpu, check_target
 from trtlab.machine import load_tensorrt
 from trtlab.messages import plain
 from trtlab.onnx_model import Model, parse, read_source
-from trtlab.process import CompilerProcess, Limits, Transcript
+from trtlab.process import CompilerProcess, Transcript
 from trtlab.shapes import Shapes, read_shapes
 
 # On a machine without a GPU these follow every other error.
@@ -27,9 +26,9 @@ _NOISE = ("cudaError 35", "catchCudaError", "[checkMacros")
 
 @dataclass(frozen=True)
 class Trial:
-    """One build with a setting: the engine (None where TensorRT or Python refused) and the first complaint.
+    """One build with a setting: the engine and the size of its plan (None where TensorRT or Python refused).
 
-    `plan_bytes` is the size of the serialized engine, `said` what TensorRT warned of or failed with, "" when nothing.
+    `said` is the first thing that TensorRT warned of or failed with, "" when there is none.
     """
 
     setting: str
@@ -53,24 +52,24 @@ def try_setting(
 ) -> Trial:  # fmt: skip
     """Build `model` after running `setting`, lines of Python that see trt, config, builder and network.
 
-    They run after the target and the profiles are set, in a process that ends with the build, so that neither a crash
-    nor a build that spoils the next one reaches the caller. What fails is part of the answer: nothing is raised but
-    for a model, shapes or GPU that cannot be read. Nothing is cached. `time_limit` is in seconds.
+    They run after the target and the profiles are set, in a process that ends with the build. What fails is part of the
+    answer: nothing is raised but for a model, shapes or GPU that cannot be read. Nothing is cached. `time_limit` is in
+    seconds.
     """
-    source, trt = read_source(model), load_tensorrt()
+    source = read_source(model)
     parse(source)
-    order = {"task": "build", "target": check_target(gpu, trt), "profiles": read_shapes(shapes),
+    order = {"task": "build", "target": check_target(gpu, load_tensorrt()), "profiles": read_shapes(shapes),
              "path": str(source.path) if source.external else None, "setting": setting}  # fmt: skip
-    with CompilerProcess(trt.__name__) as process:
+    with CompilerProcess() as process:
         try:
-            told = process.run(order, source.data, Limits(time_limit, math.inf))
+            told = process.run(order, source.path or source.data, time_limit)
         except BuildError as error:
             return Trial(setting, None, None, error.message)
     complaints = (*told.spoken("ERROR"), *told.spoken("WARNING"))
     said = next((message for message in complaints if not any(noise in message for noise in _NOISE)), "")
     if told.plan is None:
         return Trial(setting, None, None, (told.error or {}).get("message") or said)
-    return Trial(setting, read_engine(told.messages, told.result), len(told.plan), said)
+    return Trial(setting, read_engine(told.messages, told.facts), len(told.plan), said)
 
 
 def try_settings(
@@ -81,24 +80,21 @@ def try_settings(
         return list(pool.map(lambda setting: try_setting(model, setting, shapes, gpu), settings))
 
 
-_COPY = "the file is not as long as it says: copy it again, or build it again."
-_READ = "read the message; build the engine on the machine that is to run it."
-
-# What the runtime says, and what it means; the first that fits counts.
-_MEANING = (
-    ("empty memory buffer", "empty", "the file has no content: build the engine again and write it whole."),
-    ("magicTag", "not an engine", "this is no plan of this TensorRT, or its first bytes are damaged: build it again."),
-    ("minBufferSize", "cut", _COPY),
-    ("cursor < blobSize", "cut", _COPY),
-    ("header.size == blobSize", "cut", _COPY),
-    ("Version tag does not match", "another version", "build the engine with the TensorRT that is to run it."),
-    ("cudaError 35", "needs a GPU", "its header is in order, and more is read on an NVIDIA GPU only."),
-)
+# What the runtime says of a plan, and the state it means; the first that fits counts.
+_STATES = {
+    "empty memory buffer": "empty",
+    "magicTag": "not an engine",
+    "minBufferSize": "cut",
+    "cursor < blobSize": "cut",
+    "header.size == blobSize": "cut",
+    "Version tag does not match": "another version",
+    "cudaError 35": "needs a GPU",  # its header is in order, and more is read on an NVIDIA GPU only
+}
 
 
 @dataclass(frozen=True)
 class PlanCheck:
-    """What the runtime made of a file: its size, a state, TensorRT's message and what to do.
+    """What the runtime made of a plan of `nbytes`: a state, and what TensorRT said.
 
     States: loads, needs a GPU, empty, not an engine, cut, another version, refused, crashed.
     """
@@ -107,7 +103,6 @@ class PlanCheck:
     nbytes: int
     state: str
     said: str
-    fix: str
 
 
 def check_plan(plan: bytes | str | Path, name: str = "", *, time_limit: float = 60) -> PlanCheck:
@@ -122,17 +117,15 @@ def check_plan(plan: bytes | str | Path, name: str = "", *, time_limit: float = 
             plan = Path(plan).read_bytes()
         except OSError as error:
             raise AssetError(f"'{name}' cannot be read ({error.strerror}).", fix="check the path.") from error
-    with CompilerProcess(load_tensorrt().__name__) as process:
+    with CompilerProcess() as process:
         try:
-            told = process.run({"task": "deserialize"}, plan, Limits(time_limit, math.inf))
+            told = process.run({"task": "deserialize"}, plan, time_limit)
         except BuildError as error:
-            state = "refused" if error.stage == "time" else "crashed"
-            return PlanCheck(name, len(plan), state, error.message, _READ)
-    if told.result.get("loaded"):
-        return PlanCheck(name, len(plan), "loads", "", "it was built for this GPU and this version.")
+            return PlanCheck(name, len(plan), "refused" if error.stage == "time" else "crashed", error.message)
     said = [message for message in told.spoken("ERROR") if not message.startswith("[checkMacros")]
-    known = ((state, message, fix) for key, state, fix in _MEANING for message in said if key in message)
-    return PlanCheck(name, len(plan), *next(known, ("refused", "".join(said[:1]), _READ)))
+    known = [(state, message) for words, state in _STATES.items() for message in said if words in message]
+    state, words = ("loads", "") if told.facts.get("loaded") else (*known, ("refused", "".join(said[:1])))[0]
+    return PlanCheck(name, len(plan), state, words)
 
 
 OUTCOMES = ("raises", "returns -1", "no engine", "a line in the log", "not a word")  # the last two with an engine
@@ -149,15 +142,15 @@ class ProfileResponse:
     warnings: tuple[str, ...]
 
     @property
-    def refused(self) -> bool:
-        """True when a script that looks at exceptions, at -1 and at None has no engine."""
-        return self.outcome in OUTCOMES[:3]
-
-    @property
     def outcome(self) -> str:
         """One of OUTCOMES."""
         signs = (self.raised, -1 in self.returned, not self.built, self.warnings, True)
         return next(outcome for outcome, sign in zip(OUTCOMES, signs, strict=True) if sign)
+
+    @property
+    def refused(self) -> bool:
+        """True when a script that looks at exceptions, at -1 and at None has no engine."""
+        return self.outcome in OUTCOMES[:3]
 
     def __str__(self) -> str:
         said = plain(self.errors[0]) if self.errors else "no reason given"
@@ -177,24 +170,23 @@ def try_profiles(cases: Sequence[tuple[onnx.ModelProto, Any]]) -> list[ProfileRe
     """
     found: list[ProfileResponse] = []
     while len(found) < len(cases):
-        with CompilerProcess(load_tensorrt().__name__) as process:
+        with CompilerProcess() as process:
             for model, shapes in cases[len(found) :]:
                 profiles = [shapes] if isinstance(shapes, dict) else shapes or []
                 order = {"task": "build", "target": "SM89", "profiles": profiles, "tolerant": True}
                 try:
-                    told = process.run(order, model.SerializeToString(), Limits(120, math.inf))
+                    found.append(_response(process.run(order, model.SerializeToString(), 120)))
                 except BuildError as error:
                     if error.stage == "cancelled" or process.transcript.stage == "start":
                         raise
                     found.append(ProfileResponse("", (), False, (error.message,), ()))
                     break  # the process is gone
-                found.append(_response(told))
     return found
 
 
 def _response(told: Transcript) -> ProfileResponse:
-    raised = told.result.get("raised", "").split(" The following")[0]
+    raised = told.facts.get("raised", "").split(" The following")[0]
     own = [told.error["message"]] if told.error and told.error["message"] else []
     errors = (*own, *(message for message in told.spoken("ERROR") if "catchCudaError" not in message))
     warnings = tuple(message for message in told.spoken("WARNING") if message.startswith("Profile k"))
-    return ProfileResponse(raised, tuple(told.result.get("returned", ())), told.plan is not None, errors, warnings)
+    return ProfileResponse(raised, tuple(told.facts.get("returned", ())), told.plan is not None, errors, warnings)

@@ -6,26 +6,26 @@ import math
 import re
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, astuple, replace
 from pathlib import Path
 from typing import Any
 
+import onnx
 import psutil
 
 from trtlab import cache as engine_cache
 from trtlab.buildlog import read_engine
-from trtlab.engine import Engine, Layer, Tensor
+from trtlab.engine import Engine, Layer
 from trtlab.errors import AssetError, BuildError, Diagnosis, ModelError, TrtlabError
 from trtlab.gpus import Gpu, check_target
 from trtlab.machine import load_tensorrt, memory_gib
-from trtlab.messages import diagnose_text, place_of_node, place_of_parser
+from trtlab.messages import diagnose_text, place_of_node
 from trtlab.onnx_model import Model, Source, check_model, digest_of, external_files, inlined, parse, read_source
-from trtlab.process import CompilerProcess, Limits, Transcript, cancelled
-from trtlab.progress import Progress, progress_display
+from trtlab.process import CompilerProcess, Progress, Transcript, cancelled, progress_display
 from trtlab.renaming import Names, rename_for_build
-from trtlab.shapes import Shapes, check_profiles, read_shapes
+from trtlab.shapes import Profile, Shapes, check_profiles, read_shapes
 
 _ASK = "look at the last lines of the error's .log; 'polygraphy debug reduce' finds the smallest part that fails."
 _WORD = re.compile(r"[\w./\-]+")
@@ -33,15 +33,9 @@ _AT_ONCE = 2  # compiler processes: a build uses about one core, and memory for 
 
 
 def build(
-    model: Model,
-    gpu: str | float | Gpu | None = None,
-    shapes: Shapes = None,
-    *,
-    time_limit: float = 600,
-    memory_limit: float | None = None,
-    progress: bool | Progress = True,
-    cache: bool = True,
-) -> Engine:
+    model: Model, gpu: str | float | Gpu | None = None, shapes: Shapes = None, *, time_limit: float = 600,
+    memory_limit: float | None = None, progress: bool | Progress = True, cache: bool = True,
+) -> Engine:  # fmt: skip
     """Compile an ONNX model and describe the engine; no GPU is needed.
 
     `model` is a path, bytes or a ModelProto; `gpu` a name, a compute capability or a build target (default: the GPU
@@ -57,15 +51,15 @@ def build(
     for stage, value, unit in (("time", time_limit, "seconds"), ("memory", memory, "GiB")):
         if not value > 0:
             raise BuildError(f"{stage}_limit is {value}.", stage=stage, fix=f"give a number of {unit} above zero.")
-    limits = Limits(time_limit, memory * 2**30)
-    profiles, source, trt = read_shapes(shapes), read_source(model), load_tensorrt()
+    profiles, source = read_shapes(shapes), read_source(model)
+
+    def compiled(order: dict[str, Any] | None = None, key: str = "") -> Engine:
+        with CompilerProcess() as process:  # started first: it loads TensorRT while the model is read here
+            order = order or _order(gpu, profiles)
+            return _compile(process, source, order, key, time_limit, memory * 2**30, progress)
+
     try:
-        target = check_target(gpu, trt)
-    except AssetError as error:
-        raise BuildError(error.message, stage="target", fix=error.diagnosis.fix) from error
-    order = {"target": target, "profiles": profiles, "tensorrt": [trt.__name__, str(trt.__version__)]}
-    try:
-        return (_from_cache if cache else _compile)(source, order, limits, progress)
+        return _from_cache(source, _order(gpu, profiles), compiled) if cache else compiled()
     except KeyboardInterrupt as interrupt:
         raise cancelled(f"{source.title} was being checked") from interrupt
 
@@ -74,20 +68,24 @@ def _free_gib() -> float:
     return min(psutil.virtual_memory().available / 2**30, memory_gib() or math.inf)
 
 
-def _from_cache(source: Source, order: dict[str, Any], limits: Limits, progress: bool | Progress) -> Engine:
-    """The engine from the cache, or a new one that is kept there; one of several processes builds it.
+def _order(gpu: str | float | Gpu | None, profiles: list[Profile]) -> dict[str, Any]:
+    """What is asked of TensorRT, and which one it is."""
+    trt = load_tensorrt()
+    try:
+        target = check_target(gpu, trt)
+    except AssetError as error:
+        raise BuildError(error.message, stage="target", fix=error.diagnosis.fix) from error
+    return {"target": target, "profiles": profiles, "tensorrt": [trt.__name__, str(trt.__version__)]}
 
-    Whether weights are in other files follows from the content: an engine kept under the key without them needs none.
-    """
+
+def _from_cache(source: Source, order: dict[str, Any], compiled: Callable[[dict[str, Any], str], Engine]) -> Engine:
+    """The engine from the cache, or a new one that is kept there; one of several processes builds it."""
     key = engine_cache.key_of(order, source.digest)
-    if found := _cached(key):
+    if found := _cached(key):  # an engine with this key has no weights in other files, or source.external would count
         return found
-    if source.external:
-        key = engine_cache.key_of(order, source.digest, *map(digest_of, source.external))
-        if found := _cached(key):
-            return found
+    key = engine_cache.key_of(order, source.digest, *map(digest_of, source.external))
     with engine_cache.lock(key):
-        return _cached(key) or _compile(source, order, limits, progress, key)
+        return _cached(key) or compiled(order, key)
 
 
 def _cached(key: str) -> Engine | None:
@@ -99,46 +97,55 @@ def _cached(key: str) -> Engine | None:
         return None
 
 
-def _compile(source: Source, order: dict[str, Any], limits: Limits, progress: bool | Progress, key: str = "") -> Engine:
+def _compile(
+    process: CompilerProcess, source: Source, order: dict[str, Any], key: str, seconds: float, memory: float,
+    progress: bool | Progress,
+) -> Engine:  # fmt: skip
     """A new engine, kept in the cache under `key`; the model is checked while TensorRT works on it."""
-    with CompilerProcess(order["tensorrt"][0]) as process:  # started first: it loads TensorRT while the model is read
-        given = parse(source)
-        model = inlined(given)
-        names = rename_for_build(model)
-        try:
-            external = external_files(model, source.path)  # refused where they may not be: TensorRT reads them
-            check_profiles(order["profiles"], model)
-            unchanged = model is given and not names.own
-            job = {**order, "task": "build", "path": str(source.path) if external else None}
-            if unchanged and source.path:
-                process.begin({**job, "file": str(source.path)}, b"")
-            else:
-                process.begin(job, source.data if unchanged else model.SerializeToString(deterministic=True))
-            check_model(model, source)
-            del given, model
-            with progress_display(progress, source.title) as report:
-                told = process.finish(limits, report)
-        except BuildError as error:
-            raise _in_own_names(error, names) from error
+    model, names, data = _prepared(source)
+    try:
+        external = external_files(model, source.path)  # refused where they may not be: TensorRT reads them
+        check_profiles(order["profiles"], model)
+        process.begin({**order, "task": "build", "path": str(source.path) if external else None}, data)
+        check_model(model, source)
+        del model, data
+        with progress_display(progress, source.title) as report:
+            told = process.finish(seconds, memory, report)
+    except BuildError as error:
+        raise _in_own_names(error, names) from error
     if key and source.path and digest_of(source.path) != source.digest:
         raise ModelError(f"{source.title} changed while it was compiled.", fix="try again once it is written.")
-    if told.error is not None:
+    if told.error is not None or told.plan is None:
         raise _failure(told, names, source)
-    record = {"order": order, "messages": told.messages, "result": told.result, "names": asdict(names)}
-    engine = _engine(record, told.plan)
-    return _kept(engine, key, record) if key else engine
+    record = {"order": order, "messages": told.messages, "facts": told.facts, "names": asdict(names)}
+    try:
+        plan = engine_cache.store(key, record, told.plan) if key else told.plan
+    except AssetError as error:
+        plan = told.plan
+        warnings.warn(f"The engine was built but not cached. {error}", stacklevel=5)
+    return _engine(record, plan)
+
+
+def _prepared(source: Source) -> tuple[onnx.ModelProto, Names, bytes | Path]:
+    """The model to check, how to go back to its own names, and what TensorRT reads: the file where that will do."""
+    given = parse(source)
+    model = inlined(given)
+    names = rename_for_build(model)
+    if model is given and not names.own:
+        return model, names, source.path or source.data
+    return model, names, model.SerializeToString(deterministic=True)
 
 
 def _engine(record: dict[str, Any], plan: bytes | Path | None) -> Engine:
     """The Engine of a build: its layers with the model's own names, its figures, its log and its plan."""
-    (module, version), result = record["order"]["tensorrt"], record["result"]
+    (module, version), facts = record["order"]["tensorrt"], record["facts"]
     messages, names = record["messages"], Names(**record["names"])
-    engine = read_engine([(severity, names.disguise(message)) for severity, message in messages], result)
+    engine = read_engine([(severity, names.disguise(message)) for severity, message in messages], facts)
     return replace(
         engine,
         layers=tuple(_with_own_names(layer, names) for layer in engine.layers),
         ports=tuple(replace(port, name=names.ports.get(port.name, port.name)) for port in engine.ports),
-        seconds=result["seconds"],
+        seconds=facts["seconds"],
         compiler=f"{'TensorRT-RTX' if module == 'tensorrt_rtx' else 'TensorRT'} {version}",
         target=record["order"]["target"],
         log=names.restore(Transcript(messages).log),
@@ -147,42 +154,28 @@ def _engine(record: dict[str, Any], plan: bytes | Path | None) -> Engine:
 
 
 def _with_own_names(layer: Layer, names: Names) -> Layer:
-    def own(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return tuple(replace(one, name=values.get(one.name, one.name)) for one in tensors) if values else tensors
-
     values = {**names.own, **names.ports}
+    inputs, outputs, constants = (
+        tuple(replace(one, name=values.get(one.name, one.name)) for one in tensors)
+        for tensors in (layer.inputs, layer.outputs, layer.constants)
+    )
     nodes = tuple(dict.fromkeys(map(names.holder, layer.onnx_nodes)))
-    inputs, outputs, constants = map(own, (layer.inputs, layer.outputs, layer.constants))
     return replace(layer, onnx_nodes=nodes, inputs=inputs, outputs=outputs, constants=constants)
-
-
-def _kept(engine: Engine, key: str, record: dict[str, Any]) -> Engine:
-    """The engine with its plan in the cache, or in memory and with a warning when the cache cannot take it."""
-    try:
-        return replace(engine, plan=engine_cache.store(key, record, engine.plan_bytes()))
-    except AssetError as error:
-        warnings.warn(f"The engine was built but not cached. {error}", stacklevel=5)
-        return engine
 
 
 def _failure(told: Transcript, names: Names, source: Source) -> BuildError:
     """The BuildError for what the compiler process reported, in the model's own names."""
-    error = told.error or {}
-    known = diagnose_text(names.restore(error["message"] or "\n".join(told.spoken("ERROR"))))
-    verb = {"parse": "import", "profile": "accept the profile for"}.get(error["stage"], "compile")
-    where = names.restore(_place(told, names))
-    message = f"TensorRT cannot {verb} {source.title}{where}: {known.evidence or 'it gives no reason'}."
+    error, where = told.error or {}, told.place
+    said = [error.get("message", ""), *(told.spoken("ERROR") if told.stage == "build" else [])]
+    words = (word for word in _WORD.findall(" ".join(said)) if word in names.nodes)
+    if node := error.get("node") or next(words, ""):
+        where = place_of_node([message for _, message in told.messages], node, error.get("op", ""))
+    known = diagnose_text(names.restore(said[0] or "\n".join(told.spoken("ERROR"))))
+    verb = {"parse": "import", "profile": "accept the profile for"}.get(told.stage, "compile")
+    reason = known.evidence or "it gives no reason"
+    message = f"TensorRT cannot {verb} {source.title}{names.restore(where)}: {reason}."
     diagnosis = replace(known, cause=known.cause if known.fix else message, fix=known.fix or _ASK)
-    return BuildError(message, stage=error["stage"], log=names.restore(told.log), diagnosis=diagnosis)
-
-
-def _place(told: Transcript, names: Names) -> str:
-    """The node that TensorRT names, or that its message names, or where the parser stopped."""
-    error, log = told.error or {}, [message for _, message in told.messages]
-    said = [error["message"], *(told.spoken("ERROR") if error["stage"] == "build" else [])]
-    if node := error.get("node") or next((word for word in _WORD.findall(" ".join(said)) if word in names.nodes), ""):
-        return place_of_node(log, node, error.get("op", ""))
-    return place_of_parser(log) if error["stage"] == "parse" else ""
+    return BuildError(message, stage=told.stage, log=names.restore(told.log), diagnosis=diagnosis)
 
 
 def _in_own_names(error: BuildError, names: Names) -> BuildError:
@@ -195,9 +188,8 @@ def _in_own_names(error: BuildError, names: Names) -> BuildError:
 def build_each(
     model: Model, shapes: Sequence[Mapping[str, Any]], gpu: str | float | Gpu | None = None, time_limit: float = 600
 ) -> list[Engine | TrtlabError]:
-    """The engine of each of `shapes`, or the error that stopped its build; the model is read once.
+    """The engine of each of `shapes`, or the error that stopped its build; each may take `time_limit` seconds.
 
-    A build may take `time_limit` seconds, and its share of four fifths of the memory that is free.
     Ctrl-C ends the builds that run and starts no other. Raises ModelError when it is the model that no build accepts.
     """
     source, stop = read_source(model), threading.Event()

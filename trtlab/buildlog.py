@@ -12,15 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from trtlab.engine import Engine, Layer, Port, Tensor
+from trtlab.engine import BITS, Engine, Layer, Port, Tensor
 from trtlab.errors import AssetError
 
-# The spellings of element types in TensorRT's log and inspector.
-DTYPES = {
-    "Float": "FP32", "Half": "FP16", "BFloat16": "BF16", "FP8": "FP8", "Int8": "INT8", "UInt8": "UINT8", "Int4": "INT4",
-    "FP4": "FP4", "FP4E2M1": "FP4", "Int32": "INT32", "Int64": "INT64", "Bool": "BOOL",
-}  # fmt: skip
-_SHORT = {**{name.lower(): short for name, short in DTYPES.items()}, **{name.lower(): name for name in DTYPES.values()}}
+# The spellings of element types in TensorRT's log and inspector that are not this course's.
+_TYPES = {"FLOAT": "FP32", "HALF": "FP16", "BFLOAT16": "BF16", "FP4E2M1": "FP4"}
+_TYPE = re.compile(rf"\b({'|'.join((*BITS, *_TYPES))})\b", re.IGNORECASE)
 
 # One entry of the log, with the inspector's names for its parts.
 _LAYER = re.compile(
@@ -40,26 +37,26 @@ _PORT = re.compile(
     re.MULTILINE,
 )
 _RANGE = re.compile(", ".join(rf"{end}Shape: \[(?P<{end}Shape>.*?)\]" for end in ("Min", "Opt", "Max")))
+# A node in a layer's metadata, `[ONNX Layer: a]\x1f[ONNX Layer: b]`.
 _NODE = re.compile(r"\[ONNX Layer: (.*?)\](?=[\x1e\x1f]|\[ONNX Layer: |\s*$)", re.DOTALL)
 _PROFILE = re.compile(r" \[profile (\d+)\]")
 _GROUP = re.compile(r"_myl(\d+)_\d+$")  # the compiled subgraph that a layer belongs to: 1 of relu_myl1_3
-_FIGURE = re.compile(r"(Total Activation Memory|Total Weights Memory|Max Scratch Memory|Original): (\d+) ")
 _FIGURES = {
     "Total Activation Memory": "activation_bytes", "Total Weights Memory": "weight_bytes",
     "Max Scratch Memory": "scratch_bytes", "Original": "original_layers",
 }  # fmt: skip
-_TYPE = re.compile(r"\b(FP32|FP16|BF16|FP8|FP4|U?INT8|INT4|INT32|INT64|BOOL|BFLOAT16|FLOAT|HALF)\b", re.IGNORECASE)
+_FIGURE = re.compile(rf"({'|'.join(_FIGURES)}): (\d+) ")
 _STUBS = (None, "", "__myelin_CASK_STUB")
 _DETAILED = "build the engine with ProfilingVerbosity.DETAILED and ask for LayerInformationFormat.JSON."
 
 
-def read_engine(messages: Sequence[Sequence[str]], result: Mapping[str, Any]) -> Engine:
+def read_engine(messages: Sequence[Sequence[str]], facts: Mapping[str, Any]) -> Engine:
     """The Engine of a build from its (severity, message) pairs and what the compiler process told beside them."""
     engine = read_build_log(message for _, message in messages)
-    if "inspector" in result:  # full TensorRT does not print its layers
-        described = read_inspector(result["inspector"])
+    if "inspector" in facts:  # full TensorRT does not print its layers
+        described = read_inspector(facts["inspector"])
         engine = replace(engine, layers=described.layers, ports=described.ports)
-    return replace(engine, network_layers=result["network_layers"])
+    return replace(engine, network_layers=facts["network_layers"])
 
 
 def read_build_log(messages: Iterable[str]) -> Engine:
@@ -78,11 +75,6 @@ def read_build_log(messages: Iterable[str]) -> Engine:
             name = _FIGURES[match[1]]
             figures[name] = max(figures.get(name, 0), int(match[2]))
     return Engine(layers=layers, ports=ports, **figures)  # type: ignore[arg-type]
-
-
-def onnx_nodes(metadata: str) -> tuple[str, ...]:
-    """The node names in a layer's metadata, `[ONNX Layer: a]\\x1f[ONNX Layer: b]` -> ("a", "b"), each once."""
-    return tuple(dict.fromkeys(_NODE.findall(metadata)))
 
 
 def _printed_layers(body: str) -> tuple[Layer, ...]:
@@ -110,19 +102,14 @@ def read_inspector(text: str) -> Engine:
     try:
         content = json.loads(text)
         layers = content["Layers"]
-        if not isinstance(layers, list):
-            raise TypeError("'Layers' is not a list")
-    except (ValueError, KeyError, TypeError) as error:
-        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
-        fix = "pass what IEngineInspector.get_engine_information or trtexec --exportLayerInfo wrote."
-        raise AssetError(f"This is not the JSON of an engine inspector ({reason}).", fix=fix) from error
-    if any(isinstance(layer, str) for layer in layers):
-        raise AssetError("This inspector JSON holds only the names of the layers.", fix=_DETAILED)
-    try:
+        if any(isinstance(layer, str) for layer in layers):
+            raise AssetError("This inspector JSON holds only the names of the layers.", fix=_DETAILED)
         return Engine(layers=tuple(map(_layer, layers)), ports=_ports(content, layers))
     except (AttributeError, LookupError, TypeError, ValueError) as error:
-        message = f"This inspector JSON has a part of another form than TensorRT 8, 10 and 11 write ({error})."
-        raise AssetError(message, fix="export it again; " + _DETAILED) from error
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+        message = f"This is not the JSON of an engine inspector, as TensorRT 8, 10 and 11 write it ({reason})."
+        fix = "pass what IEngineInspector.get_engine_information or trtexec --exportLayerInfo wrote; "
+        raise AssetError(message, fix=fix + _DETAILED) from error
 
 
 def _layer(entry: dict[str, Any]) -> Layer:
@@ -131,7 +118,7 @@ def _layer(entry: dict[str, Any]) -> Layer:
     return Layer(
         name=name,
         type=str(entry.get("LayerType", "")),
-        onnx_nodes=nodes_in_name(name) if metadata is None else onnx_nodes(str(metadata)),
+        onnx_nodes=nodes_in_name(name) if metadata is None else tuple(dict.fromkeys(_NODE.findall(str(metadata)))),
         inputs=tuple(map(_tensor, entry.get("Inputs") or ())),
         outputs=tuple(map(_tensor, entry.get("Outputs") or ())),
         constants=(*map(_tensor, entry.get("Constants") or ()), *_weights(entry)),
@@ -153,11 +140,15 @@ def nodes_in_name(name: str) -> tuple[str, ...]:
 def _tensor(entry: dict[str, Any]) -> Tensor:
     """A tensor; of a format such as "(NHWC) Channel major" only the short name."""
     layout = str(entry.get("Format/Datatype") or entry.get("Format") or "")
-    named = str(entry.get("Datatype") or "")
-    found = _TYPE.search(named) or _TYPE.search(layout)
-    dtype = DTYPES.get(named) or (_SHORT[found[1].lower()] if found else named)
+    dtype = _dtype(entry.get("Datatype"), layout)
     short = re.match(r"\((.*?)\)", layout)
     return Tensor(_split_profile(entry)[0], _shape(entry.get("Dimensions")), dtype, short[1] if short else layout)
+
+
+def _dtype(named: Any, layout: str = "") -> str:
+    """The element type that a text names, or else the layout of a tensor; the text itself where it is not known."""
+    found = _TYPE.search(str(named)) or _TYPE.search(layout)
+    return _TYPES.get(found[1].upper(), found[1].upper()) if found else str(named or "")
 
 
 def _shape(given: Any) -> tuple[int, ...]:
@@ -170,8 +161,7 @@ def _weights(entry: dict[str, Any]) -> Iterable[Tensor]:
     for key in ("Weights", "Bias"):
         value = entry.get(key)
         if isinstance(value, dict) and value.get("Count"):
-            kind = str(value.get("Type", ""))
-            yield Tensor(key.lower(), (int(value["Count"]),), DTYPES.get(kind, kind))
+            yield Tensor(key.lower(), (int(value["Count"]),), _dtype(value.get("Type")))
 
 
 def _ports(content: dict[str, Any], layers: list[dict[str, Any]]) -> tuple[Port, ...]:
@@ -185,11 +175,11 @@ def _ports(content: dict[str, Any], layers: list[dict[str, Any]]) -> tuple[Port,
 
 
 def _port(entry: dict[str, Any]) -> Port:
-    named = str(entry.get("DataType") or entry.get("Datatype") or "")
+    dtype = _dtype(entry.get("DataType") or entry.get("Datatype"))
     ranges = [item for item in entry.get("ProfileInfo") or () if isinstance(item, dict) and "MinShape" in item]
     profiles = tuple(tuple(_shape(item[key]) for key in ("MinShape", "OptShape", "MaxShape")) for item in ranges)
     mode, shape = str(entry.get("IOMode", "Input")), _shape(entry.get("Dimensions"))
-    return Port(str(entry.get("Name", "")), mode, DTYPES.get(named, named), shape, profiles)
+    return Port(str(entry.get("Name", "")), mode, dtype, shape, profiles)
 
 
 def _split_profile(entry: dict[str, Any]) -> tuple[str, int]:

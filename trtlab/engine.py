@@ -51,9 +51,8 @@ class Tensor:
 class Layer:
     """One entry of the compiled engine: usually one GPU kernel, and the ONNX nodes whose work it does.
 
-    `type` is the compiler's own word (`correlation`, `gemm`, `kgen`, `CaskConvolution`, …). `tactic` is None where
-    TensorRT leaves the choice of kernel to the GPU's first run. `profile` is the index of the optimization profile.
-    `event` is what a `signal` of one stream tells a `wait` of another.
+    `type` is the compiler's own word (`correlation`, `gemm`, `CaskConvolution`, …), `tactic` None where TensorRT leaves
+    the kernel to the GPU's first run, `event` what a `signal` of one stream tells a `wait` of another.
     """
 
     name: str
@@ -69,7 +68,7 @@ class Layer:
 
     @property
     def is_kernel(self) -> bool:
-        """False for bookkeeping (`allocate`, `shape_call`, `signal`, `wait`, `NoOp`, …), which computes nothing."""
+        """False for bookkeeping (`allocate`, `signal`, `NoOp`, …), which computes nothing."""
         return self.type not in BOOKKEEPING
 
     @property
@@ -96,11 +95,11 @@ class Port:
 
 @dataclass(frozen=True, repr=False)
 class Engine:
-    """What TensorRT compiled. Sizes are in bytes; a size TensorRT did not report is None.
+    """What TensorRT compiled; a size that it did not report is None.
 
     `activation_bytes` is what one execution context reserves for intermediate tensors (of the largest profile),
-    `weight_bytes` the constants in the engine, `scratch_bytes` the workspace of the hungriest layer,
-    `network_layers` the layers the parser made of the ONNX nodes, and `seconds` the compiler's own time.
+    `weight_bytes` the constants in the engine, `scratch_bytes` the workspace of the hungriest layer, `network_layers`
+    counts what the parser made of the ONNX nodes, and `seconds` is the compiler's own time.
     """
 
     layers: tuple[Layer, ...]
@@ -128,19 +127,19 @@ class Engine:
         columns = "layer type onnx_nodes inputs outputs constants KiB stream tactic profile"
         rows = [
             (one.name, one.type, *(", ".join(map(str, part)) for part in (one.onnx_nodes, one.inputs, one.outputs)),
-             len(one.constants), None if one.nbytes is None else round(one.nbytes / 1024, 1), one.stream, one.tactic,
-             one.profile) for one in self.layers
+             len(one.constants), one.nbytes, one.stream, one.tactic, one.profile) for one in self.layers
         ]  # fmt: skip
-        return pd.DataFrame(rows, columns=columns.split())
+        table = pd.DataFrame(rows, columns=columns.split())
+        return table.assign(KiB=(table["KiB"].astype(float) / 1024).round(1))
 
     def fate(self, model: Model) -> pd.DataFrame:
         """One row an ONNX node, in the graph's order: node, op, layer (or None), reason ("" when a layer runs it).
 
-        A node in no layer is `constant` (its value is known at build time), `unreachable` (no output depends on it),
-        `no-op` (its output is its input, perhaps with another shape), `shape` (it computes sizes or chooses a branch,
-        not data), `duplicate` (another node computes the same), `cancelled` (a Transpose that others undo), `layout`
-        (one at a matrix product, which reads and writes in any order) or `in place` (a Concat whose parts are written
-        where they belong, as the engine's tensors show); `unexplained` when there is no such reason.
+        A node in no layer is `constant` (known at build time), `unreachable` (no output depends on it), `no-op` (its
+        output is its input, perhaps with another shape), `shape` (it computes sizes or chooses a branch), `duplicate`
+        (another node computes the same), `cancelled` (a Transpose that others undo), `layout` (one at a matrix product,
+        which reads and writes in any order), `in place` (a Concat whose parts are written where they belong, as the
+        engine's tensors show) or `unexplained`.
         """
         import pandas as pd
 
@@ -172,28 +171,27 @@ class Engine:
 
     def summary(self) -> dict[str, str]:
         """The engine in six lines, {fact: value}; what a bare log does not say is left out."""
-        facts = {
+
+        def mib(size: int | None) -> str:
+            return "not reported" if size is None else f"{size / 2**20:.1f} MiB"
+
+        return {
             "compiled by": " for ".join(filter(None, (self.compiler, self.target))),
             "network layers → kernels": f"{self.network_layers or '?'} → {len(self.kernels)}",
-            "weights": _mib(self.weight_bytes),
-            "activations": _mib(self.activation_bytes),
+            "weights": mib(self.weight_bytes),
+            "activations": mib(self.activation_bytes),
             "inputs": "; ".join(str(port) for port in self.ports if port.mode == "Input"),
             "outputs": "; ".join(str(port) for port in self.ports if port.mode == "Output"),
         }
-        return {fact: value for fact, value in facts.items() if value}
 
     def __repr__(self) -> str:
         return "Engine(" + str(self).replace("\n", ", ") + ")"
 
     def __str__(self) -> str:
-        return "\n".join(f"{key}: {value}" for key, value in self.summary().items())
+        return "\n".join(f"{fact}: {value}" for fact, value in self.summary().items() if value)
 
     def _repr_html_(self) -> str:
         return tables.facts(self.summary())
-
-
-def _mib(size: int | None) -> str:
-    return "not reported" if size is None else f"{size / 2**20:.1f} MiB"
 
 
 # Which layer owns a node that several layers name: the one that computes it, not its prologue or epilogue.
@@ -206,11 +204,8 @@ def owners(engine: Engine) -> dict[str, Layer]:
     def rank(layer: Layer) -> int:
         return _OWNERS.index(layer.type) if layer.type in _OWNERS else len(_OWNERS) + (not layer.is_kernel)
 
-    found: dict[str, Layer] = {}
-    for layer in sorted((layer for layer in engine.layers if layer.profile == 0), key=rank):
-        for node in layer.onnx_nodes:
-            found.setdefault(node, layer)
-    return found
+    ranked = sorted((layer for layer in engine.layers if layer.profile == 0), key=rank)
+    return {node: layer for layer in reversed(ranked) for node in layer.onnx_nodes}
 
 
 # What the compiler adds to the name of an ONNX tensor inside an engine, such as `d_U3.1_myl0` for `d`.
@@ -223,7 +218,15 @@ def _concats_in_place(engine: Engine, facts: Facts) -> set[str]:
     Several kernels write a tensor of the Concat's name, and their parts add up to the whole that is read; or the Concat
     feeds only others of that kind. Where sizes are dynamic, only the names are compared.
     """
-    written = _written_in_parts(engine)
+    parts: dict[str, list[int | None]] = defaultdict(list)
+    whole = {port.name: Tensor(port.name, port.shape, port.dtype).nbytes for port in engine.ports}
+    for layer in engine.kernels:
+        for tensor in layer.outputs:
+            parts[tensor.name].append(tensor.nbytes)
+        for tensor in layer.inputs:  # a part may be read before the rest is written
+            whole[tensor.name] = max(whole.get(tensor.name), tensor.nbytes, key=lambda size: size or 0)
+    written = [name for name, sizes in parts.items()
+               if len(sizes) > 1 and (None in (*sizes, whole.get(name)) or _total(sizes) == whole[name])]  # fmt: skip
     found: set[str] = set()
     for node in reversed(facts.graph.node):
         if node.op_type == "Concat":
@@ -234,22 +237,8 @@ def _concats_in_place(engine: Engine, facts: Facts) -> set[str]:
     return found
 
 
-def _written_in_parts(engine: Engine) -> set[str]:
-    """The names of the tensors that several kernels write, each a part of what is read."""
-    parts: dict[str, list[int | None]] = defaultdict(list)
-    whole = {port.name: Tensor(port.name, port.shape, port.dtype).nbytes for port in engine.ports}
-    for layer in engine.kernels:
-        for tensor in layer.outputs:
-            parts[tensor.name].append(tensor.nbytes)
-        for tensor in layer.inputs:  # a part may be read before the rest is written
-            whole[tensor.name] = max((whole.get(tensor.name), tensor.nbytes), key=lambda size: size or 0)
-
-    several = {name: _total(sizes) for name, sizes in parts.items() if len(sizes) > 1}
-    return {name for name, size in several.items() if None in (size, whole.get(name)) or size == whole[name]}
-
-
 def fused_bytes(engine: Engine) -> int | None:
-    """Bytes that the kernels of `engine` read and write in all; None where a shape is dynamic."""
+    """Bytes that the kernels read and write in all; None where a shape is dynamic."""
     return _total([layer.nbytes for layer in engine.kernels])
 
 

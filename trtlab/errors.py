@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from trtlab.tables import facts
 
@@ -30,11 +31,10 @@ class TrtlabError(Exception):
     def __init__(self, message: str, *, fix: str = "", diagnosis: Diagnosis | None = None) -> None:
         super().__init__(message)
         self.message = message
-        self.diagnosis = diagnosis or Diagnosis(cause=message, fix=fix)
+        self.diagnosis = diagnosis or Diagnosis(message, fix=fix)
 
     def __str__(self) -> str:
-        fix = self.diagnosis.fix
-        return f"{self.message} Fix: {fix}" if fix else self.message
+        return f"{self.message} Fix: {self.diagnosis.fix}" if self.diagnosis.fix else self.message
 
 
 class AssetError(TrtlabError):
@@ -47,26 +47,23 @@ class BuildError(TrtlabError):
     Stages: model, profile, target, parse, build, crash, memory, time, cancelled.
     """
 
-    default_stage = "build"
+    stage = "build"
 
-    def __init__(
-        self, message: str, *, stage: str = "", log: str = "", fix: str = "", diagnosis: Diagnosis | None = None
-    ) -> None:
-        super().__init__(message, fix=fix, diagnosis=diagnosis)
-        self.stage = stage or self.default_stage
-        self.log = log
+    def __init__(self, message: str, *, stage: str = "", log: str = "", **more: Any) -> None:
+        super().__init__(message, **more)
+        self.stage, self.log = stage or self.stage, log
 
 
 class ModelError(BuildError):
     """The model cannot be read, or is not one that can be compiled."""
 
-    default_stage = "model"
+    stage = "model"
 
 
 class ProfileError(BuildError):
     """The shapes asked for do not fit the model's inputs."""
 
-    default_stage = "profile"
+    stage = "profile"
 
 
 class PrecisionError(TrtlabError, AssertionError):

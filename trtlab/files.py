@@ -28,30 +28,23 @@ def cache_folder() -> Path:
     return Path(os.environ.get("TRTLAB_CACHE") or platformdirs.user_cache_dir("trtlab", appauthor=False))
 
 
-def write_atomically(path: Path, content: bytes | str | Path, *, overwrite: bool = True) -> None:
-    """Write `content` (bytes, text, or the file to copy) so that `path` is either the old file or the whole new one.
+def write_atomically(path: Path, content: bytes | str, *, overwrite: bool = True) -> None:
+    """Write `content` so that `path` is either the old file or the whole new one.
 
-    Raises AssetError when it cannot be read or written, and without `overwrite` when `path` exists.
+    Raises AssetError when it cannot be written, and without `overwrite` when `path` exists.
     """
-    try:
-        data = content.read_bytes() if isinstance(content, Path) else content
-    except OSError as error:
-        raise AssetError(f"'{content!s}' cannot be read ({error.strerror}).", fix="build the model again.") from error
     if not overwrite and os.path.lexists(path):
         raise AssetError(f"'{path}' exists.", fix="choose another name or pass overwrite=True.")
-    temporary = None
+    temporary = ""
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         with os.fdopen(handle, "wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
+            file.write(content.encode() if isinstance(content, str) else content)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except OSError as error:
-        raise AssetError(
-            f"'{path}' cannot be written ({error.strerror or error}).",
-            fix="choose a folder that exists, that you may write to and that has room.",
-        ) from error
+        fix = "choose a folder that exists, that you may write to and that has room."
+        raise AssetError(f"'{path}' cannot be written ({error.strerror or error}).", fix=fix) from error
     finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)

@@ -19,11 +19,10 @@ def load_tensorrt() -> Any:
     for name in candidates():
         try:
             module = importlib.import_module(name)
+            os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = str(int(name == "tensorrt_rtx"))
+            return module
         except Exception as error:
             reasons.append(f"{name}: {error}")
-            continue
-        os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = "1" if name == "tensorrt_rtx" else "0"
-        return module
     raise AssetError(
         f"No TensorRT can be imported ({'; '.join(reasons)}).",
         fix="run 'python -m pip install tensorrt-rtx-cu12==1.7.1.116' (Linux or Windows, x86-64).",
@@ -35,37 +34,25 @@ def candidates() -> tuple[str, ...]:
     wish = os.environ.get("TRTLAB_TENSORRT", "")
     if wish not in ("", "rtx", "full"):
         raise AssetError(f"TRTLAB_TENSORRT is '{wish}'.", fix="set it to rtx or full, or unset it.")
-    first = wish or ("full" if has_gpu() else "rtx")
-    order = ("tensorrt", "tensorrt_rtx") if first == "full" else ("tensorrt_rtx", "tensorrt")
+    full_first = wish == "full" or (not wish and has_gpu())
+    order = ("tensorrt", "tensorrt_rtx") if full_first else ("tensorrt_rtx", "tensorrt")
     return order[:1] if wish else order
 
 
 def has_gpu() -> bool:
     """True when the NVIDIA driver is there and reports at least one device."""
-    return _driver() is not None
+    return compute_capability() is not None
 
 
 def compute_capability() -> str | None:
     """The compute capability of the first GPU, such as "8.9"; None without one."""
-    cuda, numbers = _driver(), (ctypes.c_int(0), ctypes.c_int(0))
-    if cuda is None:
+    try:
+        cuda = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    except OSError:
         return None
-    for attribute, number in zip(
-        (75, 76), numbers, strict=True
-    ):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
-        if cuda.cuDeviceGetAttribute(ctypes.byref(number), attribute, 0) != 0:
-            return None
-    return f"{numbers[0].value}.{numbers[1].value}"
-
-
-def _driver() -> ctypes.CDLL | None:
-    """NVIDIA's driver library, initialised, when it is there and reports at least one device."""
-    for library in ("libcuda.so.1", "nvcuda.dll"):
-        try:
-            cuda = ctypes.CDLL(library)
-        except OSError:
-            continue
-        count = ctypes.c_int(0)
-        found = cuda.cuInit(0) == 0 and cuda.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
-        return cuda if found else None
-    return None
+    count, major, minor = ctypes.c_int(0), ctypes.c_int(0), ctypes.c_int(0)
+    if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
+        return None
+    cuda.cuDeviceGetAttribute(ctypes.byref(major), 75, 0)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
+    cuda.cuDeviceGetAttribute(ctypes.byref(minor), 76, 0)
+    return f"{major.value}.{minor.value}"

@@ -38,7 +38,7 @@ def _start_a_child() -> None:
 
 def _hang_with_a_child() -> None:
     _start_a_child()
-    time.sleep(600)
+    time.sleep(100)
 
 
 def _exit_and_leave_a_child() -> None:
@@ -54,7 +54,7 @@ _DEEDS = {
     "exit": _say_and_exit,
     "quiet exit": lambda: os._exit(0),
     "raise": _raise,
-    "hang with the GIL": lambda: ctypes.PyDLL(None).sleep(600),
+    "hang with the GIL": lambda: ctypes.PyDLL(None).sleep(100),
     "hang with a child": _hang_with_a_child,
     "leave a child": _exit_and_leave_a_child,
     "print": lambda: os.write(1, b"noise on standard output\n" * 1000),
