@@ -100,14 +100,14 @@ def changed_by(statement: ast.stmt, modules: set[str]) -> set[str]:
     return {node.id for one in changed for node in ast.walk(one) if isinstance(node, ast.Name)} - modules
 
 
-def run(path: Path, *lies: str, sections: Collection[str] = (), seconds: float = 900) -> list[Cell]:
+def run(path: Path, lie: str = "", sections: Collection[str] = (), seconds: float = 900) -> list[Cell]:
     """The cells of a notebook that are needed for its claims (in `sections`, or in all), each with its error.
 
-    `lies` are functions without arguments of modules beside this one, as in "spoiled_engines.nothing_fused"; they are
-    called before the first cell. Raises when one of them fails, or when the process dies.
+    `lie` is a function without arguments of a module beside this one, as in "spoiled_engines.nothing_fused"; it is
+    called before the first cell. Raises when it fails, or when the process dies.
     """
     cells = needed(code_cells(path), sections)
-    spoil = "\n".join(f"import {lie.partition('.')[0]}; {lie}()" for lie in lies)
+    spoil = f"import {lie.partition('.')[0]}; {lie}()" if lie else ""
     errors = run_sources([spoil, *(cell.source for cell in cells)], seconds)
     assert not errors[0], f"{spoil} failed: {errors[0]}"
     lost = [error for error in errors if error.startswith("NameError")]
@@ -127,9 +127,9 @@ def run_sources(sources: Sequence[str], seconds: float = 900) -> list[str]:
     return errors
 
 
-def noticing_sections(path: Path, *lies: str, sections: Collection[str] = ()) -> set[str]:
-    """The sections in which a cell that asserts something fails when `lies` are told."""
-    return {cell.section for cell in run(path, *lies, sections=sections) if cell.claims and cell.error}
+def noticing_sections(path: Path, lie: str, sections: Collection[str] = ()) -> set[str]:
+    """The sections in which a cell that asserts something fails when `lie` is told."""
+    return {cell.section for cell in run(path, lie, sections) if cell.claims and cell.error}
 
 
 def claiming_sections(path: Path) -> set[str]:

@@ -23,14 +23,6 @@ from trtlab.toys import PATTERNS, toy
 NOTEBOOK = NOTEBOOKS / "02_graph_optimization.ipynb"
 
 
-@pytest.mark.slow
-def test_the_sections_with_toys_notice_an_engine_without_fusion() -> None:
-    sections = claiming_sections(NOTEBOOK) - {"ResNet-50: the whole network", "The textbook and the compiler", "Play"}
-    assert len(sections) >= 9
-    calm = sections - noticing_sections(NOTEBOOK, "spoiled_engines.nothing_fused", sections=sections)
-    assert not calm, f"sections that believe the spoiled engine: {calm}"
-
-
 @pytest.mark.deep
 @pytest.mark.parametrize("how", ["nothing_fused", "a_kernel_missing"])
 def test_every_section_notices_a_spoiled_engine(how: str) -> None:

@@ -359,24 +359,14 @@ SPOILED = {  # and the sections that notice it
     "every_plan_is_the_same": {"What is inside a plan"},
     "every_file_is_fine": {"The runtime: loading"},
     "every_card_is_supported": {"Where may an engine run?"},
-}
-SPOILED_ALONE = {
-    **SPOILED,
     "everything_is_refused": {STREAMS, "Verbosity: what stays known", OLD, WRONG},
     "every_log_is_the_first": {"Several targets in one engine"},
 }
 
 
-@pytest.mark.slow
-def test_the_sections_notice_what_is_spoiled() -> None:
-    quick = set().union(*SPOILED.values()) - {OLD, WRONG}  # which read fourteen builds
-    calm = quick - noticing_sections(NOTEBOOK, *(f"spoiled_settings.{how}" for how in SPOILED), sections=quick)
-    assert not calm, f"sections that believe it: {calm}"
-
-
 @pytest.mark.deep
-@pytest.mark.parametrize("how", SPOILED_ALONE)
+@pytest.mark.parametrize("how", SPOILED)
 def test_the_section_notices_what_alone_is_spoiled(how: str) -> None:
-    sections = SPOILED_ALONE[how]
+    sections = SPOILED[how]
     calm = sections - noticing_sections(NOTEBOOK, f"spoiled_settings.{how}", sections=sections)
     assert not calm, f"sections that believe it: {calm}"

@@ -35,13 +35,6 @@ SPOILED = {
 }
 
 
-@pytest.mark.slow
-def test_the_chapter_notices_what_is_spoiled() -> None:
-    sections = {"The digit CNN: what halves?", "The network that breaks", "Targets that refuse"}
-    calm = sections - {cell.section for cell in run(NOTEBOOK, *SPOILED, sections=sections) if cell.error}
-    assert not calm, f"sections that believe it: {calm}"
-
-
 @pytest.mark.deep
 @pytest.mark.parametrize("lie", SPOILED)
 def test_the_chapter_notices_what_alone_is_spoiled(lie: str) -> None:

@@ -24,12 +24,6 @@ def believing(how: str, sections: set[str]) -> set[str]:
     return sections - {cell.section for cell in cells if cell.error}
 
 
-@pytest.mark.slow
-def test_sections_notice_that_memory_does_not_grow() -> None:
-    calm = believing("memory_does_not_grow", {"Alive or dead", "All the parts", "In place"})
-    assert not calm, f"sections that believe the engine: {calm}"
-
-
 @pytest.mark.deep
 @pytest.mark.parametrize(
     ("how", "unmoved"),

@@ -56,7 +56,7 @@ def test_the_outputs_hold_no_noise_and_nothing_of_one_machine(path: Path) -> Non
 @pytest.mark.deep
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_cells_that_a_spoiled_run_leaves_out_are_not_needed(path: Path) -> None:
-    assert [cell.error for cell in run(path) if cell.error] == []
+    assert [(cell.error, cell.source) for cell in run(path) if cell.error] == []
 
 
 @pytest.fixture
