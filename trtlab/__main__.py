@@ -87,14 +87,28 @@ def _explain(options: argparse.Namespace) -> None:
 
 
 def _diagnose(options: argparse.Namespace) -> None:
-    what, path = sys.stdin.read() if options.what == "-" else options.what, Path(options.what)
-    if path.suffix in (".txt", ".log") and (path.is_file() or not any(map(str.isspace, options.what))):
+    from trtlab.logs import diagnose_lines, lines_of  # here, so that the doctor runs where nothing is installed
+
+    what, path = options.what, Path(options.what)
+    named = path.suffix in (".txt", ".log") and not any(map(str.isspace, what))
+    if what == "-":
+        print(diagnose_lines(lines_of(sys.stdin.buffer)))
+    elif named or (path.suffix != ".onnx" and _is_file(path)):
         try:
-            what = path.read_text(encoding="utf-8", errors="replace")
+            with path.open("rb") as file:
+                print(diagnose_lines(lines_of(file)))
         except OSError as error:
-            what = f"There is no file '{options.what}' to read ({error.strerror})."
-            raise lab.AssetError(what, fix="check the path.") from error
-    print(lab.diagnose(what))
+            message = f"There is no file '{what}' to read ({error.strerror})."
+            raise lab.AssetError(message, fix="check the path.") from error
+    else:
+        print(lab.diagnose(what))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a message, too long or with signs that no path has
+        return False
 
 
 def _cache(options: argparse.Namespace) -> None:

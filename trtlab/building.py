@@ -8,7 +8,7 @@ import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, astuple, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,10 @@ import psutil
 from trtlab import cache as engine_cache
 from trtlab.buildlog import read_engine
 from trtlab.engine import Engine, Layer, Tensor
-from trtlab.errors import AssetError, BuildError, Diagnosis, ModelError, TrtlabError
+from trtlab.errors import AssetError, BuildError, ModelError, TrtlabError
 from trtlab.gpus import Gpu, check_target
+from trtlab.logs import diagnose_text, place_of_node, place_of_parser
 from trtlab.machine import load_tensorrt, memory_gib
-from trtlab.messages import diagnose_text, place_of_node, place_of_parser
 from trtlab.node_names import Names, rename_for_build
 from trtlab.onnx_model import Model, Source, check_model, digest_of, external_files, inlined, parse, read_source
 from trtlab.process import CompilerProcess, Limits, Transcript, cancelled
@@ -168,7 +168,8 @@ def _kept(engine: Engine, key: str, record: dict[str, Any]) -> Engine:
 def _failure(told: Transcript, names: Names, source: Source) -> BuildError:
     """The BuildError for what the compiler process reported, in the model's own names."""
     error = told.error or {}
-    known = diagnose_text(names.restore(error["message"] or "\n".join(told.spoken("ERROR"))))
+    said = error.get("said") or error["message"] or "\n".join(told.spoken("ERROR"))
+    known = diagnose_text(names.restore(said))
     verb = {"parse": "import", "profile": "accept the profile for"}.get(error["stage"], "compile")
     where = names.restore(_place(told, names))
     message = f"TensorRT cannot {verb} {source.title}{where}: {known.evidence or 'it gives no reason'}."
@@ -187,9 +188,8 @@ def _place(told: Transcript, names: Names) -> str:
 
 def _in_own_names(error: BuildError, names: Names) -> BuildError:
     """The same error in the model's own names."""
-    diagnosis = Diagnosis(*map(names.restore, astuple(error.diagnosis)))
     message, log = names.restore(error.message), names.restore(error.log)
-    return type(error)(message, stage=error.stage, log=log, diagnosis=diagnosis)
+    return type(error)(message, stage=error.stage, log=log, diagnosis=error.diagnosis.translated(names.restore))
 
 
 def build_each(

@@ -132,7 +132,7 @@ def _parse(job: Job, parser: Any, network: Any, model: Any) -> None:
     parsed = parser.parse(model, path) if path else parser.parse(model)
     if parser.num_errors or not parsed:
         error = parser.get_error(0) if parser.num_errors else None
-        facts = {"node": error.node_name(), "op": error.node_operator()} if error else {}
+        facts = {"node": error.node_name(), "op": error.node_operator(), "said": str(error)} if error else {}
         raise Failed("parse", error.desc() if error else "", **facts)
     if network.num_outputs == 0:
         raise Failed("parse", "The network has no outputs.")
