@@ -32,6 +32,7 @@ _WORDS = (
     "Invalid", "plugin", "[W", "arning", "Killed", "bad_alloc", "ismatch", "Detected", "differ", "annot", "nullptr",
     "nullBinding", "File ",
 )  # fmt: skip
+_ALWAYS = ("PASSED", "FAILED", "arsing node")  # what counts in a line of any severity
 _COMMAND = re.compile(
     r"^(?:&&&& |\$ |> )|\bCommand(?: line)?: |^(?:# )?(?:\S*[/\\])?(?:trtexec|polygraphy|python3?)(?:\.exe)? .*-"
 )
@@ -51,6 +52,7 @@ _TROUBLE = re.compile(
 _NODES = tuple(map(re.compile, (
     r'While parsing node number \d+ \[(?P<op>[^\s\]]+)(?: -> "(?P<makes>[^"]*)")?',
     r"In node -?\d+ with name: (?P<node>.*?) and operator: (?P<op>\w*) \(", r"Invalid Node - (?P<node>\S+)",
+    r"In node -?\d+ \((?:import|check)(?!Model|Input|Init|Fallback)(?P<op>[A-Z]\w+)\)",
     r'^(?: {4})?(?:Node name: |name: ")(?P<node>[^"]+)"?$', r'^(?: {4})?op_type: "(?P<op>\w+)"',
     r"(?:Parsing node|Static check for parsing node): (?P<node>.*) \[(?P<op>[^\[\]]*)\]$",
 )))  # fmt: skip
@@ -110,7 +112,7 @@ class _Reading:
     def take(self, line: str) -> None:
         """Read the next line."""
         self.line += 1
-        if self.line > _SHORT and not any(word in line for word in _WORDS):
+        if self.line > _SHORT and self._is_dull(line):
             self.open = False
             return
         line = _COLOUR.sub("", line[:_LONGEST]).rstrip()
@@ -122,6 +124,14 @@ class _Reading:
         self._locate(message if head.strip() else line)
         self._weigh(message, levels[-1][0] if levels else "W" if _WARNS.search(message) else "")
 
+    def _is_dull(self, line: str) -> bool:
+        """Can this line of a long log be passed over?"""
+        if not any(word in line for word in _WORDS):
+            return True
+        start = line[:60]
+        weightless = "[V]" in start or "[I]" in start or len(self.different) > _DIFFERENT
+        return weightless and not any(word in line for word in _ALWAYS)
+
     def _is_frame(self, line: str) -> bool:
         """Is this line code, quoted in the traceback of Python?"""
         quoted, self.frame = self.frame and line.startswith((" ", "\t")), 'File "' in line and ", line " in line
@@ -132,6 +142,7 @@ class _Reading:
         if _PASSED.search(line):
             del self.found[self.settled :]
             self.unknown, self.quiet, self.other, self.open = [], line, True, False
+            self.different.clear()
         elif _FAILED.search(line):
             self.settled, self.failed = len(self.found), True
         elif not _COMMAND.search(line):
@@ -140,7 +151,7 @@ class _Reading:
 
     def _locate(self, line: str) -> None:
         """Note the node that the parser is at."""
-        for pattern in _NODES:
+        for pattern in _NODES if any(word in line for word in ("ode", "ame", "op_")) else ():
             if match := pattern.search(line):
                 told = match.groupdict()
                 if "makes" in told:
@@ -198,7 +209,7 @@ class _Reading:
             causes = causes or ([] if self.other else self._told(WARNINGS))
         if causes:
             return Diagnosis.of(causes[:_MOST])
-        healthy = self.quiet or (self.line > _FEW and not self.trouble)
+        healthy = self.quiet or (self.line > _FEW and not self.trouble and "\ufffd" not in "".join(self.kept))
         if healthy and not self.unknown and not self.failed:
             return Diagnosis("Nothing failed in this text.", plain(self.quiet))
         said = self.unknown or self.kept

@@ -97,7 +97,7 @@ _HEAD = re.compile(
     r"|^.*?In node -?\d+ (?:with name: .* and operator: \S* )?\(\w+\): (?:\w+: (?!false$))?",
     re.DOTALL,
 )
-_TAIL = re.compile(r"\s*\(?\bIn \S+ at \S+:\d+.*$|\s*\(cudaError \d+.*$", re.DOTALL)
+_TAIL = re.compile(r"\s*\(?\bIn \S+ at \S+:\d+.*$|\s*\(cudaError \d+.*$|(?<=UNSUPPORTED_NODE): false$", re.DOTALL)
 _MEMORY = re.compile(r"Error Code \d+: OutOfMemory")
 _CUDA = re.compile(r"Error Code \d+: [\w ]+\(In .*?\(cudaError \d+: ([^)]*)\)", re.DOTALL)
 
