@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("-o", "--output", type=Path, help="where to write the page, or with build the engine")
         added.add_argument("--overwrite", action="store_true", help="replace an output file that exists")
     added = command(_diagnose, "diagnose", "cause, evidence and fix of a message, a log file or a model")
-    added.add_argument("what", help="an .onnx file, a text file, a message in quotes, or - for standard input")
+    added.add_argument("what", help="an .onnx file, a log or text file, a message in quotes, or - for standard input")
     added = command(_cache, "cache", "where built engines are kept and how large they are")
     added.add_argument("--clear", action="store_true", help="remove them all")
     return parser

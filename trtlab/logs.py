@@ -17,9 +17,11 @@ _COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\0\r]")
 # What begins a line before its message: time, severity and who says it; and the severity in it.
 _LEVELS = r"VERBOSE|DEBUG|INFO|WARNING|WARN|ERROR|INTERNAL_ERROR|CRITICAL|FATAL"
 _START = re.compile(
-    rf"""^(?: \s+ | \[(?: [VIWEF!] | TRT | TensorRT | (?:[\d/:.\ T-]{{8,}})? \s* (?:{_LEVELS})?
-    | [VIWEF]:onnxruntime[^\]]* | libprotobuf[^\]]* )\]:? | (?:{_LEVELS})(?=:|\s-|\s\[)[:\s-]*
-    | \d{{4}}-\d\d-\d\d[\ T][\d:.,]+ | \d\d:\d\d:\d\d[\d.,]* | [VIWEF]\d{{4}}\ [^\]]{{0,90}}\] | -\ (?={_LEVELS}) )*""",
+    rf"""^(?: [\s>]+ | [\w.-]+\s+\|\s(?=\[)
+    | \[(?: [VIWEF!] | TRT | TensorRT | (?:[\d/:.\ T-]{{8,}})? \s* (?:{_LEVELS})? )\]:?
+    | \[(?: [VIWEF]:onnxruntime[^\]]* | libprotobuf[^\]]* )\]:?
+    | (?:{_LEVELS})(?=:|\s-|\s\[)[:\s-]* | -\ (?={_LEVELS})
+    | \d{{4}}-\d\d-\d\d[\ T][\d:.,]+ | \d\d:\d\d:\d\d[\d.,]* | [VIWEF]\d{{4}}\ [^\]]{{0,90}}\] )*""",
     re.VERBOSE,
 )
 _LEVEL = re.compile(rf"\b(?:{_LEVELS})\b|(?<=\[)[VIWEF!](?=[\]:])|\b[VIWEF](?=\d{{4}} )")
@@ -34,7 +36,7 @@ _WORDS = (
 )  # fmt: skip
 _ALWAYS = ("PASSED", "FAILED", "arsing node")  # what counts in a line of any severity
 _COMMAND = re.compile(
-    r"^(?:&&&& |\$ |> )|\bCommand(?: line)?: |^(?:# )?(?:\S*[/\\])?(?:trtexec|polygraphy|python3?)(?:\.exe)? .*-"
+    r"^(?:&&&& |\$ )|\bCommand(?: line)?: |^(?:# )?(?:\S*[/\\])?(?:trtexec|polygraphy|python3?)(?:\.exe)? .*-"
 )
 _PASSED = re.compile(r"&&&& PASSED|PASSED \| (?:Runtime|Command)")
 _FAILED = re.compile(r"&&&& FAILED|FAILED \| (?:Runtime|Command)")
@@ -122,7 +124,8 @@ class _Reading:
         head, message = (line[: start.end()], line[start.end() :]) if start else ("", line)
         levels = _LEVEL.findall(head)
         self._locate(message if head.strip() else line)
-        self._weigh(message, levels[-1][0] if levels else "W" if _WARNS.search(message) else "")
+        level = levels[-1] if levels else "W" if _WARNS.search(message) else ""
+        self._weigh(message, "E" if level.endswith("ERROR") else level[:1])
 
     def _is_dull(self, line: str) -> bool:
         """Can this line of a long log be passed over?"""
