@@ -32,7 +32,7 @@ _WORDS = (
     "rror", "RROR", "[E]", "[F]", "[!]", "FAIL", "PASSED", "ail", "xception", "ssert", "ot ", "No ", "no ", "n't",
     "ust ", "out of", "xceed", "Unknown", "nsupported", "UNSUPPORTED", "None", "parsing node", "ame: ", "op_type",
     "Invalid", "plugin", "[W", "arning", "Killed", "bad_alloc", "ismatch", "Detected", "differ", "annot", "nullptr",
-    "nullBinding", "File ",
+    "nullBinding", "File ", "Provider",
 )  # fmt: skip
 _ALWAYS = ("PASSED", "FAILED", "arsing node")  # what counts in a line of any severity
 _COMMAND = re.compile(
