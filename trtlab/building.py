@@ -170,9 +170,10 @@ def _failure(told: Transcript, names: Names, source: Source) -> BuildError:
     error = told.error or {}
     said = error.get("said") or error["message"] or "\n".join(told.spoken("ERROR"))
     known = diagnose_text(names.restore(said))
+    reason = " ".join(known.evidence.split())
     verb = {"parse": "import", "profile": "accept the profile for"}.get(error["stage"], "compile")
     where = names.restore(_place(told, names))
-    message = f"TensorRT cannot {verb} {source.title}{where}: {known.evidence or 'it gives no reason'}."
+    message = f"TensorRT cannot {verb} {source.title}{where}: {reason or 'it gives no reason'}."
     diagnosis = replace(known, cause=known.cause if known.fix else message, fix=known.fix or _ASK)
     return BuildError(message, stage=error["stage"], log=names.restore(told.log), diagnosis=diagnosis)
 
