@@ -123,7 +123,7 @@ FAULTS = (
     # What is said about a machine, a message, an export
     Fault("doctor-gap", CODE, '        if package.state == "broken":', '        if package.state == "odd":',
           ("test_a_broken_package_is_an_issue_with_a_fix",)),
-    Fault("diagnose-fix", CODE, "sequence) smaller", "sequence) larger", ("test_known_messages",)),
+    Fault("diagnose-fix", "data/messages.toml", "sequence) smaller", "sequence) larger", ("test_known_messages",)),
     Fault("checklist-unused", CODE, ' if reason != "unreachable"', "",
           ("test_an_input_that_only_dead_nodes_read_is_unused",)),
     # Chapters: exercises that accept a wrong answer, a wrong solution, a wrong number, a machine's path

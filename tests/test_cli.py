@@ -105,10 +105,12 @@ def test_diagnose_a_message_a_file_and_standard_input(
 ) -> None:
     assert main(["diagnose", "Plugin not found"]) == 0
     (tmp_path / "build.log").write_bytes(b"Plugin not found \xff\n")
-    assert main(["diagnose", str(tmp_path / "build.log")]) == 0
+    (tmp_path / "run.err").write_bytes("[E] Plugin not found\r\n".encode("utf-16"))
+    for name in ("build.log", "run.err"):
+        assert main(["diagnose", str(tmp_path / name)]) == 0
     assert main(["diagnose", str(net)]) == 0
     said = capsys.readouterr().out
-    assert said.count("no importer and no plugin") == 2
+    assert said.count("no importer and no plugin") == 3
     assert "The model is valid ONNX." in said
     done = subprocess.run(
         [sys.executable, "-m", "trtlab", "diagnose", "-"], input="Plugin not found", capture_output=True, text=True

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import io
+import re
+import tomllib
+import tracemalloc
 from pathlib import Path
 
 import onnx
 import onnxslim
 import pytest
 import tiny_models as tiny
+from hypothesis import given
+from hypothesis import strategies as st
 
 import trtlab as lab
-from trtlab.errors import Diagnosis
-from trtlab.messages import diagnose_text, plain
+from trtlab.errors import Cause, Diagnosis
+from trtlab.logs import diagnose_lines, diagnose_text, lines_of
+from trtlab.messages import Rule, plain, rules
 from trtlab.toys import toy
 
 NOISE = (
@@ -19,39 +26,103 @@ NOISE = (
 )
 
 
-KNOWN = {
-    "No Op registered for Rellu with domain_version of 17": ("opset 17 has no operator 'Rellu'", "spelling"),
-    "Plugin not found, are the plugin name, version, and namespace correct?": ("no importer and no plugin", "extract"),
-    "Nodes in a graph must be topologically sorted, however input 'q' of node: ": ("before it writes", "toposort"),
-    "Network has dynamic or shape inputs, but no optimization profile has been defined.": ("profile", "shapes="),
-    "[profile.cpp] MIN<=OPT<=MAX is not satisfied for x": ("min <= opt <= max", "compare"),
-    "Cannot compile operation 'gemm' for Turing (SM75): FP32 is not supported": ("(SM75) cannot run 'gemm'", "FP16"),
-    "Cannot compile for target(s) sm75, because the model contains HW-specific datatypes: b16": (
-        "computes in BF16, which SM75 does not have", "newer target"),
-    "BF16 is not supported on this platform": ("no BF16", "newer target"),
-    "[defaultAllocator.cpp] Requested amount of GPU memory (99 bytes) could not be allocated": ("memory", "smaller"),
-    "std::bad_alloc": ("more memory", "workspace"),
-    "CUDA driver version is insufficient for CUDA runtime version": ("no NVIDIA GPU", "gpu="),
-    "Serialization (Serialization assertion safeVersionRead == kSAFE_SERIALIZATION_VERSION failed.": ("other", "again"),
-    "Assertion failed: resolvedWeights(axesWeights): Axis input must resolve to a build-time constant!": (
-        "must know at build time", "optimize=True"),
-    "dimensions must match for elementwise": ("do not fit", "infer_shapes"),
-}  # fmt: skip
+CASES = tomllib.loads((Path(__file__).parent / "messages.toml").read_text(encoding="utf-8"))
+HEALTHY = "[01/02/2026-10:00:00] [I] [TRT] Layer Conv_1 took 0.1 ms.\n"
 
 
-@pytest.mark.parametrize(("message", "cause", "fix"), [(message, *told) for message, told in KNOWN.items()])
-def test_known_messages(message: str, cause: str, fix: str) -> None:
-    found = lab.diagnose(message)
-    assert cause in found.cause
-    assert fix in found.fix
+def cases(kind: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("case", CASES[kind], ids=lambda case: case["text"].strip()[:60])
+
+
+rules_by_name = pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule.says.pattern[:50])
+
+
+@cases("known")
+def test_known_messages(case: dict[str, str]) -> None:
+    found = lab.diagnose(case["text"])
+    assert case["cause"] in found.cause
+    assert case["fix"] in found.fix
+    assert case.get("then", "") in "".join(cause.text for cause in found.causes[1:2])
     assert found.evidence
+    assert len(found.causes) <= 3
 
 
-@pytest.mark.parametrize(
-    "message", ["Something wholly new in the flux capacitor", "Axis 3 is reserved for the rank of shape tensors"]
-)
-def test_unknown_message_is_said_to_be_unknown(message: str) -> None:
-    assert lab.diagnose(message) == Diagnosis("This message is not one that trtlab knows.", message)
+@cases("healthy")
+def test_text_in_which_nothing_failed(case: dict[str, str]) -> None:
+    found = lab.diagnose(case["text"])
+    assert found.cause == "Nothing failed in this text."
+    assert (found.causes, found.fix) == ((), "")
+
+
+@cases("unknown")
+def test_unknown_message_is_said_to_be_unknown(case: dict[str, str]) -> None:
+    found = lab.diagnose(case["text"])
+    assert found.cause == "trtlab does not know this message."
+    assert (found.causes, found.fix) == ((), "")
+    assert found.evidence in str(found)
+
+
+@rules_by_name
+def test_every_rule_is_proved_and_proves_itself_first(rule: Rule) -> None:
+    first = next(one for one in rules() if one.says.search(rule.proof))
+    assert first is rule, "another rule takes its text"
+    found = lab.diagnose(rule.proof)
+    assert found.fix
+    assert found.causes[0].reference == rule.see
+    assert not re.search(r"\{[a-z]+\}", found.cause + found.fix), "a name is not filled in"
+
+
+@rules_by_name
+def test_rule_is_no_catch_all(rule: Rule) -> None:
+    assert not lab.diagnose(f"[01/02/2026-10:00:00] [V] [TRT] Note: {rule.proof}").causes, "a message of no weight"
+    assert not lab.diagnose(f"&&&& RUNNING TensorRT.trtexec # trtexec --loadEngine='{rule.proof}'").causes, "a command"
+    words = re.findall(r"[A-Za-z]{4,}", rule.proof)
+    assert not lab.diagnose("A page about " + ", ".join(sorted(set(words)))).causes, "the same words in another order"
+
+
+@rules_by_name
+def test_rule_is_found_in_a_long_log(rule: Rule) -> None:
+    if rule.kind != "warnings":
+        assert lab.diagnose(f"{HEALTHY * 300}{rule.proof}\n{HEALTHY * 300}").causes == lab.diagnose(rule.proof).causes
+
+
+def test_unknown_message_is_shown_whole_and_without_noise() -> None:
+    text = "[E] Error Code 2: Internal Error (Assertion new != 3 failed. In f at g.cpp:2)\nits second line"
+    text = f"{NOISE}\n{text}\n{NOISE}"
+    assert lab.diagnose(text).evidence == "Assertion new != 3 failed\nits second line"
+
+
+@pytest.mark.parametrize("coding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_log_in_any_coding(coding: str, end: str, tmp_path: Path) -> None:
+    text = end.join(["\x1b[0;31m[01/02/2026-10:00:02] [E] Engine set up failed\x1b[0m", *["[I] fine"] * 300])
+    text = f"[I] a{end}\x1b[1;31m[E] (Dynamic inputs, but no optimization profile has been defined.){end}{text}"
+    (tmp_path / "a.log").write_bytes((("\ufeff" if coding == "utf-16-be" else "") + text).encode(coding))
+    with (tmp_path / "a.log").open("rb") as file:
+        found = diagnose_lines(lines_of(file))
+    assert "no optimization profile says" in found.cause
+    assert len(found.causes) == 1
+
+
+def test_long_log_is_read_line_by_line(tmp_path: Path) -> None:
+    path, error = tmp_path / "long.log", "[E] Error Code 1: Cuda Runtime (out of memory)\n"
+    with path.open("w") as file:
+        for number in range(40_000):
+            file.write(f"[V] [TRT] Tactic 0x{number:x}: could not be timed, no error, not supported, must wait\n")
+        file.write("x" * 1_000_000 + "\n" + error)
+        for number in range(40_000):
+            file.write(f"[E] consequence {number} of {number:x}: not found\n")
+    tracemalloc.start()
+    with path.open("rb") as file:
+        found = diagnose_lines(lines_of(file))
+    assert tracemalloc.get_traced_memory()[1] < 20e6
+    tracemalloc.stop()
+    assert "out of memory" in found.cause
+
+
+@given(st.binary(max_size=400))
+def test_any_bytes_have_a_diagnosis(data: bytes) -> None:
+    assert isinstance(diagnose_lines(lines_of(io.BufferedReader(io.BytesIO(data)))), Diagnosis)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("text", ["", " ", "\n\n", "\0", "{0}", "x" * 100_000, "[ONNX Layer: ]", "%s %d"])
@@ -100,6 +171,9 @@ def test_a_raw_export_is_told_to_fold_its_constants() -> None:
 def test_diagnosis_of_another_exception() -> None:
     assert "more memory" in lab.diagnose(RuntimeError("CUDA error: out of memory")).cause
     assert lab.diagnose(ValueError()).evidence == "ValueError:"
+    first, second = RuntimeError("CUDA error: out of memory"), ModuleNotFoundError("No module named 'pycuda'")
+    second.__cause__ = first
+    assert [cause.text[:15] for cause in lab.diagnose(second).causes] == ["The GPU is out ", "The Python pack"]
 
 
 def test_diagnosis_of_a_model(tmp_path: Path) -> None:
@@ -135,3 +209,8 @@ def test_diagnosis_in_words_and_html() -> None:
     assert "<b>so" not in found._repr_html_()
     assert "a &amp; b" in found._repr_html_()
     assert diagnose_text("x").reference == ""
+    two = Diagnosis.of([Cause("First.", "a", "mend it."), Cause("Second.", fix="and it.")])
+    assert (two.cause, two.fix, len(two.causes)) == ("First.", "mend it.", 2)
+    assert str(two).splitlines() == ["First.", "  evidence: a", "  fix: mend it.", "then: Second.", "  fix: and it."]
+    assert two._repr_html_().count("<table>") == 2
+    assert two.translated(str.upper).causes[1] == Cause("SECOND.", "", "AND IT.")

@@ -26,7 +26,7 @@ TEXTS = [path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".jinja",
 COMPANIONS = sorted(NOTEBOOKS.glob("chapter*.py"))
 
 FLOORS = {
-    "facts": "errors files course machine gpus onnx_model graph shapes renaming engine buildlog messages models"
+    "facts": "errors files course machine gpus onnx_model graph shapes renaming engine buildlog messages logs models"
     " datasets toys export_checks recordings tables tensorrt_choice",
     "actions": "compiler process cache building ask precision numerics profiles memory prediction measuring"
     " diagnosis repairing",
@@ -49,7 +49,7 @@ PLACED = """
 
 
 # The house is not yet as small as it is meant to be: 7,500 lines, tests 12,000. These figures may only fall.
-TODAY, TESTS_TODAY = 9_800, 13_100
+TODAY, TESTS_TODAY = 8_600, 12_600
 
 
 def lines(*paths: Path) -> int:

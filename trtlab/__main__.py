@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("-o", "--output", type=Path, help="where to write the page, or with build the engine")
         added.add_argument("--overwrite", action="store_true", help="replace an output file that exists")
     added = command(_diagnose, "diagnose", "cause, evidence and fix of a message, a log file or a model")
-    added.add_argument("what", help="an .onnx file, a text file, a message in quotes, or - for standard input")
+    added.add_argument("what", help="an .onnx file, a log or text file, a message in quotes, or - for standard input")
     added = command(_cache, "cache", "where built engines are kept and how large they are")
     added.add_argument("--clear", action="store_true", help="remove them all")
     return parser
@@ -85,14 +85,28 @@ def _explain(options: argparse.Namespace) -> None:
 
 
 def _diagnose(options: argparse.Namespace) -> None:
-    what = sys.stdin.read() if options.what == "-" else options.what
-    if what.endswith((".txt", ".log")) and (os.path.isfile(what) or " " not in what):
+    from trtlab.logs import diagnose_lines, lines_of  # here, so that the doctor runs where nothing is installed
+
+    what, path = options.what, Path(options.what)
+    named = path.suffix in (".txt", ".log") and not any(map(str.isspace, what))
+    if what == "-":
+        print(diagnose_lines(lines_of(sys.stdin.buffer)))
+    elif named or (path.suffix != ".onnx" and _is_file(path)):
         try:
-            what = Path(what).read_text(encoding="utf-8", errors="replace")
+            with path.open("rb") as file:
+                print(diagnose_lines(lines_of(file)))
         except OSError as error:
-            says = f"There is no file '{what}' to read ({error.strerror})."
-            raise lab.AssetError(says, fix="check the path.") from error
-    print(lab.diagnose(what))
+            message = f"There is no file '{what}' to read ({error.strerror})."
+            raise lab.AssetError(message, fix="check the path.") from error
+    else:
+        print(lab.diagnose(what))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a message, too long or with signs that no path has
+        return False
 
 
 def _cache(options: argparse.Namespace) -> None:

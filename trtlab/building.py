@@ -8,7 +8,7 @@ import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, astuple, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,10 @@ import psutil
 from trtlab import cache as engine_cache
 from trtlab.buildlog import read_engine
 from trtlab.engine import Engine, Layer
-from trtlab.errors import AssetError, BuildError, Diagnosis, ModelError, TrtlabError
+from trtlab.errors import AssetError, BuildError, ModelError, TrtlabError
 from trtlab.gpus import Gpu, check_target
+from trtlab.logs import diagnose_text, place_of_node
 from trtlab.machine import load_tensorrt, memory_gib
-from trtlab.messages import diagnose_text, place_of_node
 from trtlab.onnx_model import Model, Source, check_model, digest_of, external_files, inlined, parse, read_source
 from trtlab.process import CompilerProcess, Progress, Transcript, cancelled, progress_display
 from trtlab.renaming import Names, rename_for_build
@@ -170,9 +170,9 @@ def _failure(told: Transcript, names: Names, source: Source) -> BuildError:
     words = (word for word in _WORD.findall(" ".join(said)) if word in names.nodes)
     if node := error.get("node") or next(words, ""):
         where = place_of_node([message for _, message in told.messages], node, error.get("op", ""))
-    known = diagnose_text(names.restore(said[0] or "\n".join(told.spoken("ERROR"))))
+    known = diagnose_text(names.restore(error.get("said") or said[0] or "\n".join(told.spoken("ERROR"))))
     verb = {"parse": "import", "profile": "accept the profile for"}.get(told.stage, "compile")
-    reason = known.evidence or "it gives no reason"
+    reason = " ".join(known.evidence.split()) or "it gives no reason"
     message = f"TensorRT cannot {verb} {source.title}{names.restore(where)}: {reason}."
     diagnosis = replace(known, cause=known.cause if known.fix else message, fix=known.fix or _ASK)
     return BuildError(message, stage=told.stage, log=names.restore(told.log), diagnosis=diagnosis)
@@ -180,9 +180,8 @@ def _failure(told: Transcript, names: Names, source: Source) -> BuildError:
 
 def _in_own_names(error: BuildError, names: Names) -> BuildError:
     """The same error in the model's own names."""
-    diagnosis = Diagnosis(*map(names.restore, astuple(error.diagnosis)))
     message, log = names.restore(error.message), names.restore(error.log)
-    return type(error)(message, stage=error.stage, log=log, diagnosis=diagnosis)
+    return type(error)(message, stage=error.stage, log=log, diagnosis=error.diagnosis.translated(names.restore))
 
 
 def build_each(

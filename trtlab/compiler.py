@@ -77,7 +77,7 @@ class Job:
         try:
             (build if order["task"] == "build" else deserialize)(self, data)
         except Failed as failed:
-            self.tell(error=dict(zip(("message", "node", "op"), failed.args, strict=False)))
+            self.tell(error=dict(zip(("message", "node", "op", "said"), failed.args, strict=False)))
         except Exception as error:  # whatever it is, the caller gets it as a message
             self.tell(error={"message": f"{type(error).__name__}: {error}"})
         self.send(PROGRESS, b"true")
@@ -135,7 +135,7 @@ def _parse(job: Job, parser: Any, network: Any, model: Any) -> None:
     parsed = parser.parse(model, path) if path else parser.parse(model)
     if parser.num_errors:
         error = parser.get_error(0)
-        raise Failed(error.desc(), error.node_name(), error.node_operator())
+        raise Failed(error.desc(), error.node_name(), error.node_operator(), str(error))
     if not parsed:
         raise Failed("")
     if network.num_outputs == 0:

@@ -6,7 +6,7 @@ import os
 import re
 
 from trtlab.errors import Diagnosis, TrtlabError
-from trtlab.messages import diagnose_text
+from trtlab.logs import diagnose_text
 from trtlab.onnx_model import Model, check_model, parse, read_source
 
 
@@ -18,10 +18,16 @@ def diagnose(what: str | BaseException | Model) -> Diagnosis:
     if isinstance(what, TrtlabError):
         return what.diagnosis
     if isinstance(what, BaseException):
-        return diagnose_text(f"{type(what).__name__}: {what}")
+        return diagnose_text("\n".join(_told(what)))
     if isinstance(what, str) and not _names_a_model(what):
         return diagnose_text(what)
     return _diagnose_model(what)
+
+
+def _told(error: BaseException) -> list[str]:
+    """What an exception says, after what the exceptions before it said."""
+    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return [*(_told(before) if before else ()), f"{type(error).__name__}: {error}"]
 
 
 def _names_a_model(text: str) -> bool:

@@ -2,27 +2,71 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 from trtlab.tables import facts
 
 
 @dataclass(frozen=True)
+class Cause:
+    """One reason of a failure: what it is, how we know, what to do, and where to read more."""
+
+    text: str
+    evidence: str = ""
+    fix: str = ""
+    reference: str = ""
+
+    @property
+    def rows(self) -> dict[str, str]:
+        """What there is to tell, by name."""
+        told = {"cause": self.text, "evidence": self.evidence, "fix": self.fix, "see": self.reference}
+        return {name: text for name, text in told.items() if text}
+
+
+@dataclass(frozen=True)
 class Diagnosis:
-    """What went wrong, how we know, what to do next, and where to read more."""
+    """What went wrong, how we know, what to do next, and where to read more: all of the first cause.
+
+    Without a fix there is no cause that trtlab knows, and `evidence` is the message itself.
+    """
 
     cause: str
     evidence: str = ""
     fix: str = ""
     reference: str = ""
+    others: tuple[Cause, ...] = field(default=(), repr=False)
+
+    @classmethod
+    def of(cls, causes: Sequence[Cause]) -> Diagnosis:
+        """The Diagnosis of one cause or more, the first cause first."""
+        first, *others = causes
+        return cls(first.text, first.evidence, first.fix, first.reference, tuple(others))
+
+    @property
+    def causes(self) -> tuple[Cause, ...]:
+        """Every cause, the first cause first; none where nothing failed and where trtlab does not know the message."""
+        first = Cause(self.cause, self.evidence, self.fix, self.reference)
+        return (first, *self.others) if self.fix else ()
+
+    def translated(self, change: Callable[[str], str]) -> Diagnosis:
+        """The same with `change` made to each of its texts."""
+        told = (Cause(self.cause, self.evidence, self.fix, self.reference), *self.others)
+        return Diagnosis.of([Cause(*map(change, astuple(cause))) for cause in told])
+
+    @property
+    def _rows(self) -> list[dict[str, str]]:
+        return [cause.rows for cause in self.causes or (Cause(self.cause, self.evidence, "", self.reference),)]
 
     def __str__(self) -> str:
-        rows = (("evidence", self.evidence), ("fix", self.fix), ("see", self.reference))
-        return "\n".join([self.cause, *(f"  {name}: {text}" for name, text in rows if text)])
+        def line(number: int, name: str, text: str) -> str:
+            return f"  {name}: {text}" if name != "cause" else f"{'then: ' if number else ''}{text}"
+
+        return "\n".join(line(number, *row) for number, rows in enumerate(self._rows) for row in rows.items())
 
     def _repr_html_(self) -> str:
-        return facts({"cause": self.cause, "evidence": self.evidence, "fix": self.fix, "see": self.reference})
+        return "".join(map(facts, self._rows))
 
 
 class TrtlabError(Exception):

@@ -18,7 +18,8 @@ from google.protobuf.message import DecodeError, EncodeError
 from onnx import external_data_helper as external_data
 
 from trtlab.errors import Diagnosis, ModelError
-from trtlab.messages import diagnose_text, plain
+from trtlab.logs import diagnose_text
+from trtlab.messages import plain
 
 Model: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto | Source"
 _EXPORT = "pass the file that torch.onnx.export or onnx.save wrote, whole."

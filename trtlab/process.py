@@ -23,7 +23,7 @@ import psutil
 
 from trtlab import compiler
 from trtlab.errors import BuildError
-from trtlab.messages import place_of_parser
+from trtlab.logs import place_of_parser
 from trtlab.tensorrt_choice import candidates
 
 _HOME = str(Path(__file__).resolve().parent.parent)
