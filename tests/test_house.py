@@ -27,7 +27,7 @@ COMPANIONS = sorted(NOTEBOOKS.glob("chapter*.py"))
 
 FLOORS = {
     "facts": "errors files course machine gpus onnx_model graph shapes renaming engine buildlog messages models"
-    " datasets toys export_checks recordings tables tensorrt_choice",
+    " datasets toys export_checks recordings tables tensorrt_choice computer",
     "actions": "compiler process cache building ask precision numerics profiles memory prediction measuring"
     " diagnosis repairing",
     "faces": "draw exercises widgets report __main__",

@@ -17,15 +17,16 @@ import psutil
 
 from trtlab import cache as engine_cache
 from trtlab.buildlog import read_engine
+from trtlab.computer import memory_gib
 from trtlab.engine import Engine, Layer
 from trtlab.errors import AssetError, BuildError, Diagnosis, ModelError, TrtlabError
 from trtlab.gpus import Gpu, check_target
-from trtlab.machine import load_tensorrt, memory_gib
 from trtlab.messages import diagnose_text, place_of_node
 from trtlab.onnx_model import Model, Source, check_model, digest_of, external_files, inlined, parse, read_source
 from trtlab.process import CompilerProcess, Progress, Transcript, cancelled, progress_display
 from trtlab.renaming import Names, rename_for_build
 from trtlab.shapes import Profile, Shapes, check_profiles, read_shapes
+from trtlab.tensorrt_choice import load_tensorrt
 
 _ASK = "look at the last lines of the error's .log; 'polygraphy debug reduce' finds the smallest part that fails."
 _WORD = re.compile(r"[\w./\-]+")
