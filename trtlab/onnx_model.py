@@ -106,14 +106,18 @@ def parse(source: Source) -> onnx.ModelProto:
     """The ModelProto in `source`, external weights left where they are; raises ModelError when it is not one."""
     try:
         model = onnx.load_model_from_string(source.data)
-        for text in (text for message in _messages(model) for text in _texts(message)):
-            if isinstance(text, bytes):  # so protobuf hands out what is not UTF-8
-                text.decode()
-    except (DecodeError, UnicodeDecodeError) as error:
+    except DecodeError as error:
         raise ModelError(f"This is no ONNX model: {source.title} {_looks_like(source.data)}.", fix=_EXPORT) from error
-    if not (model.graph.node or model.graph.output):
-        raise ModelError(f"There is no graph: {source.title} {_looks_like(source.data)}.", fix=_EXPORT)
+    if not _is_sound(model):
+        what = f"There is no graph that can be read: {source.title} {_looks_like(source.data)}."
+        raise ModelError(what, fix=_EXPORT)
     return model
+
+
+def _is_sound(model: onnx.ModelProto) -> bool:
+    """It has a graph, and its texts are UTF-8: protobuf hands out others as bytes."""
+    texts = (text for message in _messages(model) for text in _texts(message))
+    return bool(model.graph.node or model.graph.output) and not any(isinstance(text, bytes) for text in texts)
 
 
 def _texts(message: Any) -> list[str | bytes]:
@@ -133,7 +137,12 @@ def _looks_like(data: bytes) -> str:
 
 
 def read_model(model: Model) -> onnx.ModelProto:
-    """`model` as a ModelProto, its functions inlined so that every node is one that TensorRT sees."""
+    """`model` as a ModelProto, its functions inlined so that every node is one that TensorRT sees.
+
+    A ModelProto without functions is itself: who changes what this returns, copies it first.
+    """
+    if isinstance(model, onnx.ModelProto) and _is_sound(model):
+        return inlined(model)
     return inlined(parse(read_source(model)))
 
 
@@ -156,18 +165,22 @@ def read_whole(model: Model) -> onnx.ModelProto:
 
     Raises ModelError where one cannot be read, and where all of it is more than the 2 GiB of one message.
     """
-    if isinstance(model, onnx.ModelProto) and not any(map(external_data.uses_external_data, tensors(model))):
-        source, proto = Source(b""), inlined(model)
-    else:
-        source = read_source(model)
-        proto = inlined(parse(source))
-    size = sum(file.stat().st_size for file in source.external) + proto.ByteSize()
+    source = model if isinstance(model, onnx.ModelProto) else read_source(model)
+    path, proto = getattr(source, "path", None), read_model(source)
+    files = external_files(proto, path)
+    size = sum(file.stat().st_size for file in files) + proto.ByteSize()
     if size >= 2**31:
         text = f"The model has {size / 2**30:.1f} GiB, and what is computed with it here must fit one message of 2 GiB."
         raise ModelError(text, fix="take a part of it: 'polygraphy surgeon extract' cuts one out.")
-    if source.external and source.path:
-        onnx.load_external_data_for_model(proto, str(source.path.parent))
+    if files and path:
+        onnx.load_external_data_for_model(proto, str(path.parent))
     return proto
+
+
+def graph_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+    """The inputs of `graph` that are no weights."""
+    weights = {tensor.name for tensor in graph.initializer}
+    return [value for value in graph.input if value.name not in weights]
 
 
 def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:

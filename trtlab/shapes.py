@@ -14,6 +14,7 @@ import onnx
 from trtlab import tables
 from trtlab.errors import ProfileError
 from trtlab.graph import SIZE_INPUTS
+from trtlab.onnx_model import graph_inputs
 
 Shape = tuple[int, ...]
 Range = tuple[Shape, Shape, Shape]
@@ -254,11 +255,9 @@ def shape_text(shape: Sequence[int | None]) -> str:
 
 
 def inputs_of(model: onnx.ModelProto) -> dict[str, Input]:
-    """Each input that is not an initializer."""
-    constants, holders, found = {tensor.name for tensor in model.graph.initializer}, _sizes(model.graph), {}
-    for port in model.graph.input:
-        if port.name in constants:
-            continue
+    """Each input that is no weight."""
+    holders, found = _sizes(model.graph), {}
+    for port in graph_inputs(model.graph):
         kind, declared = port.type.tensor_type.elem_type, port.type.tensor_type.shape.dim
         dims = tuple(one.dim_value if one.HasField("dim_value") and one.dim_value >= 0 else None for one in declared)
         names = [one.dim_param or f"dimension {axis} of '{port.name}'" for axis, one in enumerate(declared)]

@@ -13,7 +13,7 @@ from trtlab.building import build_each
 from trtlab.engine import Engine
 from trtlab.errors import ProfileError, TrtlabError
 from trtlab.gpus import Gpu
-from trtlab.onnx_model import Model, Source, inlined, parse, read_source
+from trtlab.onnx_model import Model, read_model, read_source
 from trtlab.shapes import inputs_of
 
 
@@ -86,10 +86,10 @@ class OpenShapes:
         return {name: np.where(shape == self.symbol, size, shape).tolist() for name, shape in self.shapes.items()}
 
 
-def open_shapes(shapes: Mapping[str, Any] | None, source: Source) -> OpenShapes:
+def open_shapes(shapes: Mapping[str, Any] | None, model: Model) -> OpenShapes:
     """`shapes`, or where they are None the model's own; raises ProfileError unless exactly one size is open."""
     given: Mapping[str, Any] = (
-        {name: port.sizes for name, port in inputs_of(inlined(parse(source))).items()} if shapes is None else shapes
+        {name: port.sizes for name, port in inputs_of(read_model(model)).items()} if shapes is None else shapes
     )
     example = "shapes={'x': ('N', 3, 224, 224)}"
     if not isinstance(given, Mapping):

@@ -6,6 +6,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
 
+from trtlab.export_checks import DATA_DEPENDENT
 from trtlab.onnx_model import Model, read_model
 from trtlab.profiles.running import Failure, Sizes, Trials
 from trtlab.shapes import REFUSES, Finding, Findings, Profile, Shapes, default_profile, input_mistakes, inputs_of
@@ -25,13 +26,6 @@ _CURES = {
     "Reshape": "let the exporter compute the size (-1, or from Shape) instead of writing it down",
     "Concat": "expand the smaller part to the other's sizes before it is joined",
     "Gather": "stay within the rows of the table, or train a longer one",
-}
-# Operations whose output has as many rows as the data asks for; TensorRT-RTX 1.7 has none of them.
-_DATA_DEPENDENT = {
-    "NonZero": "multiply by a mask (Where) instead of picking what is not zero, or pick a fixed k by TopK.",
-    "Compress": "multiply by a mask (Where) instead of picking, or pick a fixed k by TopK.",
-    "Unique": "count in the code that calls the engine.",
-    "NonMaxSuppression": "keep a fixed k by TopK and mask what overlaps (chapter 06), or run NMS after the engine.",
 }
 
 
@@ -133,9 +127,9 @@ def _words(sizes: Sequence[int]) -> str:
 
 def _data_dependent(trials: Trials) -> Iterator[Finding]:
     for node in trials.model.graph.node:
-        if node.op_type in _DATA_DEPENDENT and not node.domain:
+        if node.op_type in DATA_DEPENDENT and not node.domain:
             how = f"How large the output of node '{node.name}' ({node.op_type}) is depends on the data, not on shapes."
-            yield Finding(how, _DATA_DEPENDENT[node.op_type], _NO_LAYER, node=node.name, tensor=node.output[0])
+            yield Finding(how, DATA_DEPENDENT[node.op_type], _NO_LAYER, node=node.name, tensor=node.output[0])
 
 
 def _across(profiles: Sequence[Profile], trials: Trials) -> Iterator[Finding]:
