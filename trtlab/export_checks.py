@@ -154,7 +154,7 @@ def _inference_mode(facts: Facts) -> Findings:
 def _inputs(facts: Facts) -> Findings:
     pairs = zip(facts.graph.node, facts.reasons, strict=True)
     used = facts.outputs.union(*(reads(node) for node, reason in pairs if reason != "unreachable"))
-    both = [value.name for value in facts.graph.input if value.name in facts.weights]
+    both = [value.name for value in facts.graph.input if value.name in facts.constants]
     yield "unused inputs", "fix", "no output depends on", [one.name for one in facts.inputs if one.name not in used]
     yield "constants as inputs", "fix", f"{len(both)} constants are inputs as well:", both
 

@@ -105,8 +105,8 @@ def reads(node: onnx.NodeProto, besides: Sequence[int] = ()) -> list[str]:
 class Facts:
     """What a graph says of its tensors: values known beforehand, shapes, types, readers.
 
-    A shape holds a symbol's name where a size is dynamic and None where it is unknown. `nodes` and `weights` are those
-    of the bodies of If and Loop too. `reasons` says of each node of the main graph why no kernel need run it.
+    A shape holds a symbol's name where a size is dynamic and None where it is unknown. `nodes` are those of the bodies
+    of If and Loop too. `reasons` says of each node of the main graph why no kernel need run it.
     """
 
     def __init__(self, model: Model) -> None:
@@ -114,7 +114,6 @@ class Facts:
         self.graph = self.model.graph
         everything = graphs(self.graph)
         self.nodes = [node for graph in everything for node in graph.node]
-        self.weights = {tensor.name for graph in everything for tensor in graph.initializer}
         self.inputs = graph_inputs(self.graph)
         self.outputs = {value.name for value in self.graph.output}
         self.constants = {tensor.name: tensor for tensor in self.graph.initializer}
@@ -144,14 +143,14 @@ class Facts:
     def _reasons(self) -> list[str]:
         graph, duplicates, undone = self.graph, _duplicates(self.graph), self._undone()
         known, sized = _known_beforehand(graph)
-        needed, data = (_needed(graph, self.outputs, besides) for besides in ({}, _NO_DATA))
+        used, data = (needed(graph, self.outputs, besides) for besides in ({}, _NO_DATA))
         products = [node for node in graph.node if node.op_type in (*PRODUCTS, "Einsum")]
         at_product = {name for node in products for name in (*node.input, *node.output)}
 
         def reason(node: onnx.NodeProto) -> str:
             written, turns = set(node.output), node.op_type == "Transpose"
             tests = {
-                "unreachable": not needed & written,
+                "unreachable": not used & written,
                 "constant": written <= known,
                 "shape": written <= sized or not data & written,
                 "no-op": self._changes_nothing(node),
@@ -247,13 +246,13 @@ def _known_beforehand(graph: onnx.GraphProto) -> tuple[set[str], set[str]]:
     return known, sized
 
 
-def _needed(graph: onnx.GraphProto, outputs: set[str], besides: Mapping[str, Sequence[int]]) -> set[str]:
+def needed(graph: onnx.GraphProto, outputs: set[str], besides: Mapping[str, Sequence[int]]) -> set[str]:
     """The tensors that some output depends on, besides those at the input indexes given for an operator."""
-    needed = set(outputs)
+    found = set(outputs)
     for node in reversed(graph.node):
-        if needed & set(node.output):
-            needed.update(reads(node, besides.get(node.op_type, ())))
-    return needed
+        if found & set(node.output):
+            found.update(reads(node, besides.get(node.op_type, ())))
+    return found
 
 
 def _duplicates(graph: onnx.GraphProto) -> set[str]:

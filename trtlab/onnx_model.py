@@ -247,9 +247,8 @@ def external_files(model: onnx.ModelProto, path: Path | None) -> tuple[Path, ...
 
     Raises ModelError when ONNX would not load one: it is missing, cut short, or not plainly inside the model's folder.
     """
-    return tuple(
-        sorted({_weight_file(tensor, path) for tensor in tensors(model) if external_data.uses_external_data(tensor)})
-    )
+    elsewhere = filter(external_data.uses_external_data, tensors(model))
+    return tuple(sorted({_weight_file(tensor, path) for tensor in elsewhere}))
 
 
 def _weight_file(tensor: onnx.TensorProto, path: Path | None) -> Path:
@@ -265,9 +264,8 @@ def _weight_file(tensor: onnx.TensorProto, path: Path | None) -> Path:
             raise ValueError(f"{length:,} bytes are said to be there, and {list(tensor.dims)} asks for {needed:,}")
         probe = onnx.TensorProto(name=tensor.name, raw_data=b"")
         external_data.set_external_data(probe, location, (info.offset or 0) + length, 0)
-        external_data.load_external_data_for_tensor(
-            probe, str(path.parent)
-        )  # no bytes of it: ONNX looks at the file, and no more
+        # No bytes of it: ONNX looks at the file, and no more.
+        external_data.load_external_data_for_tensor(probe, str(path.parent))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
         said = "it is cut short" if "exceeds file size" in str(error) else plain(str(error).rpartition(", but ")[2])
         reason = said if (path.parent / location).exists() else "there is no such file"
@@ -291,9 +289,8 @@ def check_model(model: onnx.ModelProto, source: Source) -> None:
     """Raise ModelError, naming the node or tensor, when ONNX's checker or a rule of TensorRT refuses `model`."""
     external_files(model, source.path)
     if not model.graph.output:
-        raise ModelError(
-            f"There are no outputs in {source.title}: nothing would be computed.", fix="mark one as output."
-        )
+        what = f"There are no outputs in {source.title}: nothing would be computed."
+        raise ModelError(what, fix="mark one as output.")
     for role, ports in (("Input", model.graph.input), ("Output", model.graph.output)):
         for value in ports:
             _check_port(f"{role} '{value.name}' of {source.title}", value, needs_rank=role == "Input")

@@ -13,7 +13,7 @@ import onnx
 
 from trtlab import tables
 from trtlab.errors import ProfileError
-from trtlab.graph import SIZE_INPUTS
+from trtlab.graph import SIZE_INPUTS, needed
 from trtlab.onnx_model import graph_inputs
 
 Shape = tuple[int, ...]
@@ -271,9 +271,6 @@ def inputs_of(model: onnx.ModelProto) -> dict[str, Input]:
 
 def _sizes(graph: onnx.GraphProto) -> set[str]:
     """The tensors whose values become sizes: followed back from the nodes that use them so."""
-    seen, places = set[str](), SIZE_INPUTS | {"Loop": (0,)}
-    for node in reversed(graph.node):
-        seen.update(node.input[place] for place in places.get(node.op_type, ()) if place < len(node.input))
-        if seen.intersection(node.output) and node.op_type not in ("Shape", "Size"):
-            seen.update(node.input)
-    return seen
+    places = SIZE_INPUTS | {"Loop": (0,)}
+    used = {name for node in graph.node for at in places.get(node.op_type, ()) for name in node.input[at : at + 1]}
+    return needed(graph, used - {""}, {"Shape": (0,), "Size": (0,)})
