@@ -186,9 +186,9 @@ def _in_own_names(error: BuildError, names: Names) -> BuildError:
 
 
 def build_each(
-    model: Model, shapes: Sequence[Mapping[str, Any]], gpu: str | float | Gpu | None = None, time_limit: float = 600
+    model: Model, shapes: Sequence[Mapping[str, Any]], gpu: str | float | Gpu | None = None
 ) -> list[Engine | TrtlabError]:
-    """The engine of each of `shapes`, or the error that stopped its build; each may take `time_limit` seconds.
+    """The engine of each of `shapes`, or the error that stopped its build.
 
     Ctrl-C ends the builds that run and starts no other. Raises ModelError when it is the model that no build accepts.
     """
@@ -201,7 +201,7 @@ def build_each(
 
     def one(wanted: Mapping[str, Any]) -> Engine | TrtlabError:
         try:
-            return build(source, gpu, wanted, progress=report, time_limit=time_limit, memory_limit=memory)
+            return build(source, gpu, wanted, progress=report, memory_limit=memory)
         except TrtlabError as error:
             return error
 

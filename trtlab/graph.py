@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import onnx
 
-from trtlab.onnx_model import Model, graph_inputs, graphs, has_values, inner_graphs, read_model, without_weights
+from trtlab.onnx_model import Model, graph_inputs, graphs, has_values, read_model, without_weights
 
 Shape: TypeAlias = tuple[int | str | None, ...]
 
@@ -96,7 +96,7 @@ def unfused_bytes(model: Model, shapes: Mapping[str, Sequence[int]] | None = Non
 
 def reads(node: onnx.NodeProto, besides: Sequence[int] = ()) -> list[str]:
     """The tensors that a node reads, besides its inputs at some indexes; its branches and loop bodies included."""
-    inner = inner_graphs(node)
+    inner = graphs(node)
     names = [name for index, name in enumerate(node.input) if index not in besides]
     names += [name for graph in inner for child in graph.node for name in child.input]
     return [name for name in (*names, *(value.name for graph in inner for value in graph.output)) if name]

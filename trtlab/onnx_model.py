@@ -218,15 +218,9 @@ def tensors(message: Any) -> Iterator[onnx.TensorProto]:
     return (part for part in _messages(message) if part.DESCRIPTOR.name == "TensorProto")
 
 
-def graphs(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
-    """`graph` and every graph inside its nodes."""
-    return [graph, *(inner for node in graph.node for inner in inner_graphs(node))]
-
-
-def inner_graphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
-    """Every graph inside a node: the branches of If, the bodies of Loop and Scan, and the graphs inside those."""
-    held = [graph for one in node.attribute for graph in ([one.g] if one.HasField("g") else one.graphs)]
-    return [inner for graph in held for inner in graphs(graph)]
+def graphs(message: Any) -> list[onnx.GraphProto]:
+    """Every graph in a graph (itself first) or a node: branches of If, bodies of Loop and Scan, and those in them."""
+    return [part for part in _messages(message) if part.DESCRIPTOR.name == "GraphProto"]
 
 
 def node_names(graph: onnx.GraphProto) -> list[str]:

@@ -22,7 +22,7 @@ from trtlab.export_checks import checklist
 from trtlab.files import write_atomically
 from trtlab.gpus import Gpu
 from trtlab.graph import Facts
-from trtlab.onnx_model import Model, read_model
+from trtlab.onnx_model import Model, read_model, read_source
 from trtlab.shapes import Shapes, proposed_shapes
 
 _DRAWN_WHOLE = 20  # nodes of a model that is also drawn before and after
@@ -45,10 +45,11 @@ def explain(
     path = Path(output)
     if path.exists() and not (overwrite and path.is_file()):
         raise AssetError(f"'{path}' exists.", fix="choose another name or pass overwrite=True (--overwrite).")
-    proto = read_model(model)
+    source = read_source(model)
+    proto = read_model(source)
     guessed = {} if shapes else proposed_shapes(proto)
-    engine = build(model, gpu=gpu, shapes=shapes or guessed or None, progress=progress)
-    name = Path(model).name if isinstance(model, str | os.PathLike) else proto.graph.name or "model"
+    engine = build(source, gpu=gpu, shapes=shapes or guessed or None, progress=progress)
+    name = source.path.name if source.path else proto.graph.name or "model"
     write_atomically(path, page(engine, proto, name=name, guessed=guessed))
     return path
 
