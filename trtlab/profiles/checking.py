@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from trtlab.export_checks import DATA_DEPENDENT
 from trtlab.onnx_model import Model, read_model
 from trtlab.profiles.running import Failure, Sizes, Trials
-from trtlab.shapes import REFUSES, Finding, Findings, Profile, Shapes, default_profile, input_mistakes, inputs_of
+from trtlab.shapes import REFUSES, Finding, Findings, Profile, Shapes, default_profile, input_mistakes, read_all
 
-from trtlab.shapes import read_all, shape_text  # isort: skip
+from trtlab.shapes import shape_text  # isort: skip
 
 _MOST_TRIALS = 400  # of a search for sizes that run
 _CORNERS = ("min", "opt", "max")
@@ -35,12 +35,10 @@ def check(model: Model, shapes: Shapes = None) -> Findings:
     ONNX Runtime judges the model at the min, opt and max shapes and at a size between them for each dimension, and
     runs what takes a moment. Raises ModelError when `model` is no ONNX model; a mistake in the shapes raises nothing.
     """
-    proto = read_model(model)
-    inputs = inputs_of(proto)
-    profiles, findings = read_all(shapes)
+    trials = Trials(read_model(model))
+    inputs, (profiles, findings) = trials.inputs, read_all(shapes)
     unread = {(one.input, one.profile) for one in findings if one.input}
     findings += [one for one in input_mistakes(profiles, inputs) if (one.input, one.profile) not in unread]
-    trials = Trials(proto, inputs)
     tried = [_of_profile(trials, given, number) for number, given in enumerate(profiles or [{}])]
     refused = list(_data_dependent(trials))
     across = _across([default_profile(inputs, one) for one in profiles], trials)
