@@ -33,8 +33,6 @@ class Check:
 class Checklist(tuple[Check, ...]):
     """Every check of one model, in a fixed order; iterate over them, or ask for one: `found["unused inputs"]`."""
 
-    __slots__ = ()
-
     @property
     def ok(self) -> bool:
         """True when nothing must be fixed."""

@@ -46,8 +46,8 @@ class Source:
 
     @cached_property
     def digest(self) -> bytes:
-        """A hash of the bytes."""
-        return digest_of(self.data)
+        """The SHA-256 of the bytes."""
+        return hashlib.sha256(self.data).digest()
 
     @cached_property
     def external(self) -> tuple[Path, ...]:
@@ -94,11 +94,9 @@ def _content(path: Path) -> bytes:
         raise ModelError(f"'{path}' cannot be read ({reason}).", fix="check the path and its permissions.") from error
 
 
-def digest_of(content: bytes | Path) -> bytes:
-    """The SHA-256 of bytes or of a file."""
-    if isinstance(content, bytes):
-        return hashlib.sha256(content).digest()
-    with content.open("rb") as file:
+def digest_of(path: Path) -> bytes:
+    """The SHA-256 of a file."""
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
 
 

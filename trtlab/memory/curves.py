@@ -88,18 +88,17 @@ class OpenShapes:
 
 def open_shapes(shapes: Mapping[str, Any] | None, model: Model) -> OpenShapes:
     """`shapes`, or where they are None the model's own; raises ProfileError unless exactly one size is open."""
-    given: Mapping[str, Any] = (
-        {name: port.sizes for name, port in inputs_of(read_model(model)).items()} if shapes is None else shapes
-    )
+    if shapes is None:
+        shapes = {name: port.sizes for name, port in inputs_of(read_model(model)).items()}
     example = "shapes={'x': ('N', 3, 224, 224)}"
-    if not isinstance(given, Mapping):
+    if not isinstance(shapes, Mapping):
         raise ProfileError("shapes= is not a dictionary.", fix=f"write {example}.")
-    arrays = {name: np.array(shape, dtype=object) for name, shape in given.items()}
+    arrays = {name: np.array(shape, dtype=object) for name, shape in shapes.items()}
     letters = {size: None for shape in arrays.values() for size in shape.flat if isinstance(size, str)}
     if len(letters) != 1:
         found = f"{len(letters)} sizes are open ({', '.join(letters)})" if letters else "No size is open"
         raise ProfileError(
-            f"{found} in {in_words(given)}, and exactly one must vary.",
+            f"{found} in {in_words(shapes)}, and exactly one must vary.",
             fix=f"write a letter for that size and numbers for all others, as in {example}; "
             "a model whose own shape is fixed is exported with a dynamic batch first (chapter 01).",
         )
