@@ -22,10 +22,10 @@ from trtlab.draw.palette import BAR, CARD, EDGE, KINDS, MUTED, TEXT, UNASKED
 from trtlab.engine import Engine
 from trtlab.errors import ModelError
 from trtlab.exercises import Exercise
-from trtlab.machine import load_tensorrt
 from trtlab.models.export import export
 from trtlab.numerics import Accuracy, TensorDifference, run
 from trtlab.precision import to_half
+from trtlab.tensorrt_choice import load_tensorrt
 from trtlab.widgets import explorer
 
 Answer = tuple[bool, str]

@@ -50,7 +50,7 @@ FAULTS = (
     # What became of each node, and what is a kernel
     Fault("fate-owner", CODE, "== 0), key=rank)", "== 0), key=lambda layer: -rank(layer))",
           ("test_node_that_several_layers_name_belongs_to_the_one_that_computes_it",)),
-    Fault("fate-reason", CODE, '"unreachable": not needed & written', '"constant": not needed & written',
+    Fault("fate-reason", CODE, '"unreachable": not used & written', '"constant": not used & written',
           ("test_reason_unreachable",)),
     Fault("fate-no-op", CODE, '"Add": (0, (0, 1))', '"Add": (1, (0, 1))',
           ("test_node_that_changes_its_input_is_no_no_op",)),

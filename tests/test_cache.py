@@ -15,7 +15,7 @@ from conftest import leftovers
 
 import trtlab as lab
 from trtlab import cache as engine_cache
-from trtlab.onnx_model import digest_of
+from trtlab.onnx_model import Source, digest_of
 from trtlab.process import CompilerProcess
 
 pytestmark = pytest.mark.usefixtures("tidy")
@@ -272,7 +272,7 @@ def test_a_model_that_changes_while_it_is_compiled_is_refused(tmp_path: Path) ->
 
 def test_digest_of_a_file_is_that_of_its_bytes(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"model")
-    assert digest_of(tmp_path / "file") == digest_of(b"model") != digest_of(b"modem")
+    assert digest_of(tmp_path / "file") == Source(b"model").digest != Source(b"modem").digest
 
 
 def test_cached_engine_of_a_model_without_external_weights_needs_no_look_inside(

@@ -19,7 +19,7 @@ import trtlab as lab
 from trtlab import exercises
 from trtlab.ask import check_plan, try_profiles, try_setting, try_settings
 from trtlab.errors import AssetError, BuildError
-from trtlab.machine import has_gpu
+from trtlab.tensorrt_choice import has_gpu
 from trtlab.toys import PATTERNS, toy
 
 HERE = Path(__file__).resolve().parent

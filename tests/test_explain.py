@@ -62,6 +62,16 @@ def html(model: onnx.ModelProto, tmp_path_factory: pytest.TempPathFactory) -> st
     return report(tmp_path_factory.mktemp("report"), model)
 
 
+def test_the_page_infers_shapes_once_for_all_that_it_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    infer, asked = onnx.shape_inference.infer_shapes, []
+    monkeypatch.setattr(onnx.shape_inference, "infer_shapes", lambda *a, **b: asked.append(a) or infer(*a, **b))
+    model = tiny.conv()
+    before = model.SerializeToString(deterministic=True)
+    assert "Before and after the compiler" in report(tmp_path, model)
+    assert len(asked) == 2  # what the graph says, and its sizes at the engine's shapes
+    assert model.SerializeToString(deterministic=True) == before
+
+
 def test_the_report_needs_nothing_but_itself(html: str) -> None:
     assert not re.search(r"https?://|url\(|@import|<link|<iframe", html)
     page = Page(html)

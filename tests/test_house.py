@@ -26,8 +26,8 @@ TEXTS = [path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".jinja",
 COMPANIONS = sorted(NOTEBOOKS.glob("chapter*.py"))
 
 FLOORS = {
-    "facts": "errors files course machine gpus onnx_model graph shapes renaming engine buildlog messages logs models"
-    " datasets toys export_checks recordings tables tensorrt_choice",
+    "facts": "errors files course computer machine gpus onnx_model graph shapes renaming engine buildlog messages logs"
+    " models datasets toys export_checks recordings tables tensorrt_choice",
     "actions": "compiler process cache building ask precision numerics profiles memory prediction measuring"
     " diagnosis repairing",
     "faces": "draw exercises widgets report __main__",

@@ -100,7 +100,7 @@ def runs(model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]]) -> bool:
 @pytest.mark.parametrize("mistake", AT_NODES, ids=[one.name for one in AT_NODES])
 def test_a_node_is_accused_exactly_where_onnx_runtime_fails(mistake: Mistake) -> None:
     model = mistake.model()
-    trials = Trials(model, inputs_of(model))
+    trials = Trials(model)
     for profile in read_shapes(mistake.shapes):
         for sizes in trials.corners(profile):
             assert (trials.failure(sizes) is None) == runs(model, trials.shapes(sizes)), sizes

@@ -40,7 +40,7 @@ __all__ = ["trt", *_HOME, *_MODULES]
 
 def __getattr__(name: str) -> Any:
     if name == "trt":
-        return importlib.import_module("trtlab.machine").load_tensorrt()
+        return importlib.import_module("trtlab.tensorrt_choice").load_tensorrt()
     if name in _MODULES:
         return importlib.import_module(f"trtlab.{name}")
     if name in _HOME:

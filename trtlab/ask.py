@@ -14,11 +14,11 @@ from trtlab.buildlog import read_engine
 from trtlab.engine import Engine
 from trtlab.errors import AssetError, BuildError
 from trtlab.gpus import Gpu, check_target
-from trtlab.machine import load_tensorrt
 from trtlab.messages import plain
 from trtlab.onnx_model import Model, parse, read_source
 from trtlab.process import CompilerProcess, Transcript
 from trtlab.shapes import Shapes, read_shapes
+from trtlab.tensorrt_choice import load_tensorrt
 
 # On a machine without a GPU these follow every other error.
 _NOISE = ("cudaError 35", "catchCudaError", "[checkMacros")

@@ -17,15 +17,16 @@ import psutil
 
 from trtlab import cache as engine_cache
 from trtlab.buildlog import read_engine
+from trtlab.computer import memory_gib
 from trtlab.engine import Engine, Layer
 from trtlab.errors import AssetError, BuildError, ModelError, TrtlabError
 from trtlab.gpus import Gpu, check_target
 from trtlab.logs import diagnose_text, place_of_node
-from trtlab.machine import load_tensorrt, memory_gib
 from trtlab.onnx_model import Model, Source, check_model, digest_of, external_files, inlined, parse, read_source
 from trtlab.process import CompilerProcess, Progress, Transcript, cancelled, progress_display
 from trtlab.renaming import Names, rename_for_build
 from trtlab.shapes import Profile, Shapes, check_profiles, read_shapes
+from trtlab.tensorrt_choice import load_tensorrt
 
 _ASK = "look at the last lines of the error's .log; 'polygraphy debug reduce' finds the smallest part that fails."
 _WORD = re.compile(r"[\w./\-]+")
@@ -80,10 +81,9 @@ def _order(gpu: str | float | Gpu | None, profiles: list[Profile]) -> dict[str, 
 
 def _from_cache(source: Source, order: dict[str, Any], compiled: Callable[[dict[str, Any], str], Engine]) -> Engine:
     """The engine from the cache, or a new one that is kept there; one of several processes builds it."""
-    key = engine_cache.key_of(order, source.digest)
-    if found := _cached(key):  # an engine with this key has no weights in other files, or source.external would count
-        return found
     key = engine_cache.key_of(order, source.digest, *map(digest_of, source.external))
+    if found := _cached(key):
+        return found
     with engine_cache.lock(key):
         return _cached(key) or compiled(order, key)
 
@@ -141,26 +141,26 @@ def _engine(record: dict[str, Any], plan: bytes | Path | None) -> Engine:
     (module, version), facts = record["order"]["tensorrt"], record["facts"]
     messages, names = record["messages"], Names(**record["names"])
     engine = read_engine([(severity, names.disguise(message)) for severity, message in messages], facts)
+    values = {**names.own, **names.ports}
+
+    def own(tensors: Sequence[Any]) -> tuple[Any, ...]:
+        return tuple(replace(one, name=values.get(one.name, one.name)) for one in tensors)
+
+    def named(layer: Layer) -> Layer:
+        nodes = tuple(dict.fromkeys(map(names.holder, layer.onnx_nodes)))
+        inputs, outputs, constants = map(own, (layer.inputs, layer.outputs, layer.constants))
+        return replace(layer, onnx_nodes=nodes, inputs=inputs, outputs=outputs, constants=constants)
+
     return replace(
         engine,
-        layers=tuple(_with_own_names(layer, names) for layer in engine.layers),
-        ports=tuple(replace(port, name=names.ports.get(port.name, port.name)) for port in engine.ports),
+        layers=tuple(map(named, engine.layers)),
+        ports=own(engine.ports),
         seconds=facts["seconds"],
         compiler=f"{'TensorRT-RTX' if module == 'tensorrt_rtx' else 'TensorRT'} {version}",
         target=record["order"]["target"],
         log=names.restore(Transcript(messages).log),
         plan=plan,
     )
-
-
-def _with_own_names(layer: Layer, names: Names) -> Layer:
-    values = {**names.own, **names.ports}
-    inputs, outputs, constants = (
-        tuple(replace(one, name=values.get(one.name, one.name)) for one in tensors)
-        for tensors in (layer.inputs, layer.outputs, layer.constants)
-    )
-    nodes = tuple(dict.fromkeys(map(names.holder, layer.onnx_nodes)))
-    return replace(layer, onnx_nodes=nodes, inputs=inputs, outputs=outputs, constants=constants)
 
 
 def _failure(told: Transcript, names: Names, source: Source) -> BuildError:
@@ -185,9 +185,9 @@ def _in_own_names(error: BuildError, names: Names) -> BuildError:
 
 
 def build_each(
-    model: Model, shapes: Sequence[Mapping[str, Any]], gpu: str | float | Gpu | None = None, time_limit: float = 600
+    model: Model, shapes: Sequence[Mapping[str, Any]], gpu: str | float | Gpu | None = None
 ) -> list[Engine | TrtlabError]:
-    """The engine of each of `shapes`, or the error that stopped its build; each may take `time_limit` seconds.
+    """The engine of each of `shapes`, or the error that stopped its build.
 
     Ctrl-C ends the builds that run and starts no other. Raises ModelError when it is the model that no build accepts.
     """
@@ -200,7 +200,7 @@ def build_each(
 
     def one(wanted: Mapping[str, Any]) -> Engine | TrtlabError:
         try:
-            return build(source, gpu, wanted, progress=report, time_limit=time_limit, memory_limit=memory)
+            return build(source, gpu, wanted, progress=report, memory_limit=memory)
         except TrtlabError as error:
             return error
 

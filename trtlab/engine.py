@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from trtlab import tables
 from trtlab.errors import AssetError
 from trtlab.files import write_atomically
-from trtlab.graph import Facts
-from trtlab.onnx_model import Model, node_names, read_model
+from trtlab.graph import Facts, facts_of
+from trtlab.onnx_model import Model, node_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -132,7 +132,7 @@ class Engine:
         table = pd.DataFrame(rows, columns=columns.split())
         return table.assign(KiB=(table["KiB"].astype(float) / 1024).round(1))
 
-    def fate(self, model: Model) -> pd.DataFrame:
+    def fate(self, model: Model | Facts) -> pd.DataFrame:
         """One row an ONNX node, in the graph's order: node, op, layer (or None), reason ("" when a layer runs it).
 
         A node in no layer is `constant` (known at build time), `unreachable` (no output depends on it), `no-op` (its
@@ -143,12 +143,12 @@ class Engine:
         """
         import pandas as pd
 
-        proto = read_model(model)
-        facts, names, owner = Facts(proto), node_names(proto.graph), owners(self)
+        facts, owner = facts_of(model), owners(self)
+        names = node_names(facts.graph)
         in_place = _concats_in_place(self, facts)
         constant = {name for name, reason in zip(names, facts.reasons, strict=True) if reason == "constant"}
         rows = []
-        for name, node, reason in zip(names, proto.graph.node, facts.reasons, strict=True):
+        for name, node, reason in zip(names, facts.graph.node, facts.reasons, strict=True):
             layer, why = owner.get(name), reason or ("in place" if node.output[0] in in_place else "unexplained")
             # The compiler puts the names of what it computed beforehand on the layer that reads the result.
             runs = layer if layer and (name not in constant or constant.issuperset(layer.onnx_nodes)) else None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import difflib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass, field
 from typing import Any
 
@@ -83,6 +84,15 @@ class TrtlabError(Exception):
 
 class AssetError(TrtlabError):
     """A file, package or name that was asked for is not there."""
+
+
+def check_known(kind: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Raise AssetError, with the closest of `known`, when one of `names`, of nodes or tensors, is not among them."""
+    there = dict.fromkeys(known)
+    for name in names:
+        if name not in there:
+            close = difflib.get_close_matches(str(name), there, n=3, cutoff=0.4) or list(there)[-3:]
+            raise AssetError(f"The model has no {kind} '{name}'.", fix=f"name {' or '.join(map(repr, close))}.")
 
 
 class BuildError(TrtlabError):

@@ -11,8 +11,8 @@ from typing import TypeAlias
 import onnx
 
 from trtlab import tables
-from trtlab.graph import RANDOM, SIZE_INPUTS, Facts, reads
-from trtlab.onnx_model import Model, graphs, read_model
+from trtlab.graph import RANDOM, SIZE_INPUTS, Facts, facts_of, reads
+from trtlab.onnx_model import Model, graphs
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,6 @@ class Check:
 
 class Checklist(tuple[Check, ...]):
     """Every check of one model, in a fixed order; iterate over them, or ask for one: `found["unused inputs"]`."""
-
-    __slots__ = ()
 
     @property
     def ok(self) -> bool:
@@ -68,12 +66,12 @@ class Checklist(tuple[Check, ...]):
         return tables.rows(("", "check", "found", "what to do"), rows)
 
 
-def checklist(model: Model) -> Checklist:
+def checklist(model: Model | Facts) -> Checklist:
     """Look for what makes an export differ from the network that was meant, without running or compiling it.
 
     `model` is a path, bytes or a ModelProto, which is not changed. Raises ModelError when it is no ONNX model.
     """
-    facts, told = Facts(read_model(model)), dict[str, tuple[str, str]]()
+    facts, told = facts_of(model), dict[str, tuple[str, str]]()
     for rule in (_inference_mode, _inputs, _names, _decided_by_inputs, _batch, _constants, _types, _operators):
         for name, verdict, words, where in rule(facts):
             if shown := list(dict.fromkeys(where)):
@@ -120,6 +118,13 @@ CHECKS = (
 # What a rule asks: the name of a check, the verdict and its words where nodes or tensors are so, and which are.
 # Of several findings of one check the first counts.
 Findings: TypeAlias = Iterator[tuple[str, str, str, Iterable[str]]]
+# Operators whose output has as many rows as the data asks for, and what to do instead; TensorRT-RTX 1.7 has none.
+DATA_DEPENDENT = {
+    "NonZero": "multiply by a mask (Where) instead of picking what is not zero, or pick a fixed k by TopK.",
+    "Compress": "multiply by a mask (Where) instead of picking, or pick a fixed k by TopK.",
+    "Unique": "count in the code that calls the engine.",
+    "NonMaxSuppression": "keep a fixed k by TopK and mask what overlaps (chapter 06), or run NMS after the engine.",
+}
 _ARITHMETIC = {"Add", "Sub", "Mul", "Div", "Pow", "Neg", "Abs", "MatMul", "Relu", "Clip", "ReduceSum", "ReduceMean"}
 # Where a node expects its weights to be constant: (op, input indexes).
 _WEIGHTS = {"Conv": (1, 2), "ConvTranspose": (1, 2), "Gemm": (1, 2), "BatchNormalization": (1, 2, 3, 4),
@@ -147,7 +152,7 @@ def _inference_mode(facts: Facts) -> Findings:
 def _inputs(facts: Facts) -> Findings:
     pairs = zip(facts.graph.node, facts.reasons, strict=True)
     used = facts.outputs.union(*(reads(node) for node, reason in pairs if reason != "unreachable"))
-    both = [value.name for value in facts.graph.input if value.name in facts.weights]
+    both = [value.name for value in facts.graph.input if value.name in facts.constants]
     yield "unused inputs", "fix", "no output depends on", [one.name for one in facts.inputs if one.name not in used]
     yield "constants as inputs", "fix", f"{len(both)} constants are inputs as well:", both
 
@@ -218,7 +223,7 @@ def _operators(facts: Facts) -> Findings:
             yield "opset", ("ok" if opset.version >= 17 else "look"), "opset", [str(opset.version)]
     yield "dead nodes", "look", "no output depends on", map(_label, facts.with_reason("unreachable"))
     yield "control flow", "look", "", map(_label, of("If", "Loop", "Scan"))
-    yield "data-dependent shapes", "look", "", map(_label, of("NonZero", "NonMaxSuppression", "Unique", "Compress"))
+    yield "data-dependent shapes", "look", "", map(_label, of(*DATA_DEPENDENT))
     products = {node.output[0] for node in of("Conv", "ConvTranspose", "Gemm")}
     after = [norm for norm in of("BatchNormalization") if norm.input[0] in products]
     foldable = [norm for norm in after if len(facts.readers[norm.input[0]]) == 1]

@@ -11,10 +11,12 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import onnx
 
-from trtlab.onnx_model import Model, graphs, has_values, inner_graphs, read_model, without_weights
+from trtlab.onnx_model import Model, graph_inputs, graphs, has_values, read_model, without_weights
 
 Shape: TypeAlias = tuple[int | str | None, ...]
 
+# Convolutions and matrix products: data times weights, summed.
+PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 # Where a node takes sizes, axes or counts instead of data: (op, input index).
 SIZE_INPUTS = {
@@ -26,7 +28,6 @@ SIZE_INPUTS = {
 _NO_DATA = SIZE_INPUTS | {"If": (0,), "Loop": (0, 1), "Shape": (0,), "Size": (0,)}
 _VIEWS = {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}  # the same elements in the same order
 _KEEPING_SHAPE = {"Expand", "Slice", "Pad", "Tile", "Concat", "Split", "Resize"}  # views where the shape stays the same
-_PRODUCTS = {"MatMul", "Gemm", "Einsum", "Conv"}
 # The constant that changes nothing, and the inputs where it may stand.
 _NEUTRAL = {"Add": (0, (0, 1)), "Sub": (0, (1,)), "Mul": (1, (0, 1)), "Div": (1, (1,)), "Pow": (1, (1,))}
 
@@ -95,7 +96,7 @@ def unfused_bytes(model: Model, shapes: Mapping[str, Sequence[int]] | None = Non
 
 def reads(node: onnx.NodeProto, besides: Sequence[int] = ()) -> list[str]:
     """The tensors that a node reads, besides its inputs at some indexes; its branches and loop bodies included."""
-    inner = inner_graphs(node)
+    inner = graphs(node)
     names = [name for index, name in enumerate(node.input) if index not in besides]
     names += [name for graph in inner for child in graph.node for name in child.input]
     return [name for name in (*names, *(value.name for graph in inner for value in graph.output)) if name]
@@ -104,17 +105,16 @@ def reads(node: onnx.NodeProto, besides: Sequence[int] = ()) -> list[str]:
 class Facts:
     """What a graph says of its tensors: values known beforehand, shapes, types, readers.
 
-    A shape holds a symbol's name where a size is dynamic and None where it is unknown. `nodes` and `weights` are those
-    of the bodies of If and Loop too. `reasons` says of each node of the main graph why no kernel need run it.
+    A shape holds a symbol's name where a size is dynamic and None where it is unknown. `nodes` are those of the bodies
+    of If and Loop too. `reasons` says of each node of the main graph why no kernel need run it.
     """
 
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self.model = inferred(model)
+    def __init__(self, model: Model) -> None:
+        self.model = inferred(read_model(model))
         self.graph = self.model.graph
         everything = graphs(self.graph)
         self.nodes = [node for graph in everything for node in graph.node]
-        self.weights = {tensor.name for graph in everything for tensor in graph.initializer}
-        self.inputs = [value for value in self.graph.input if value.name not in self.weights]
+        self.inputs = graph_inputs(self.graph)
         self.outputs = {value.name for value in self.graph.output}
         self.constants = {tensor.name: tensor for tensor in self.graph.initializer}
         for node in self.nodes:
@@ -143,13 +143,14 @@ class Facts:
     def _reasons(self) -> list[str]:
         graph, duplicates, undone = self.graph, _duplicates(self.graph), self._undone()
         known, sized = _known_beforehand(graph)
-        needed, data = (_needed(graph, self.outputs, besides) for besides in ({}, _NO_DATA))
-        at_product = {name for node in graph.node if node.op_type in _PRODUCTS for name in (*node.input, *node.output)}
+        used, data = (needed(graph, self.outputs, besides) for besides in ({}, _NO_DATA))
+        products = [node for node in graph.node if node.op_type in (*PRODUCTS, "Einsum")]
+        at_product = {name for node in products for name in (*node.input, *node.output)}
 
         def reason(node: onnx.NodeProto) -> str:
             written, turns = set(node.output), node.op_type == "Transpose"
             tests = {
-                "unreachable": not needed & written,
+                "unreachable": not used & written,
                 "constant": written <= known,
                 "shape": written <= sized or not data & written,
                 "no-op": self._changes_nothing(node),
@@ -211,6 +212,11 @@ class Facts:
         return back | {name for name, readers in follow.items() if all(back & set(node.output) for node in readers)}
 
 
+def facts_of(model: Model | Facts) -> Facts:
+    """The facts of `model`; where several ask for those of one model, Facts are made once and handed on."""
+    return model if isinstance(model, Facts) else Facts(model)
+
+
 def _shape(value: onnx.ValueInfoProto) -> Shape:
     dims = value.type.tensor_type.shape.dim
     return tuple(dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in dims)
@@ -240,13 +246,13 @@ def _known_beforehand(graph: onnx.GraphProto) -> tuple[set[str], set[str]]:
     return known, sized
 
 
-def _needed(graph: onnx.GraphProto, outputs: set[str], besides: Mapping[str, Sequence[int]]) -> set[str]:
+def needed(graph: onnx.GraphProto, outputs: set[str], besides: Mapping[str, Sequence[int]]) -> set[str]:
     """The tensors that some output depends on, besides those at the input indexes given for an operator."""
-    needed = set(outputs)
+    found = set(outputs)
     for node in reversed(graph.node):
-        if needed & set(node.output):
-            needed.update(reads(node, besides.get(node.op_type, ())))
-    return needed
+        if found & set(node.output):
+            found.update(reads(node, besides.get(node.op_type, ())))
+    return found
 
 
 def _duplicates(graph: onnx.GraphProto) -> set[str]:

@@ -12,18 +12,12 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from trtlab import tables
+from trtlab.computer import cpu_name, memory_gib, system_name
 from trtlab.course import CHAPTERS, Chapter
 from trtlab.errors import AssetError
 from trtlab.tensorrt_choice import candidates, has_gpu
-from trtlab.tensorrt_choice import load_tensorrt as load_tensorrt  # found here too
-
-try:
-    import psutil
-except ImportError:  # the doctor speaks also where nothing is installed
-    psutil = None
 
 # Import name -> the name people know, and the distribution that pip knows.
 COURSE_PACKAGES = {
@@ -155,32 +149,6 @@ def _run(*command: str) -> subprocess.CompletedProcess[str]:
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
         return subprocess.CompletedProcess(command, 127 if isinstance(error, OSError) else 124, "")
-
-
-def system_name() -> str:
-    """The system as its makers call it, such as "Debian GNU/Linux 12 (bookworm)"."""
-    try:
-        return platform.freedesktop_os_release()["PRETTY_NAME"]
-    except (OSError, KeyError):  # no Linux, or one that does not say
-        return f"{platform.system()} {platform.release()}".strip()
-
-
-def cpu_name() -> str:
-    """The processor's name, or "unknown processor"."""
-    found = re.search(r"^model name\s*:\s*(.+)$", _text("/proc/cpuinfo"), re.MULTILINE)
-    return " ".join((found[1] if found else platform.processor()).split()) or "unknown processor"
-
-
-def memory_gib() -> float | None:
-    """Main memory in GiB, or a container's smaller limit; None without psutil."""
-    if psutil is None:
-        return None
-    limits = [_text(f"/sys/fs/cgroup/{name}").strip() for name in ("memory.max", "memory/memory.limit_in_bytes")]
-    return min([psutil.virtual_memory().total, *(float(limit) for limit in limits if limit.isdigit())]) / 2**30
-
-
-def _text(path: str) -> str:
-    return Path(path).read_text(encoding="utf-8", errors="replace") if os.access(path, os.R_OK) else ""
 
 
 # The answer is marked, since a package may print; it ends at once, since one may crash at exit and has been imported.

@@ -47,8 +47,8 @@ class Source:
 
     @cached_property
     def digest(self) -> bytes:
-        """A hash of the bytes."""
-        return digest_of(self.data)
+        """The SHA-256 of the bytes."""
+        return hashlib.sha256(self.data).digest()
 
     @cached_property
     def external(self) -> tuple[Path, ...]:
@@ -95,11 +95,9 @@ def _content(path: Path) -> bytes:
         raise ModelError(f"'{path}' cannot be read ({reason}).", fix="check the path and its permissions.") from error
 
 
-def digest_of(content: bytes | Path) -> bytes:
-    """The SHA-256 of bytes or of a file."""
-    if isinstance(content, bytes):
-        return hashlib.sha256(content).digest()
-    with content.open("rb") as file:
+def digest_of(path: Path) -> bytes:
+    """The SHA-256 of a file."""
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
 
 
@@ -107,14 +105,18 @@ def parse(source: Source) -> onnx.ModelProto:
     """The ModelProto in `source`, external weights left where they are; raises ModelError when it is not one."""
     try:
         model = onnx.load_model_from_string(source.data)
-        for text in (text for message in _messages(model) for text in _texts(message)):
-            if isinstance(text, bytes):  # so protobuf hands out what is not UTF-8
-                text.decode()
-    except (DecodeError, UnicodeDecodeError) as error:
+    except DecodeError as error:
         raise ModelError(f"This is no ONNX model: {source.title} {_looks_like(source.data)}.", fix=_EXPORT) from error
-    if not (model.graph.node or model.graph.output):
-        raise ModelError(f"There is no graph: {source.title} {_looks_like(source.data)}.", fix=_EXPORT)
+    if not _is_sound(model):
+        what = f"There is no graph that can be read: {source.title} {_looks_like(source.data)}."
+        raise ModelError(what, fix=_EXPORT)
     return model
+
+
+def _is_sound(model: onnx.ModelProto) -> bool:
+    """It has a graph, and its texts are UTF-8: protobuf hands out others as bytes."""
+    texts = (text for message in _messages(model) for text in _texts(message))
+    return bool(model.graph.node or model.graph.output) and not any(isinstance(text, bytes) for text in texts)
 
 
 def _texts(message: Any) -> list[str | bytes]:
@@ -134,7 +136,12 @@ def _looks_like(data: bytes) -> str:
 
 
 def read_model(model: Model) -> onnx.ModelProto:
-    """`model` as a ModelProto, its functions inlined so that every node is one that TensorRT sees."""
+    """`model` as a ModelProto, its functions inlined so that every node is one that TensorRT sees.
+
+    A ModelProto without functions is itself: who changes what this returns, copies it first.
+    """
+    if isinstance(model, onnx.ModelProto) and _is_sound(model):
+        return inlined(model)
     return inlined(parse(read_source(model)))
 
 
@@ -157,18 +164,22 @@ def read_whole(model: Model) -> onnx.ModelProto:
 
     Raises ModelError where one cannot be read, and where all of it is more than the 2 GiB of one message.
     """
-    if isinstance(model, onnx.ModelProto) and not any(map(external_data.uses_external_data, tensors(model))):
-        source, proto = Source(b""), inlined(model)
-    else:
-        source = read_source(model)
-        proto = inlined(parse(source))
-    size = sum(file.stat().st_size for file in source.external) + proto.ByteSize()
+    source = model if isinstance(model, onnx.ModelProto) else read_source(model)
+    path, proto = getattr(source, "path", None), read_model(source)
+    files = external_files(proto, path)
+    size = sum(file.stat().st_size for file in files) + proto.ByteSize()
     if size >= 2**31:
         text = f"The model has {size / 2**30:.1f} GiB, and what is computed with it here must fit one message of 2 GiB."
         raise ModelError(text, fix="take a part of it: 'polygraphy surgeon extract' cuts one out.")
-    if source.external and source.path:
-        onnx.load_external_data_for_model(proto, str(source.path.parent))
+    if files and path:
+        onnx.load_external_data_for_model(proto, str(path.parent))
     return proto
+
+
+def graph_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+    """The inputs of `graph` that are no weights."""
+    weights = {tensor.name for tensor in graph.initializer}
+    return [value for value in graph.input if value.name not in weights]
 
 
 def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -206,15 +217,9 @@ def tensors(message: Any) -> Iterator[onnx.TensorProto]:
     return (part for part in _messages(message) if part.DESCRIPTOR.name == "TensorProto")
 
 
-def graphs(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
-    """`graph` and every graph inside its nodes."""
-    return [graph, *(inner for node in graph.node for inner in inner_graphs(node))]
-
-
-def inner_graphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
-    """Every graph inside a node: the branches of If, the bodies of Loop and Scan, and the graphs inside those."""
-    held = [graph for one in node.attribute for graph in ([one.g] if one.HasField("g") else one.graphs)]
-    return [inner for graph in held for inner in graphs(graph)]
+def graphs(message: Any) -> list[onnx.GraphProto]:
+    """Every graph in a graph (itself first) or a node: branches of If, bodies of Loop and Scan, and those in them."""
+    return [part for part in _messages(message) if part.DESCRIPTOR.name == "GraphProto"]
 
 
 def node_names(graph: onnx.GraphProto) -> list[str]:
@@ -235,9 +240,8 @@ def external_files(model: onnx.ModelProto, path: Path | None) -> tuple[Path, ...
 
     Raises ModelError when ONNX would not load one: it is missing, cut short, or not plainly inside the model's folder.
     """
-    return tuple(
-        sorted({_weight_file(tensor, path) for tensor in tensors(model) if external_data.uses_external_data(tensor)})
-    )
+    elsewhere = filter(external_data.uses_external_data, tensors(model))
+    return tuple(sorted({_weight_file(tensor, path) for tensor in elsewhere}))
 
 
 def _weight_file(tensor: onnx.TensorProto, path: Path | None) -> Path:
@@ -253,9 +257,8 @@ def _weight_file(tensor: onnx.TensorProto, path: Path | None) -> Path:
             raise ValueError(f"{length:,} bytes are said to be there, and {list(tensor.dims)} asks for {needed:,}")
         probe = onnx.TensorProto(name=tensor.name, raw_data=b"")
         external_data.set_external_data(probe, location, (info.offset or 0) + length, 0)
-        external_data.load_external_data_for_tensor(
-            probe, str(path.parent)
-        )  # no bytes of it: ONNX looks at the file, and no more
+        # No bytes of it: ONNX looks at the file, and no more.
+        external_data.load_external_data_for_tensor(probe, str(path.parent))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
         said = "it is cut short" if "exceeds file size" in str(error) else plain(str(error).rpartition(", but ")[2])
         reason = said if (path.parent / location).exists() else "there is no such file"
@@ -279,9 +282,8 @@ def check_model(model: onnx.ModelProto, source: Source) -> None:
     """Raise ModelError, naming the node or tensor, when ONNX's checker or a rule of TensorRT refuses `model`."""
     external_files(model, source.path)
     if not model.graph.output:
-        raise ModelError(
-            f"There are no outputs in {source.title}: nothing would be computed.", fix="mark one as output."
-        )
+        what = f"There are no outputs in {source.title}: nothing would be computed."
+        raise ModelError(what, fix="mark one as output.")
     for role, ports in (("Input", model.graph.input), ("Output", model.graph.output)):
         for value in ports:
             _check_port(f"{role} '{value.name}' of {source.title}", value, needs_rank=role == "Input")

@@ -19,6 +19,7 @@ from trtlab.buildlog import nodes_in_name, read_inspector
 from trtlab.engine import Layer
 from trtlab.errors import AssetError
 from trtlab.files import data_file
+from trtlab.graph import PRODUCTS
 
 File = str | Path
 
@@ -187,7 +188,7 @@ def _ms(value: Any) -> float:
 
 # PyTorch's old exporter numbers its nodes, and a quantised model has more of them: there Conv_3 is called Conv_22.
 _NUMBERED = re.compile(r"([A-Z][A-Za-z]*)_(\d+)")
-_WORK = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "MaxPool", "AveragePool", "GlobalAveragePool", "Softmax"})
+_WORK = frozenset({*PRODUCTS, "MaxPool", "AveragePool", "GlobalAveragePool", "Softmax"})
 _COPY = re.compile(r"(?:Reformatting CopyNode for .*? to|reshape_(?:before|after)|copied_squeeze_after)[ _](.*)")
 _NO_WORK = re.compile(r".*quantizelinear.*|.*\.(weight|bias)|.*\(Unnamed Layer\*.*", re.IGNORECASE)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from trtlab.onnx_model import graphs, inner_graphs, node_names
+from trtlab.onnx_model import graphs, node_names
 
 _SAFE = re.compile(r"[A-Za-z0-9_./:\-]{1,200}")
 
@@ -57,7 +57,7 @@ def rename_for_build(model: onnx.ModelProto) -> Names:
     ids = (id_ for number in itertools.count() if (id_ := f"id_{number}") not in taken)
     names = Names({}, {}, {})
     for node, name in zip(model.graph.node, node_names(model.graph), strict=True):
-        inner = inner_graphs(node)
+        inner = graphs(node)
         for child, own in [(node, name), *((child, child.name or name) for graph in inner for child in graph.node)]:
             if not _SAFE.fullmatch(child.name) or child.name in names.nodes:
                 child.name = next(ids)

@@ -21,7 +21,8 @@ from trtlab.errors import AssetError
 from trtlab.export_checks import checklist
 from trtlab.files import write_atomically
 from trtlab.gpus import Gpu
-from trtlab.onnx_model import Model, read_model
+from trtlab.graph import Facts
+from trtlab.onnx_model import Model, read_model, read_source
 from trtlab.shapes import Shapes, proposed_shapes
 
 _DRAWN_WHOLE = 20  # nodes of a model that is also drawn before and after
@@ -44,20 +45,21 @@ def explain(
     path = Path(output)
     if path.exists() and not (overwrite and path.is_file()):
         raise AssetError(f"'{path}' exists.", fix="choose another name or pass overwrite=True (--overwrite).")
-    proto = read_model(model)
+    source = read_source(model)
+    proto = read_model(source)
     guessed = {} if shapes else proposed_shapes(proto)
-    engine = build(model, gpu=gpu, shapes=shapes or guessed or None, progress=progress)
-    name = Path(model).name if isinstance(model, str | os.PathLike) else proto.graph.name or "model"
+    engine = build(source, gpu=gpu, shapes=shapes or guessed or None, progress=progress)
+    name = source.path.name if source.path else proto.graph.name or "model"
     write_atomically(path, page(engine, proto, name=name, guessed=guessed))
     return path
 
 
 def page(engine: Engine, model: onnx.ModelProto, *, name: str, guessed: dict[str, tuple[int, ...]]) -> str:
     """The HTML text of the report on `engine`, which was built from `model`."""
-    fate = engine.fate(model)
-    pictures = {"Which kernel runs which node": draw.fusion(engine, model)}
+    facts = Facts(model)
+    fate, pictures = engine.fate(facts), {"Which kernel runs which node": draw.fusion(engine, facts)}
     if len(model.graph.node) <= _DRAWN_WHOLE:
-        pictures["Before and after the compiler"] = draw.before_after(engine, model)
+        pictures["Before and after the compiler"] = draw.before_after(engine, facts)
     pictures["What each kernel reads and writes"] = draw.memory(engine)
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     template = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
@@ -68,7 +70,7 @@ def page(engine: Engine, model: onnx.ModelProto, *, name: str, guessed: dict[str
         facts=tables.facts(_facts(engine, fate)),
         warnings=_warnings(engine, fate, guessed),
         pictures={words: base64.b64encode(picture.png()).decode() for words, picture in pictures.items()},
-        tables=_tables(engine, model, fate),
+        tables=_tables(engine, facts, fate),
     )
     # Names may hold control characters, which HTML cannot.
     return "".join(one if one.isprintable() or one == "\n" else " " for one in text)
@@ -108,9 +110,9 @@ def _facts(engine: Engine, fate: pd.DataFrame) -> dict[str, str]:
     return facts | ({} if seconds is None else {"TensorRT's time to compile": f"{seconds:.2f} s"})
 
 
-def _tables(engine: Engine, model: onnx.ModelProto, fate: pd.DataFrame) -> dict[str, str]:
+def _tables(engine: Engine, facts: Facts, fate: pd.DataFrame) -> dict[str, str]:
     """The tables of the page by their headings."""
-    checks = checklist(model)
+    checks = checklist(facts)
     found = [(check.verdict, check.name, check.found, check.advice) for check in checks.problems + checks.remarks]
     passed = f"{len(checks) - len(found)} of {len(checks)} checks of chapter 01 find nothing."
     columns = ["layer", "type", "onnx_nodes", "inputs", "outputs", "KiB", "stream"]

@@ -13,7 +13,8 @@ import onnx
 
 from trtlab import tables
 from trtlab.errors import ProfileError
-from trtlab.graph import SIZE_INPUTS
+from trtlab.graph import SIZE_INPUTS, needed
+from trtlab.onnx_model import graph_inputs
 
 Shape = tuple[int, ...]
 Range = tuple[Shape, Shape, Shape]
@@ -254,11 +255,9 @@ def shape_text(shape: Sequence[int | None]) -> str:
 
 
 def inputs_of(model: onnx.ModelProto) -> dict[str, Input]:
-    """Each input that is not an initializer."""
-    constants, holders, found = {tensor.name for tensor in model.graph.initializer}, _sizes(model.graph), {}
-    for port in model.graph.input:
-        if port.name in constants:
-            continue
+    """Each input that is no weight."""
+    holders, found = _sizes(model.graph), {}
+    for port in graph_inputs(model.graph):
         kind, declared = port.type.tensor_type.elem_type, port.type.tensor_type.shape.dim
         dims = tuple(one.dim_value if one.HasField("dim_value") and one.dim_value >= 0 else None for one in declared)
         names = [one.dim_param or f"dimension {axis} of '{port.name}'" for axis, one in enumerate(declared)]
@@ -272,9 +271,6 @@ def inputs_of(model: onnx.ModelProto) -> dict[str, Input]:
 
 def _sizes(graph: onnx.GraphProto) -> set[str]:
     """The tensors whose values become sizes: followed back from the nodes that use them so."""
-    seen, places = set[str](), SIZE_INPUTS | {"Loop": (0,)}
-    for node in reversed(graph.node):
-        seen.update(node.input[place] for place in places.get(node.op_type, ()) if place < len(node.input))
-        if seen.intersection(node.output) and node.op_type not in ("Shape", "Size"):
-            seen.update(node.input)
-    return seen
+    places = SIZE_INPUTS | {"Loop": (0,)}
+    used = {name for node in graph.node for at in places.get(node.op_type, ()) for name in node.input[at : at + 1]}
+    return needed(graph, used - {""}, {"Shape": (0,), "Size": (0,)})

@@ -15,8 +15,8 @@ from trtlab.draw.fusion import finding, footer, nodes_of
 from trtlab.draw.palette import BAR
 from trtlab.draw.tiles import KERNEL, box, kernel, paper, picture, tile, words
 from trtlab.engine import Engine, fused_bytes
-from trtlab.graph import unfused_bytes
-from trtlab.onnx_model import Model, read_model
+from trtlab.graph import Facts, facts_of, unfused_bytes
+from trtlab.onnx_model import Model
 
 NODES, LONGEST = 40, 250  # nodes that the picture can hold, and points of the longer bar
 
@@ -33,23 +33,23 @@ class Step(NamedTuple):
     order: int = 0
 
 
-def before_after(engine: Engine, model: Model, *, title: str | None = None) -> Picture:
+def before_after(engine: Engine, model: Model | Facts, *, title: str | None = None) -> Picture:
     """Draw the nodes of a small `model` above, and below the kernels of `engine` with the nodes that each runs.
 
     Numbers say which kernel a node is in; a grey node is in none. The bars compare the bytes of one kernel a node with
     those of the engine; they are left out where shapes are dynamic.
     """
-    proto = read_model(model)
-    if not 0 < len(proto.graph.node) <= NODES or not engine.kernels:
+    facts = facts_of(model)
+    graph = facts.graph
+    if not 0 < len(graph.node) <= NODES or not engine.kernels:
         return message(
-            f"{len(proto.graph.node)} nodes and {len(engine.kernels)} kernels do not make this picture",
+            f"{len(graph.node)} nodes and {len(engine.kernels)} kernels do not make this picture",
             [f"It holds up to {NODES} nodes; lab.draw.fusion(engine, model) draws any number."],
         )
-    fate, (before, after) = engine.fate(proto), _bytes(engine, proto)
+    fate, (before, after) = engine.fate(facts), _bytes(engine, facts.model)
     largest = max(before or 0, after or 0)
-    weights = {tensor.name for tensor in proto.graph.initializer}
-    inputs = [value.name for value in proto.graph.input if value.name not in weights]
-    nodes = [*_nodes(engine, proto, fate), *_ports(inputs, [value.name for value in proto.graph.output])]
+    inputs, outputs = ([value.name for value in values] for values in (facts.inputs, graph.output))
+    nodes = [*_nodes(engine, graph, fate), *_ports(inputs, outputs)]
     inputs, outputs = ([port.name for port in engine.ports if port.mode == mode] for mode in ("Input", "Output"))
     rows = [
         _row(_heading("ONNX: a kernel for each node", before, largest), nodes),
@@ -67,12 +67,12 @@ def _bytes(engine: Engine, proto: onnx.ModelProto) -> tuple[int | None, int | No
     return unfused_bytes(proto, shapes), after
 
 
-def _nodes(engine: Engine, proto: onnx.ModelProto, fate: pd.DataFrame) -> list[Step]:
+def _nodes(engine: Engine, graph: onnx.GraphProto, fate: pd.DataFrame) -> list[Step]:
     """Each node: beside its tile the number of its kernel, or under it why no kernel runs it."""
     number_of = {layer.name: number for number, layer in enumerate(engine.kernels, 1)}
     found = []
     columns = (fate[name] for name in ("node", "op", "layer", "reason"))
-    for place, (node, name, op, layer, reason) in enumerate(zip(proto.graph.node, *columns, strict=True)):
+    for place, (node, name, op, layer, reason) in enumerate(zip(graph.node, *columns, strict=True)):
         if layer in number_of:
             label = box([tile(name, op, len(fate))], number=number_of[layer])
         else:

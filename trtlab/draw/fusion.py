@@ -14,6 +14,7 @@ from trtlab.draw.palette import type_of
 from trtlab.draw.stages import Box, stages
 from trtlab.draw.tiles import paper, picture, words
 from trtlab.engine import Engine, Layer
+from trtlab.graph import Facts
 from trtlab.onnx_model import Model
 
 REASONS = {
@@ -30,7 +31,7 @@ REASONS = {
 }
 
 
-def fusion(engine: Engine, model: Model, *, title: str | None = None) -> Picture:
+def fusion(engine: Engine, model: Model | Facts, *, title: str | None = None) -> Picture:
     """Draw which kernel runs which ONNX node, and what vanished: a ribbon in the order the GPU runs it.
 
     Each node of `model` is one tile; bytes are what a kernel reads and writes, left out where shapes are dynamic.

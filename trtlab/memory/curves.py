@@ -13,7 +13,7 @@ from trtlab.building import build_each
 from trtlab.engine import Engine
 from trtlab.errors import ProfileError, TrtlabError
 from trtlab.gpus import Gpu
-from trtlab.onnx_model import Model, Source, inlined, parse, read_source
+from trtlab.onnx_model import Model, read_model, read_source
 from trtlab.shapes import inputs_of
 
 
@@ -86,20 +86,19 @@ class OpenShapes:
         return {name: np.where(shape == self.symbol, size, shape).tolist() for name, shape in self.shapes.items()}
 
 
-def open_shapes(shapes: Mapping[str, Any] | None, source: Source) -> OpenShapes:
+def open_shapes(shapes: Mapping[str, Any] | None, model: Model) -> OpenShapes:
     """`shapes`, or where they are None the model's own; raises ProfileError unless exactly one size is open."""
-    given: Mapping[str, Any] = (
-        {name: port.sizes for name, port in inputs_of(inlined(parse(source))).items()} if shapes is None else shapes
-    )
+    if shapes is None:
+        shapes = {name: port.sizes for name, port in inputs_of(read_model(model)).items()}
     example = "shapes={'x': ('N', 3, 224, 224)}"
-    if not isinstance(given, Mapping):
+    if not isinstance(shapes, Mapping):
         raise ProfileError("shapes= is not a dictionary.", fix=f"write {example}.")
-    arrays = {name: np.array(shape, dtype=object) for name, shape in given.items()}
+    arrays = {name: np.array(shape, dtype=object) for name, shape in shapes.items()}
     letters = {size: None for shape in arrays.values() for size in shape.flat if isinstance(size, str)}
     if len(letters) != 1:
         found = f"{len(letters)} sizes are open ({', '.join(letters)})" if letters else "No size is open"
         raise ProfileError(
-            f"{found} in {in_words(given)}, and exactly one must vary.",
+            f"{found} in {in_words(shapes)}, and exactly one must vary.",
             fix=f"write a letter for that size and numbers for all others, as in {example}; "
             "a model whose own shape is fixed is exported with a dynamic batch first (chapter 01).",
         )

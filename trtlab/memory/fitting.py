@@ -19,7 +19,7 @@ from trtlab.gpus import Gpu
 from trtlab.gpus import gpu as gpu_called
 from trtlab.graph import Sized, sized_tensors
 from trtlab.memory.curves import OpenShapes, allocates_at_run_time, in_words, open_shapes
-from trtlab.onnx_model import Model, inlined, parse, read_source
+from trtlab.onnx_model import Model, read_model, read_source
 from trtlab.shapes import inputs_of, read_shapes
 
 # An assumption. A CUDA context of PyTorch's took 287,047,680 bytes on a GPU with lazy loading of kernels, and
@@ -96,7 +96,8 @@ def fits(
     card = gpu_called(gpu)
     capacity, reserve = _room(card, limit_gib, reserve_gib)
     source = read_source(model)
-    given, proto = open_shapes(shapes, source), inlined(parse(source))
+    proto = read_model(source)
+    given = open_shapes(shapes, proto)
     last = _last_size(proto, given)
     tries: dict[int, Try] = {}
     low, high = 0, last + 1  # fits; does not, or cannot be

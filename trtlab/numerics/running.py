@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +12,7 @@ import onnxruntime
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.ops import load_op
 
-from trtlab.errors import AssetError, ModelError
+from trtlab.errors import AssetError, ModelError, check_known
 from trtlab.graph import reads
 from trtlab.onnx_model import Model, read_whole
 from trtlab.shapes import Input, inputs_of, shape_text
@@ -147,15 +146,6 @@ def _cut(arrays: Feed, ports: Mapping[str, Input], size: int) -> Iterator[dict[s
         (length,), step = lengths, min(fixed, default=size)
         for start in range(0, length, step):
             yield {name: array[start : start + step] if array.ndim else array for name, array in arrays.items()}
-
-
-def check_known(kind: str, names: Iterable[str], known: Iterable[str]) -> None:
-    """Raise AssetError, with the closest of `known`, when one of `names`, of nodes or tensors, is not among them."""
-    there = dict.fromkeys(known)
-    for name in names:
-        if name not in there:
-            close = difflib.get_close_matches(str(name), there, n=3, cutoff=0.4) or list(there)[-3:]
-            raise AssetError(f"The model has no {kind} '{name}'.", fix=f"name {' or '.join(map(repr, close))}.")
 
 
 def _runtime(model: onnx.ModelProto, names: list[str]) -> Callable[[Arrays], list[np.ndarray]]:

@@ -16,10 +16,10 @@ import numpy as np
 import onnx
 import pandas as pd
 
-from trtlab.errors import AssetError, ModelError
+from trtlab.errors import AssetError, ModelError, check_known
 from trtlab.graph import inferred
-from trtlab.numerics.running import Samples, batches, check_known
-from trtlab.onnx_model import Model, node_names, read_whole, tensors
+from trtlab.numerics.running import Samples, batches
+from trtlab.onnx_model import Model, graph_inputs, node_names, read_whole, tensors
 
 Kind = Literal["fp16", "bf16"]
 _REASONS = {  # names of AutoCast's rules
@@ -86,9 +86,8 @@ def named_copy(model: onnx.ModelProto) -> onnx.ModelProto:
     copy.CopyFrom(model)
     for name, node in zip(node_names(model.graph), copy.graph.node, strict=True):
         node.name = name
-    weights = {tensor.name for tensor in model.graph.initializer}
     del copy.graph.input[:], copy.graph.output[:]
-    copy.graph.input.extend(value for value in model.graph.input if value.name not in weights)
+    copy.graph.input.extend(graph_inputs(model.graph))
     copy.graph.output.extend(inferred(model).graph.output)
     return copy
 

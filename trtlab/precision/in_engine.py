@@ -9,9 +9,8 @@ import pandas as pd
 
 from trtlab.engine import BITS, Engine, Layer, Tensor, owners
 from trtlab.errors import AssetError, ModelError, PrecisionError
-from trtlab.graph import sized_tensors
+from trtlab.graph import PRODUCTS, sized_tensors
 from trtlab.onnx_model import Model, node_names, read_model
-from trtlab.precision.placement import PRODUCTS
 
 
 def _operand_types(layer: Layer) -> tuple[str, str]:

@@ -7,14 +7,13 @@ from collections.abc import Collection, Sequence
 
 import onnx
 
-from trtlab.errors import ModelError
-from trtlab.graph import inferred
-from trtlab.numerics.running import check_known
+from trtlab.errors import ModelError, check_known
+from trtlab.graph import PRODUCTS, inferred
 from trtlab.precision.half import check_finite, named_copy
 
 OPSET = 19  # from here on a Q/DQ scale may be FP16 (and from 13 on there may be one a channel)
-OPERATORS = ("Conv", "Gemm", "MatMul")  # have INT8 kernels, in 1, 2 and 3 dimensions, grouped and depthwise
-PRODUCTS = (*OPERATORS, "ConvTranspose")  # which TensorRT-RTX 1.7.1 runs in the base, pairs or not
+# Have INT8 kernels, in 1, 2 and 3 dimensions, grouped and depthwise; ConvTranspose runs in the base, pairs or not.
+OPERATORS = ("Conv", "Gemm", "MatMul")
 _QUANTIZED = re.compile("[Qq]uantize|Integer$|^Q(Linear|Gemm)")
 
 Inputs = dict[str, tuple[int, ...]]  # node -> the indices of its inputs to quantise

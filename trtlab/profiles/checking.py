@@ -6,11 +6,12 @@ import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
 
+from trtlab.export_checks import DATA_DEPENDENT
 from trtlab.onnx_model import Model, read_model
 from trtlab.profiles.running import Failure, Sizes, Trials
-from trtlab.shapes import REFUSES, Finding, Findings, Profile, Shapes, default_profile, input_mistakes, inputs_of
+from trtlab.shapes import REFUSES, Finding, Findings, Profile, Shapes, default_profile, input_mistakes, read_all
 
-from trtlab.shapes import read_all, shape_text  # isort: skip
+from trtlab.shapes import shape_text  # isort: skip
 
 _MOST_TRIALS = 400  # of a search for sizes that run
 _CORNERS = ("min", "opt", "max")
@@ -26,13 +27,6 @@ _CURES = {
     "Concat": "expand the smaller part to the other's sizes before it is joined",
     "Gather": "stay within the rows of the table, or train a longer one",
 }
-# Operations whose output has as many rows as the data asks for; TensorRT-RTX 1.7 has none of them.
-_DATA_DEPENDENT = {
-    "NonZero": "multiply by a mask (Where) instead of picking what is not zero, or pick a fixed k by TopK.",
-    "Compress": "multiply by a mask (Where) instead of picking, or pick a fixed k by TopK.",
-    "Unique": "count in the code that calls the engine.",
-    "NonMaxSuppression": "keep a fixed k by TopK and mask what overlaps (chapter 06), or run NMS after the engine.",
-}
 
 
 def check(model: Model, shapes: Shapes = None) -> Findings:
@@ -41,12 +35,10 @@ def check(model: Model, shapes: Shapes = None) -> Findings:
     ONNX Runtime judges the model at the min, opt and max shapes and at a size between them for each dimension, and
     runs what takes a moment. Raises ModelError when `model` is no ONNX model; a mistake in the shapes raises nothing.
     """
-    proto = read_model(model)
-    inputs = inputs_of(proto)
-    profiles, findings = read_all(shapes)
+    trials = Trials(read_model(model))
+    inputs, (profiles, findings) = trials.inputs, read_all(shapes)
     unread = {(one.input, one.profile) for one in findings if one.input}
     findings += [one for one in input_mistakes(profiles, inputs) if (one.input, one.profile) not in unread]
-    trials = Trials(proto, inputs)
     tried = [_of_profile(trials, given, number) for number, given in enumerate(profiles or [{}])]
     refused = list(_data_dependent(trials))
     across = _across([default_profile(inputs, one) for one in profiles], trials)
@@ -133,9 +125,9 @@ def _words(sizes: Sequence[int]) -> str:
 
 def _data_dependent(trials: Trials) -> Iterator[Finding]:
     for node in trials.model.graph.node:
-        if node.op_type in _DATA_DEPENDENT and not node.domain:
+        if node.op_type in DATA_DEPENDENT and not node.domain:
             how = f"How large the output of node '{node.name}' ({node.op_type}) is depends on the data, not on shapes."
-            yield Finding(how, _DATA_DEPENDENT[node.op_type], _NO_LAYER, node=node.name, tensor=node.output[0])
+            yield Finding(how, DATA_DEPENDENT[node.op_type], _NO_LAYER, node=node.name, tensor=node.output[0])
 
 
 def _across(profiles: Sequence[Profile], trials: Trials) -> Iterator[Finding]:

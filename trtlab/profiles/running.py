@@ -16,7 +16,7 @@ import onnxruntime
 
 from trtlab.graph import Sized, reads, sized_tensors
 from trtlab.onnx_model import has_values, node_names, without_weights
-from trtlab.shapes import Input, Profile, Shape, shape_text
+from trtlab.shapes import Profile, Shape, inputs_of, shape_text
 
 Sizes = dict[str, int]  # one for each group of dimensions that go together
 LIMIT = 2**31 - 1  # elements of one tensor: TensorRT counts them in 32 bits
@@ -42,13 +42,13 @@ class Trials:
     `groups` are the dynamic dimensions that go together, as (input, axis): of one symbol, or unnamed and alone.
     """
 
-    def __init__(self, model: onnx.ModelProto, inputs: Mapping[str, Input]) -> None:
-        self.model, self.inputs = without_weights(model), inputs
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model, self.inputs = without_weights(model), inputs_of(model)
         for node, name in zip(self.model.graph.node, node_names(self.model.graph), strict=True):
             node.name = name
         self.failures: dict[tuple[int, ...], Failure | None] = {}
         self.groups: dict[str, list[tuple[str, int]]] = {}
-        for name, port in inputs.items():
+        for name, port in self.inputs.items():
             for axis, size in enumerate(port.sizes):
                 if isinstance(size, str):
                     self.groups.setdefault(size, []).append((name, axis))

@@ -94,7 +94,7 @@ def suggest(
     if multiple < 1:
         raise ProfileError(f"multiple is {multiple}.", fix="give a whole number from 1 on.")
     proto = read_model(model)
-    seen, trials, options = _read(observed, proto, multiple), Trials(proto, inputs_of(proto)), []
+    seen, trials, options = _read(observed, proto, multiple), Trials(proto), []
     for edges in _best_cuts(seen):
         profiles = tuple(_profile(seen, low, high) for low, high in itertools.pairwise(edges))
         padding = _padding(seen, [seen.padded[low:high].max(axis=0) for low, high in itertools.pairwise(edges)])
