@@ -155,12 +155,13 @@ def _engine(record: dict[str, Any], plan: bytes | Path | None) -> Engine:
 
 def _with_own_names(layer: Layer, names: Names) -> Layer:
     values = {**names.own, **names.ports}
+    name = re.sub(r"id_\d+", lambda match: values.get(match[0], match[0]), layer.name)  # TensorRT joins and numbers them
     inputs, outputs, constants = (
         tuple(replace(one, name=values.get(one.name, one.name)) for one in tensors)
         for tensors in (layer.inputs, layer.outputs, layer.constants)
     )
     nodes = tuple(dict.fromkeys(map(names.holder, layer.onnx_nodes)))
-    return replace(layer, onnx_nodes=nodes, inputs=inputs, outputs=outputs, constants=constants)
+    return replace(layer, name=name, onnx_nodes=nodes, inputs=inputs, outputs=outputs, constants=constants)
 
 
 def _failure(told: Transcript, names: Names, source: Source) -> BuildError:

@@ -82,9 +82,7 @@ def tile_name(op: str, many: int) -> str:
 
 def readable_name(layer: Layer) -> str:
     """The layer's name without TensorRT's numbering: "conv1" of "conv1_U4_myl0_3", "Tran" of "__myl_Tran_myl0_7"."""
-    name = re.sub(r"(_U\d+)?_myl\d+_\d+$", "", layer.name).removeprefix("__myl_")
-    renamed = re.fullmatch(r"node_\d+(\+node_\d+)*", name)  # the build's own ids for names that TensorRT would lose
-    return " + ".join(layer.onnx_nodes) if renamed and layer.onnx_nodes else name
+    return re.sub(r"(_U\d+)?_myl\d+_\d+$", "", layer.name).removeprefix("__myl_")
 
 
 _FUSED_ATTENTION = re.compile(r"gemm_mha|fmha|fused_?mha|flash_?att", re.IGNORECASE)
