@@ -155,7 +155,7 @@ def _engine(record: dict[str, Any], plan: bytes | Path | None) -> Engine:
 
 def _with_own_names(layer: Layer, names: Names) -> Layer:
     values = {**names.own, **names.ports}
-    name = re.sub(r"id_\d+", lambda match: values.get(match[0], match[0]), layer.name)  # TensorRT joins and numbers them
+    name = re.sub(r"id_\d+", lambda match: values.get(match[0], match[0]), layer.name)  # such as id_3_U4_myl0_1
     inputs, outputs, constants = (
         tuple(replace(one, name=values.get(one.name, one.name)) for one in tensors)
         for tensors in (layer.inputs, layer.outputs, layer.constants)

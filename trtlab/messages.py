@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from trtlab.errors import Diagnosis
+from trtlab.tables import shape_text
 
 _OPERATORS = "https://github.com/onnx/onnx-tensorrt/blob/main/docs/operators.md"
 _SHAPES = "TensorRT Developer Guide, Working with Dynamic Shapes"
@@ -127,7 +128,7 @@ def place_of_node(messages: Iterable[str], name: str, op: str = "") -> str:
     match = next(filter(None, map(pattern.match, messages)), None)
     op = op or (match[1] if match else "")
     found = _READS.findall(match[2]) if match else []
-    reads = [f"'{tensor}' ({'×'.join(shape.split(', ')) or 'scalar'} {kind})" for tensor, shape, kind in found]
+    reads = [f"'{tensor}' ({shape_text(shape.split(', '))} {kind})" for tensor, shape, kind in found]
     if len(reads) > 4:
         reads[3:] = [f"{len(reads) - 3} more"]
     words = f", which reads {' and '.join(filter(None, (', '.join(reads[:-1]), reads[-1])))}" if reads else ""

@@ -10,13 +10,14 @@ import onnx
 import pandas as pd
 import pygraphviz
 
-from trtlab.draw.frame import Picture, in_unit, message
+from trtlab.draw.frame import Picture, message
 from trtlab.draw.fusion import finding, footer, nodes_of
 from trtlab.draw.palette import BAR
 from trtlab.draw.tiles import KERNEL, box, kernel, paper, picture, tile, words
 from trtlab.engine import Engine, fused_bytes
 from trtlab.graph import unfused_bytes
 from trtlab.onnx_model import Model, read_model
+from trtlab.tables import in_unit
 
 NODES, LONGEST = 40, 250  # nodes that the picture can hold, and points of the longer bar
 
@@ -63,8 +64,7 @@ def _bytes(engine: Engine, proto: onnx.ModelProto) -> tuple[int | None, int | No
     after = fused_bytes(engine)
     if after is None:
         return None, None
-    shapes = {port.name: port.profiles[0][1] for port in engine.ports if port.mode == "Input" and port.profiles}
-    return unfused_bytes(proto, shapes), after
+    return unfused_bytes(proto, engine.shapes), after
 
 
 def _nodes(engine: Engine, proto: onnx.ModelProto, fate: pd.DataFrame) -> list[Step]:

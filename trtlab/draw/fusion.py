@@ -9,12 +9,13 @@ from collections.abc import Sequence
 import pandas as pd
 
 from trtlab.draw import ribbon
-from trtlab.draw.frame import GLUE, Picture, clean, in_unit, number, unit_of
+from trtlab.draw.frame import GLUE, Picture, clean
 from trtlab.draw.palette import type_of
 from trtlab.draw.stages import Box, stages
 from trtlab.draw.tiles import paper, picture, words
 from trtlab.engine import Engine, Layer
 from trtlab.onnx_model import Model
+from trtlab.tables import in_unit, number, unit_of
 
 REASONS = {
     "constant": "constant: computed while building",

@@ -16,7 +16,8 @@ from onnx.reference.ops import load_op
 from trtlab.errors import AssetError, ModelError
 from trtlab.graph import reads
 from trtlab.onnx_model import Model, read_whole
-from trtlab.shapes import Input, inputs_of, shape_text
+from trtlab.shapes import Input, inputs_of
+from trtlab.tables import shape_text
 
 _dtype = onnx.helper.tensor_dtype_to_np_dtype
 Arrays = dict[str, np.ndarray]

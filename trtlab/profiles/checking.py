@@ -10,7 +10,8 @@ from trtlab.onnx_model import Model, read_model
 from trtlab.profiles.running import Failure, Sizes, Trials
 from trtlab.shapes import REFUSES, Finding, Findings, Profile, Shapes, default_profile, input_mistakes, inputs_of
 
-from trtlab.shapes import read_all, shape_text  # isort: skip
+from trtlab.shapes import read_all  # isort: skip
+from trtlab.tables import shape_text
 
 _MOST_TRIALS = 400  # of a search for sizes that run
 _CORNERS = ("min", "opt", "max")
