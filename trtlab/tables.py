@@ -17,9 +17,9 @@ def facts(rows: Mapping[str, Any]) -> str:
     return f"<table>{''.join(cells)}</table>"
 
 
-def rows(columns: Sequence[str], rows: Sequence[Sequence[Any]], note: str = "") -> str:
+def rows(columns: Iterable[object], rows: Sequence[Sequence[Any]], note: str = "") -> str:
     """A table with a head and, below it, a `note`. A cell that is one of MARKS' keys becomes its coloured mark."""
-    head = "".join(f"<th {_side('')}>{escape(name)}</th>" for name in columns)
+    head = "".join(f"<th {_side('')}>{escape(str(name))}</th>" for name in columns)
     body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
     return f"<table><tr>{head}</tr>{body}</table>" + (f"<p>{escape(note)}</p>" if note else "")
 

@@ -130,7 +130,7 @@ def _mse(magnitudes: np.ndarray, limit: float) -> float:
 
 
 def _entropy(counts: np.ndarray, limit: float) -> float:
-    """Least information lost: the Kullback-Leibler divergence of what remains after clipping and rounding to 7 bits.
+    """Least information lost: Kullback-Leibler divergence of what remains after clipping and rounding to 128 levels.
 
     Every symmetric range of 128 bins or more is tried, from the middle outwards. Source: Migacz, 8-bit inference
     with TensorRT (GTC 2017, S7310), in the form of ONNX Runtime, whose own search takes five times as long. Fewer
