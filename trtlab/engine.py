@@ -145,6 +145,11 @@ class Engine:
         return tuple(layer for layer in self.layers if layer.is_kernel and layer.profile == 0)
 
     @property
+    def compiled_by(self) -> str:
+        """Who made it: "TensorRT-RTX 1.7.1 for SM89"; "" where nobody says so."""
+        return " for ".join(filter(None, (self.compiler, self.target)))
+
+    @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of each input that the engine was built for: of the first profile, at its opt."""
         inputs = [port for port in self.ports if port.mode == "Input"]
@@ -203,7 +208,7 @@ class Engine:
     def summary(self) -> dict[str, str]:
         """The engine in six lines, {fact: value}; what a bare log does not say is left out."""
         return {
-            "compiled by": " for ".join(filter(None, (self.compiler, self.target))),
+            "compiled by": self.compiled_by,
             "network layers → kernels": f"{self.network_layers or '?'} → {len(self.kernels)}",
             "weights": tables.mib(self.weight_bytes),
             "activations": tables.mib(self.activation_bytes),

@@ -62,7 +62,7 @@ def page(engine: Engine, model: onnx.ModelProto, *, name: str, guessed: dict[str
     text = template.get_template("report.html.jinja").render(
         name=name,
         finding=finding(engine, fate),
-        compiler=f"{engine.compiler or 'TensorRT'}{f' for {engine.target}' if engine.target else ''}",
+        compiler=engine.compiled_by or "TensorRT",
         facts=tables.facts(_facts(engine, fate)),
         warnings=_warnings(engine, fate, guessed),
         pictures={words: base64.b64encode(picture.png()).decode() for words, picture in pictures.items()},

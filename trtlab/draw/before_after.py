@@ -46,7 +46,8 @@ def before_after(engine: Engine, model: Model, *, title: str | None = None) -> P
             f"{len(proto.graph.node)} nodes and {len(engine.kernels)} kernels do not make this picture",
             [f"It holds up to {NODES} nodes; lab.draw.fusion(engine, model) draws any number."],
         )
-    fate, (before, after) = engine.fate(proto), _bytes(engine, proto)
+    fate, after = engine.fate(proto), fused_bytes(engine)
+    before = None if after is None else unfused_bytes(proto, engine.shapes)
     largest = max(before or 0, after or 0)
     weights = {tensor.name for tensor in proto.graph.initializer}
     inputs = [value.name for value in proto.graph.input if value.name not in weights]
@@ -57,14 +58,6 @@ def before_after(engine: Engine, model: Model, *, title: str | None = None) -> P
         _row(_heading("TensorRT", after, largest), [*_kernels(engine, fate), *_ports(inputs, outputs)]),
     ]
     return picture(title or finding(engine, fate), rows, footer(engine))
-
-
-def _bytes(engine: Engine, proto: onnx.ModelProto) -> tuple[int | None, int | None]:
-    """What a kernel for each node would read and write, and what the engine's kernels do."""
-    after = fused_bytes(engine)
-    if after is None:
-        return None, None
-    return unfused_bytes(proto, engine.shapes), after
 
 
 def _nodes(engine: Engine, proto: onnx.ModelProto, fate: pd.DataFrame) -> list[Step]:

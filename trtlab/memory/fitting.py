@@ -29,7 +29,7 @@ RESERVE_GIB = 0.75
 
 
 @dataclass(frozen=True)
-class Try:
+class TriedSize:
     """An engine built for `size`, and its bytes; `fits` is False also where `note` says what is wrong with them."""
 
     size: int
@@ -54,7 +54,7 @@ class Fit:
     gpu: str
     capacity_bytes: int
     reserve_bytes: int
-    tries: tuple[Try, ...]
+    tries: tuple[TriedSize, ...]
     reason: str
 
     def table(self) -> pd.DataFrame:
@@ -100,7 +100,7 @@ def fits(
     source = read_source(model)
     given, proto = open_shapes(shapes, source), inlined(parse(source))
     last = _last_size(proto, given)
-    tries: dict[int, Try] = {}
+    tries: dict[int, TriedSize] = {}
     low, high = 0, last + 1  # fits; does not, or cannot be
     beyond = False
     while low < last and (high - low > 1 or not beyond):
@@ -124,7 +124,7 @@ def fits(
     return Fit(low, given.symbol, in_words(given.shapes), card.name, capacity, reserve, found, reason)
 
 
-def _guess(tries: Mapping[int, Try], low: int, high: int, room: int) -> int:
+def _guess(tries: Mapping[int, TriedSize], low: int, high: int, room: int) -> int:
     """Where the straight line through the last two figures up to `high` meets the room.
 
     Every third time, for steps, and where there is no such line, a middle that is good at any order of magnitude.
@@ -138,18 +138,18 @@ def _guess(tries: Mapping[int, Try], low: int, high: int, room: int) -> int:
     return min(max(low + 1, guess), high - 1)
 
 
-def _judge(size: int, engine: Engine | TrtlabError, model: onnx.ModelProto, given: OpenShapes, room: int) -> Try:
+def _judge(size: int, engine: Engine | TrtlabError, model: onnx.ModelProto, given: OpenShapes, room: int) -> TriedSize:
     """Whether the engine fits, by TensorRT's figures."""
     if isinstance(engine, TrtlabError):
         if size == 1 or not _lacks_memory(engine):
             raise engine
-        return Try(size, 0, 0, 0, 0, False, f"no engine: {engine.message}")
+        return TriedSize(size, 0, 0, 0, 0, False, f"no engine: {engine.message}")
     sized = _sized(model, given, size)
     ports = {*inputs_of(model), *(port.name for port in model.graph.output)}
     io_bytes = sum(sized[name].nbytes for name in ports & sized.keys())
     parts = engine.weight_bytes or 0, engine.activation_bytes or 0, io_bytes
     late = "TensorRT's figure leaves out tensors that it allocates at run time" if allocates_at_run_time(engine) else ""
-    return Try(size, *parts, sum(parts), not late and sum(parts) <= room, late)
+    return TriedSize(size, *parts, sum(parts), not late and sum(parts) <= room, late)
 
 
 def _lacks_memory(error: TrtlabError) -> bool:

@@ -166,9 +166,8 @@ def _runtime(model: onnx.ModelProto, names: list[str]) -> Callable[[Arrays], lis
     options.use_deterministic_compute = True
     options.log_severity_level = 4  # what matters comes as an exception
     options.add_session_config_entry("session.disable_quant_qdq", "1")
-    options.add_session_config_entry(
-        "session.intra_op.allow_spinning", "0"
-    )  # waiting threads leave the cores to others
+    # Threads that wait leave the cores to others.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return lambda feed: session.run(names, feed)
 
