@@ -174,10 +174,11 @@ def _lifetimes(engine: Engine) -> tuple[Lifetime, ...]:
             if tensor.name not in written:
                 continue
             if tensor.nbytes is None:
+                largest = {port.name: port.profiles[0][2] for port in engine.ports if port.profiles}
                 raise ProfileError(
                     f"The size of the tensor '{tensor.name}' at layer '{kernel.name}' is known only at run time: the "
                     "engine was built for a range of shapes.",
-                    fix=f"build for one shape: lab.build(model, shapes={engine.shapes or '{…}'}).",
+                    fix=f"build for one shape: lab.build(model, shapes={largest or '{…}'}).",
                 )
             sizes[tensor.name] = max(sizes[tensor.name], tensor.nbytes)
             users[tensor.name].add(number)
