@@ -11,6 +11,7 @@ from trtlab.building import build
 from trtlab.draw import Picture
 from trtlab.exercises import Exercise
 from trtlab.models import ReferenceModel
+from trtlab.tables import mib
 from trtlab.widgets import GPUS, dropdown, explorer, slider
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
@@ -52,7 +53,7 @@ def compiled_picture(network: ReferenceModel, gpu: str, batch: int) -> Picture:
     inputs = network.inputs.items()
     shapes = {name: (batch, *[size if isinstance(size, int) else 128 for size in dims[1:]]) for name, dims in inputs}
     engine = build(path, gpu=gpu, shapes=shapes, progress=False)
-    memory = f"activations {_mib(engine.activation_bytes)}, weights {_mib(engine.weight_bytes)}"
+    memory = f"activations {mib(engine.activation_bytes)}, weights {mib(engine.weight_bytes)}"
     title = f"{network.title}, batch {batch}, on {gpu}: {len(engine.kernels)} kernels, {memory}"
     return draw.fusion(engine, path, title=title)
 
@@ -65,7 +66,3 @@ def compiler_explorer(networks: Sequence[ReferenceModel], gpus: Sequence[str] = 
         gpu=dropdown("GPU", gpus),
         batch=slider("Batch", BATCHES, 1),
     )
-
-
-def _mib(size: int | None) -> str:
-    return "not reported" if size is None else f"{size / 2**20:.0f} MiB"

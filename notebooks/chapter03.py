@@ -13,7 +13,7 @@ from ipywidgets import VBox
 
 from trtlab.ask import Trial, try_setting, try_settings
 from trtlab.building import build
-from trtlab.draw.frame import MARGIN, Card, Picture, clean, fit, message, number, style, width_of
+from trtlab.draw.frame import MARGIN, Card, Picture, clean, fit, message, style, width_of
 from trtlab.draw.palette import KINDS, MUTED, TEXT, UNASKED
 from trtlab.engine import Engine
 from trtlab.errors import AssetError
@@ -23,6 +23,7 @@ from trtlab.gpus import Gpu, gpu
 from trtlab.messages import plain
 from trtlab.models import efficientnet_lite0
 from trtlab.onnx_model import Model
+from trtlab.tables import mib, number
 from trtlab.toys import toy
 from trtlab.widgets import dropdown, explorer
 
@@ -177,16 +178,17 @@ def ownership(engine: Engine | None = None, contexts: int = 2) -> Picture:
     """Draw what builder, engine and contexts own; with an `engine`, in MiB, for so many `contexts` (1 to 3)."""
     contexts = min(max(contexts, 1), 3)
     weights, activations = (engine.weight_bytes, engine.activation_bytes) if engine else (None, None)
+    sizes = [f" {mib(size)}" if size else "" for size in (weights, activations)]
     one = _Part(
         "Engine", "trt.ICudaEngine",
-        (f"weights{_mib(weights)}, once on the GPU", "kernels, in order", "names, shapes and types of inputs, outputs",
+        (f"weights{sizes[0]}, once on the GPU", "kernels, in order", "names, shapes and types of inputs, outputs",
          "profiles"),
         "read only: all contexts and threads share it",
     )  # fmt: skip
     many = _Part(
         "Context",
         "trt.IExecutionContext",
-        ("the shapes and the profile of this run", f"activations{_mib(activations)}", "addresses of your buffers"),
+        ("the shapes and the profile of this run", f"activations{sizes[1]}", "addresses of your buffers"),
         "one thread and one stream at a time",
     )
     middle = 1.1 + _PITCH * max(contexts, 2) / 2
@@ -216,13 +218,7 @@ def _title(weights: int | None, activations: int | None, contexts: int) -> str:
         return "The plan is handed over once; weights are shared, activations are not"
     total = number((weights + contexts * activations) / 2**20)
     times = f"{contexts} × " if contexts > 1 else ""
-    return f"Weights once, activations once a context:{_mib(weights)} +{times and ' ' + times.rstrip()}" + (
-        f"{_mib(activations)} = {total} MiB"
-    )
-
-
-def _mib(size: int | None) -> str:
-    return "" if not size else f" {size / 2**20:.1f} MiB"
+    return f"Weights once, activations once a context: {mib(weights)} + {times}{mib(activations)} = {total} MiB"
 
 
 def _box(card: Card, x: float, middle: float, width: float, part: _Part, colors: tuple[str, str]) -> float:

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 
 from trtlab import memory, models
 from trtlab.building import build, build_each
-from trtlab.draw.frame import MARGIN, Picture, clean, key, label, message, number, plot, style, unit_of, width_of
+from trtlab.draw.frame import MARGIN, Picture, clean, key, label, message, plot, style, width_of
 from trtlab.draw.palette import BAR, KINDS, MUTED, TEXT, readable_name
 from trtlab.errors import BuildError, TrtlabError
 from trtlab.exercises import Exercise
@@ -24,6 +24,7 @@ from trtlab.gpus import Gpu
 from trtlab.memory import Curve, Liveness, breakdown
 from trtlab.memory.curves import in_words
 from trtlab.onnx_model import Model
+from trtlab.tables import number, unit_of
 from trtlab.toys import toy
 from trtlab.widgets import explorer, slider
 

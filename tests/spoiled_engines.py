@@ -115,6 +115,5 @@ def _a_layer_a_node(model: onnx.ModelProto, engine: Engine) -> tuple[Layer, ...]
 
 def _tensors(model: onnx.ModelProto, engine: Engine) -> dict[str, Tensor]:
     """Every tensor of the model, at the shapes that the engine was built for."""
-    shapes = {port.name: port.profiles[0][1] for port in engine.ports if port.profiles}
-    sized = sized_tensors(model, shapes)
+    sized = sized_tensors(model, engine.shapes)
     return {name: Tensor(name, tensor.shape, _DTYPES[tensor.elem_type]) for name, tensor in sized.items()}

@@ -251,8 +251,8 @@ def test_a_kernel_without_nodes_says_what_it_does(name: str, kind: str, nodes: t
 
 def test_an_operation_we_do_not_know_is_pointwise_and_attention_is_told_by_its_kernel() -> None:
     assert palette.kind_of_op("SomebodysOwnOp") == "pointwise"
-    assert palette.is_fused_attention(lab.Layer("_gemm_mha_v2_myl0_5", "kgen"))
-    assert not palette.is_fused_attention(lab.Layer("encoder.attention/MatMul_myl0_1", "gemm"))
+    assert lab.Layer("_gemm_mha_v2_myl0_5", "kgen").kind == "attention"
+    assert lab.Layer("encoder.attention/MatMul_myl0_1", "gemm").kind == "matrix multiplication"
 
 
 # How the world looks without the red, the green or the blue cones: Machado, Oliveira and Fernandes 2009, severity 1.

@@ -19,7 +19,7 @@ EVIL = "<script>alert('$1')</script>"
 
 
 def report(folder: Path, model: onnx.ModelProto | Path, **options: object) -> str:
-    path = lab.explain(model, "RTX 4090", folder / "report.html", progress=False, **options)  # type: ignore[arg-type]
+    path = lab.explain(model, "RTX 4090", folder / "report.html", **options)  # type: ignore[arg-type]
     assert path == folder / "report.html"
     return path.read_text(encoding="utf-8")
 
@@ -147,7 +147,7 @@ def test_a_model_that_fails_leaves_no_report(tmp_path: Path) -> None:
 
 def test_a_missing_folder_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(lab.AssetError, match="cannot be written"):
-        lab.explain(tiny.mlp(), "RTX 4090", tmp_path / "nowhere" / "report.html", progress=False)
+        lab.explain(tiny.mlp(), "RTX 4090", tmp_path / "nowhere" / "report.html")
 
 
 def test_the_same_model_gives_the_same_page(tmp_path: Path, html: str, model: onnx.ModelProto) -> None:

@@ -14,11 +14,12 @@ import tiny_models as tiny
 from chapter07 import detector
 
 import trtlab as lab
-from trtlab import AssetError, BuildError, ProfileError, TrtlabError, memory
+from trtlab import AssetError, BuildError, ModelError, ProfileError, TrtlabError, memory
 from trtlab.ask import try_settings
 from trtlab.buildlog import read_build_log
 from trtlab.engine import Engine, Layer, Port, Tensor
 from trtlab.memory import fitting
+from trtlab.messages import diagnose_text
 from trtlab.toys import PATTERNS, toy
 
 MiB = 2**20
@@ -424,6 +425,15 @@ def test_a_size_that_does_not_build_does_not_fit_but_the_first_must_build(with_f
         with_figures(lambda size: refused)
 
 
+def test_a_build_that_fails_for_another_reason_is_not_taken_for_one_that_does_not_fit(with_figures: Any) -> None:
+    known = diagnose_text("Error Code 2: OutOfMemory (Requested size was 5 bytes.)")
+    fit = with_figures(lambda size: 10 if size < 33 else BuildError("no room", diagnosis=known))
+    assert fit.size == 32
+    for other in (BuildError("TensorRT crashed", stage="crash"), ModelError("no such operator")):
+        with pytest.raises(type(other), match=other.message):
+            with_figures(lambda size, other=other: 10 if size < 33 else other)
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -435,8 +445,10 @@ def test_a_size_that_does_not_build_does_not_fit_but_the_first_must_build(with_f
     ],
 )
 def test_limits_that_cannot_be_are_refused_before_anything_is_built(options: dict[str, Any], says: str) -> None:
-    with pytest.raises(AssetError, match=says):
+    with pytest.raises(TrtlabError, match=says) as caught:
         memory.fits(BIG, GPU, **options)
+    assert type(caught.value) is TrtlabError
+    assert "reserve" in caught.value.diagnosis.fix
 
 
 # --- the workspace limit (what chapter 07 says of it)

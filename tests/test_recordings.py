@@ -200,6 +200,8 @@ def test_a_layer_knows_its_kind() -> None:
         ("conv1 + MaxPool_12", "ConvActPool"): "convolution",
         ("softmax", "CudaSoftMax"): "normalisation, reduction",
         ("__myl_AddMul_myl0_3", "kgen"): "pointwise",
+        ("__myl_MoveMul_myl0_3", "kgen"): "pointwise",
+        ("__myl_TranMove_myl0_3", "kgen"): "data movement",
         ("_gemm_mha_v2", "mha"): "attention",
     }
     assert {key: TimedLayer(Layer(*key), 0.1).kind for key in kinds} == kinds

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import trtlab as lab
+from trtlab.draw.palette import readable_name
 from trtlab.errors import BuildError
 from trtlab.onnx_model import graphs, node_names
 from trtlab.renaming import rename_for_build
@@ -103,6 +104,15 @@ def test_real_engine_speaks_in_the_models_own_names(nodes: list[str], tensors: l
     assert table["op"].tolist() == ["Relu", "MatMul", "Tanh", "Add"]
     assert table["layer"].notna().all()
     assert {name for layer in engine.layers for name in layer.onnx_nodes} == set(table["node"])
+
+
+@pytest.mark.usefixtures("tidy")
+def test_layer_is_called_by_the_names_of_its_nodes() -> None:
+    model = tiny.conv()
+    for node in model.graph.node:
+        node.name = f"[{node.name}], 名前"
+    found = {readable_name(layer) for layer in lab.build(model).layers}
+    assert {"[conv1], 名前", "[conv2], 名前"} <= found, found
 
 
 @pytest.mark.usefixtures("tidy")

@@ -147,9 +147,10 @@ def _engine(record: dict[str, Any], plan: bytes | Path | None) -> Engine:
         return tuple(replace(one, name=values.get(one.name, one.name)) for one in tensors)
 
     def named(layer: Layer) -> Layer:
+        name = re.sub(r"id_\d+", lambda found: values.get(found[0], found[0]), layer.name)  # such as id_3_U4_myl0_1
         nodes = tuple(dict.fromkeys(map(names.holder, layer.onnx_nodes)))
         inputs, outputs, constants = map(own, (layer.inputs, layer.outputs, layer.constants))
-        return replace(layer, onnx_nodes=nodes, inputs=inputs, outputs=outputs, constants=constants)
+        return replace(layer, name=name, onnx_nodes=nodes, inputs=inputs, outputs=outputs, constants=constants)
 
     return replace(
         engine,

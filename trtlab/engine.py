@@ -21,6 +21,16 @@ if TYPE_CHECKING:
 
 # Layer types that launch nothing: RTX's bookkeeping, and the inspector's name for a tensor that only changes its label.
 BOOKKEEPING = frozenset({"allocate", "deallocate", "shape_call", "signal", "wait", "NoOp"})
+# Words in TensorRT's layer types, or in the name that its compiler made up for a kernel -> the kind of work.
+_KINDS = {
+    "data movement": "^(move|tran|resh|cast|conc|slic|repl|pad)+$"
+    "|reformat|noop|shuffle|padding|slice|concat|copy|resize|pose",
+    "convolution": "conv|correlation",
+    "matrix multiplication": "gemm|matmul|matrixmultiply|fullyconnected",
+    "pooling": "pool",
+    "normalisation, reduction": "softmax|reduce|norm",
+}
+_FUSED_ATTENTION = re.compile(r"gemm_mha|fmha|fused_?mha|flash_?att", re.IGNORECASE)
 BITS = {
     "FP32": 32, "FP16": 16, "BF16": 16, "FP8": 8, "INT8": 8, "UINT8": 8, "INT4": 4, "FP4": 4,
     "INT32": 32, "INT64": 64, "BOOL": 8,
@@ -44,7 +54,7 @@ class Tensor:
         return (math.prod(self.shape) * BITS[self.dtype] + 7) // 8
 
     def __str__(self) -> str:
-        return f"{self.dtype} {'×'.join('?' if size < 0 else str(size) for size in self.shape) or 'scalar'}"
+        return f"{self.dtype} {tables.shape_text(self.shape)}"
 
 
 @dataclass(frozen=True)
@@ -72,6 +82,20 @@ class Layer:
         return self.type not in BOOKKEEPING
 
     @property
+    def kind(self) -> str:
+        """Its work in the words of the course's palette: convolution, attention (all of it), quantize (Q or DQ), …"""
+        if self.name.startswith(("QuantizeLinear", "DequantizeLinear")):
+            return "quantize"
+        if "mha" in self.type or _FUSED_ATTENTION.search(f"{self.name} {self.tactic or ''}"):
+            return "attention"
+        made_up = re.fullmatch(r"__myl_(\w+?)_myl\d+_\d+", self.name) if self.type == "kgen" else None
+        word = (made_up[1] if made_up else self.type).lower()
+        found = next((kind for kind, words in _KINDS.items() if re.search(words, word)), "pointwise")
+        # TensorRT 8 runs a fully connected layer as a convolution; only its ONNX node tells.
+        product = re.search("gemm|matmul", " ".join(self.onnx_nodes), re.IGNORECASE)
+        return "matrix multiplication" if found == "convolution" and product else found
+
+    @property
     def nbytes(self) -> int | None:
         """Bytes read and written once: inputs, constants and outputs; None when a size is unknown."""
         return _total([tensor.nbytes for tensor in (*self.inputs, *self.constants, *self.outputs)])
@@ -88,7 +112,7 @@ class Port:
     profiles: tuple[tuple[tuple[int, ...], ...], ...] = ()
 
     def __str__(self) -> str:
-        ranges = "; ".join(" … ".join("×".join(map(str, dims)) for dims in profile) for profile in self.profiles)
+        ranges = "; ".join(" … ".join(map(tables.shape_text, profile)) for profile in self.profiles)
         tensor = f"{self.name}: {Tensor(self.name, self.shape, self.dtype)}"
         return f"{tensor} ({ranges})" if ranges and -1 in self.shape else tensor
 
@@ -119,6 +143,18 @@ class Engine:
     def kernels(self) -> tuple[Layer, ...]:
         """The layers that launch work on the GPU, of the first profile."""
         return tuple(layer for layer in self.layers if layer.is_kernel and layer.profile == 0)
+
+    @property
+    def compiled_by(self) -> str:
+        """Who made it: "TensorRT-RTX 1.7.1 for SM89"; "" where nobody says so."""
+        return " for ".join(filter(None, (self.compiler, self.target)))
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each input that the engine was built for: of the first profile, at its opt."""
+        inputs = [port for port in self.ports if port.mode == "Input"]
+        found = {port.name: port.profiles[0][1] if port.profiles else port.shape for port in inputs}
+        return {name: shape for name, shape in found.items() if -1 not in shape}
 
     def table(self) -> pd.DataFrame:
         """One row a layer; `KiB` is what the layer reads and writes, missing where a shape is dynamic."""
@@ -171,15 +207,11 @@ class Engine:
 
     def summary(self) -> dict[str, str]:
         """The engine in six lines, {fact: value}; what a bare log does not say is left out."""
-
-        def mib(size: int | None) -> str:
-            return "not reported" if size is None else f"{size / 2**20:.1f} MiB"
-
         return {
-            "compiled by": " for ".join(filter(None, (self.compiler, self.target))),
+            "compiled by": self.compiled_by,
             "network layers → kernels": f"{self.network_layers or '?'} → {len(self.kernels)}",
-            "weights": mib(self.weight_bytes),
-            "activations": mib(self.activation_bytes),
+            "weights": tables.mib(self.weight_bytes),
+            "activations": tables.mib(self.activation_bytes),
             "inputs": "; ".join(str(port) for port in self.ports if port.mode == "Input"),
             "outputs": "; ".join(str(port) for port in self.ports if port.mode == "Output"),
         }

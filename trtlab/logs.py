@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 from trtlab.errors import Cause, Diagnosis
 from trtlab.messages import CAUSES, CONSEQUENCES, NOISE, WARNINGS, Rule, meaning, plain
+from trtlab.tables import shape_text
 
 _LONGEST, _FEW, _SHORT, _DIFFERENT, _MOST = 20_000, 3, 200, 5_000, 3  # characters, lines (twice), kinds of them, causes
 _COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\0\r]")
@@ -252,7 +253,7 @@ def place_of_node(messages: Iterable[str], name: str, op: str = "") -> str:
     match = next(filter(None, map(pattern.match, messages)), None)
     op = op or (match[1] if match else "")
     found = _READS.findall(match[2]) if match else []
-    reads = [f"'{tensor}' ({'×'.join(shape.split(', ')) or 'scalar'} {kind})" for tensor, shape, kind in found]
+    reads = [f"'{tensor}' ({shape_text(shape.split(', '))} {kind})" for tensor, shape, kind in found]
     if len(reads) > 4:
         reads[3:] = [f"{len(reads) - 3} more"]
     words = f", which reads {' and '.join(filter(None, (', '.join(reads[:-1]), reads[-1])))}" if reads else ""

@@ -23,15 +23,6 @@ from trtlab.graph import PRODUCTS
 
 File = str | Path
 
-# Words in TensorRT's layer types -> the kind, in the words of the course's palette.
-_KINDS = {
-    "data movement": ("reformat", "noop", "shuffle", "padding", "slice", "concat", "copy", "move"),
-    "convolution": ("conv", "correlation"),
-    "matrix multiplication": ("gemm", "matmul", "matrixmultiply", "fullyconnected"),
-    "attention": ("mha",),
-    "pooling": ("pool",),
-    "normalisation, reduction": ("softmax", "reduce", "norm"),
-}
 _COPIES = ("quantize", "data movement")
 
 
@@ -44,14 +35,8 @@ class TimedLayer:
 
     @property
     def kind(self) -> str:
-        """What it does: convolution, quantize (a Q or DQ on its own), data movement (a reformat), pooling, …"""
-        if self.layer.name.startswith(("QuantizeLinear", "DequantizeLinear")):
-            return "quantize"
-        words = self.layer.type.lower()
-        found = next((kind for kind, hints in _KINDS.items() if any(hint in words for hint in hints)), "pointwise")
-        # TensorRT 8 runs a fully connected layer as a convolution; only its ONNX node tells.
-        product = re.search("gemm|matmul", " ".join(self.layer.onnx_nodes), re.IGNORECASE)
-        return "matrix multiplication" if found == "convolution" and product else found
+        """What the layer does, as `Layer.kind` says."""
+        return self.layer.kind
 
 
 @dataclass(frozen=True, repr=False)

@@ -14,7 +14,6 @@ import pandas as pd
 
 from trtlab import draw, tables
 from trtlab.building import build
-from trtlab.draw.frame import in_unit
 from trtlab.draw.fusion import finding, vanished
 from trtlab.engine import Engine
 from trtlab.errors import AssetError
@@ -35,7 +34,6 @@ def explain(
     shapes: Shapes = None,
     *,
     overwrite: bool = False,
-    progress: bool = True,
 ) -> Path:
     """Compile `model` and write what TensorRT made of it to the HTML file `output`; returns its path.
 
@@ -48,7 +46,7 @@ def explain(
     source = read_source(model)
     proto = read_model(source)
     guessed = {} if shapes else proposed_shapes(proto)
-    engine = build(source, gpu=gpu, shapes=shapes or guessed or None, progress=progress)
+    engine = build(source, gpu=gpu, shapes=shapes or guessed or None)
     name = source.path.name if source.path else proto.graph.name or "model"
     write_atomically(path, page(engine, proto, name=name, guessed=guessed))
     return path
@@ -66,7 +64,7 @@ def page(engine: Engine, model: onnx.ModelProto, *, name: str, guessed: dict[str
     text = template.get_template("report.html.jinja").render(
         name=name,
         finding=finding(engine, fate),
-        compiler=f"{engine.compiler or 'TensorRT'}{f' for {engine.target}' if engine.target else ''}",
+        compiler=engine.compiled_by or "TensorRT",
         facts=tables.facts(_facts(engine, fate)),
         warnings=_warnings(engine, fate, guessed),
         pictures={words: base64.b64encode(picture.png()).decode() for words, picture in pictures.items()},
@@ -80,7 +78,7 @@ def _warnings(engine: Engine, fate: pd.DataFrame, guessed: dict[str, tuple[int, 
     """What the reader should know before trusting the page, and what to do about it."""
     found = {}
     if guessed:
-        shapes = "; ".join(f"{name}: {'×'.join(map(str, shape))}" for name, shape in guessed.items())
+        shapes = "; ".join(f"{name}: {tables.shape_text(shape)}" for name, shape in guessed.items())
         what = f"No shapes were given for dynamic inputs, so these were used: {shapes}."
         found[what] = "Give the sizes you really run: shapes={…}, or --shapes name=1x3x224x224 on the command line."
     unknown = sum(layer.nbytes is None for layer in engine.kernels)
@@ -95,7 +93,7 @@ def _warnings(engine: Engine, fate: pd.DataFrame, guessed: dict[str, tuple[int, 
     extra = [layer for layer in engine.kernels if not layer.onnx_nodes]
     if extra:
         size = sum(layer.nbytes or 0 for layer in extra)
-        moved = f"; they read and write {in_unit(size)} a run" if size else ""
+        moved = f"; they read and write {tables.in_unit(size)} a run" if size else ""
         what = f"Kernels that no node asked for: {len(extra)} of {len(engine.kernels)}{moved}."
         found[what] = "Mostly layout changes at the borders; see the orange boxes in the first picture."
     messages = re.findall(r"^\[(?:\w+\.)?WARNING\] (.*)$", engine.log, flags=re.MULTILINE)
@@ -106,7 +104,7 @@ def _facts(engine: Engine, fate: pd.DataFrame) -> dict[str, str]:
     """The numbers at the head of the page."""
     facts = engine.summary() | {"nodes in no kernel": f"{len(vanished(engine, fate))} of {len(fate)}"}
     scratch, seconds = engine.scratch_bytes, engine.seconds
-    facts |= {} if scratch is None else {"scratch of the hungriest kernel": in_unit(scratch)}
+    facts |= {} if scratch is None else {"scratch of the hungriest kernel": tables.in_unit(scratch)}
     return facts | ({} if seconds is None else {"TensorRT's time to compile": f"{seconds:.2f} s"})
 
 

@@ -176,7 +176,7 @@ def input_mistakes(profiles: Sequence[Profile], inputs: Mapping[str, Input]) -> 
             if name in profile:
                 yield from _misfits(port, profile[name], number)
             elif port.dynamic:
-                shape = f"has dynamic dimensions ({shape_text(port.dims)})"
+                shape = f"has dynamic dimensions ({tables.shape_text(port.dims)})"
                 what = "is a shape tensor: its values are sizes," if port.holds_sizes else shape
                 who = f"profile {number} does not name it" if profiles else "shapes= was not given"
                 yield Finding(f"Input '{name}' {what} and {who}.", _pass(port), REFUSES, name, profile=number)
@@ -187,7 +187,7 @@ def _misfits(port: Input, sizes: Range, number: int) -> Iterator[Finding]:
     name, opt, count = port.name, sizes[1], len(port.sizes)
     if len(opt) != count:
         values = f"holds {count} size{'s' * (count != 1)}, the profile gives {len(opt)}."
-        rank = f"has {count} dimensions ({shape_text(port.dims)}), the shape {opt} has {len(opt)}."
+        rank = f"has {count} dimensions ({tables.shape_text(port.dims)}), the shape {opt} has {len(opt)}."
         mistake = f"Input '{name}' {values if port.holds_sizes else rank}"
         yield Finding(mistake, _pass(port), REFUSES, name, profile=number)
         return
@@ -247,11 +247,6 @@ def _guess(port: Input, axis: int) -> Shape:
 def proposed_shapes(model: onnx.ModelProto) -> dict[str, Shape]:
     """One shape for each dynamic input, where none were given: batch 1, image side 224, sequence 128."""
     return {name: sizes[1] for name, sizes in default_profile(inputs_of(model)).items()}
-
-
-def shape_text(shape: Sequence[int | None]) -> str:
-    """A shape as people write it: 1×3×224×224."""
-    return "×".join("?" if size is None else str(size) for size in shape) or "a scalar"
 
 
 def inputs_of(model: onnx.ModelProto) -> dict[str, Input]:

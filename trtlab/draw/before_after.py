@@ -10,13 +10,14 @@ import onnx
 import pandas as pd
 import pygraphviz
 
-from trtlab.draw.frame import Picture, in_unit, message
+from trtlab.draw.frame import Picture, message
 from trtlab.draw.fusion import finding, footer, nodes_of
 from trtlab.draw.palette import BAR
 from trtlab.draw.tiles import KERNEL, box, kernel, paper, picture, tile, words
 from trtlab.engine import Engine, fused_bytes
 from trtlab.graph import Facts, facts_of, unfused_bytes
 from trtlab.onnx_model import Model
+from trtlab.tables import in_unit
 
 NODES, LONGEST = 40, 250  # nodes that the picture can hold, and points of the longer bar
 
@@ -46,7 +47,8 @@ def before_after(engine: Engine, model: Model | Facts, *, title: str | None = No
             f"{len(graph.node)} nodes and {len(engine.kernels)} kernels do not make this picture",
             [f"It holds up to {NODES} nodes; lab.draw.fusion(engine, model) draws any number."],
         )
-    fate, (before, after) = engine.fate(facts), _bytes(engine, facts.model)
+    fate, after = engine.fate(facts), fused_bytes(engine)
+    before = None if after is None else unfused_bytes(facts.model, engine.shapes)
     largest = max(before or 0, after or 0)
     inputs, outputs = ([value.name for value in values] for values in (facts.inputs, graph.output))
     nodes = [*_nodes(engine, graph, fate), *_ports(inputs, outputs)]
@@ -56,15 +58,6 @@ def before_after(engine: Engine, model: Model | Facts, *, title: str | None = No
         _row(_heading("TensorRT", after, largest), [*_kernels(engine, fate), *_ports(inputs, outputs)]),
     ]
     return picture(title or finding(engine, fate), rows, footer(engine))
-
-
-def _bytes(engine: Engine, proto: onnx.ModelProto) -> tuple[int | None, int | None]:
-    """What a kernel for each node would read and write, and what the engine's kernels do."""
-    after = fused_bytes(engine)
-    if after is None:
-        return None, None
-    shapes = {port.name: port.profiles[0][1] for port in engine.ports if port.mode == "Input" and port.profiles}
-    return unfused_bytes(proto, shapes), after
 
 
 def _nodes(engine: Engine, graph: onnx.GraphProto, fate: pd.DataFrame) -> list[Step]:

@@ -136,25 +136,6 @@ def message(title: str, lines: list[str]) -> Picture:
     return card.figure
 
 
-def number(value: float) -> str:
-    """Two significant digits where they matter: 0.04, 1.2, 12, 345."""
-    if value == 0 or value >= 9.95:
-        return f"{value:.0f}"
-    return f"{value:.1f}" if value >= 0.095 else f"{value:.2f}" if value >= 0.005 else "<0.01"
-
-
-def unit_of(largest: float) -> tuple[int, str]:
-    """The unit in which a figure of at most `largest` bytes reads well: (bytes in it, its name)."""
-    units = ((2**20, "MiB"), (2**10, "KiB"), (1, "bytes"))
-    return next((unit for unit in units if largest >= 0.95 * unit[0]), units[-1])
-
-
-def in_unit(nbytes: float, largest: float | None = None) -> str:
-    """A figure of bytes with its unit: "1.2 MiB"; the unit is that in which `largest` reads well."""
-    size, name = unit_of(nbytes if largest is None else largest)
-    return f"{number(nbytes / size)} {name}"
-
-
 def plot(
     title: str, width: float, height: float, *, note: str = "", left: float = 0.75, right: float = 0.35,
     bottom: float = 0.75, top: float = 0.0, size: float = 14,

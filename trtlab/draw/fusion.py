@@ -9,13 +9,14 @@ from collections.abc import Sequence
 import pandas as pd
 
 from trtlab.draw import ribbon
-from trtlab.draw.frame import GLUE, Picture, clean, in_unit, number, unit_of
+from trtlab.draw.frame import GLUE, Picture, clean
 from trtlab.draw.palette import type_of
 from trtlab.draw.stages import Box, stages
 from trtlab.draw.tiles import paper, picture, words
-from trtlab.engine import Engine, Layer
+from trtlab.engine import Engine, Layer, fused_bytes
 from trtlab.graph import Facts
 from trtlab.onnx_model import Model
+from trtlab.tables import in_unit, number, unit_of
 
 REASONS = {
     "constant": "constant: computed while building",
@@ -96,18 +97,18 @@ def _notes(engine: Engine, gone: Sequence[tuple[str, str, str]]) -> list[str]:
     lost, unasked = len(gone), sum(not layer.onnx_nodes for layer in engine.kernels)
     types = Counter(map(type_of, engine.kernels))
     words = ", ".join(f"{'all' if len(types) == 1 else many} in {name}" for name, many in types.most_common() if name)
-    sizes = [layer.nbytes for layer in engine.kernels]
-    moved = f"the kernels read and write {in_unit(sum(size or 0 for size in sizes))} a run" if sizes else ""
+    moved = fused_bytes(engine)
     return [
         words,
         f"{_count(lost, 'node')} vanish{'es' * (lost == 1)} before run time" if lost else "",
         f"{_count(unasked, 'kernel')} that no node asked for" if unasked else "",
-        "bytes unknown: shapes are dynamic" if None in sizes else moved,
+        "bytes unknown: shapes are dynamic" if moved is None else "",
+        f"the kernels read and write {in_unit(moved)} a run" if moved else "",
     ]
 
 
 def footer(engine: Engine) -> str:
     """Who says so: compiler, target and inputs."""
-    spoke = f"{engine.compiler or 'TensorRT (version not recorded)'}{f' for {engine.target}' if engine.target else ''}"
+    compiler = clean(engine.compiled_by or "TensorRT (version not recorded)")
     inputs = [clean(str(port), 80) for port in engine.ports if port.mode == "Input"]
-    return f"Compiled by {clean(spoke)}" + (f"{GLUE}input {', '.join(inputs[:3])}" if inputs else "")
+    return f"Compiled by {compiler}" + (f"{GLUE}input {', '.join(inputs[:3])}" if inputs else "")

@@ -6,10 +6,11 @@ from typing import Any
 
 import pandas as pd
 
-from trtlab.draw.frame import MARGIN, Picture, clean, in_unit, key, label, message, plot, style, unit_of, width_of
+from trtlab.draw.frame import MARGIN, Picture, clean, key, label, message, plot, style, width_of
 from trtlab.draw.fusion import footer
 from trtlab.draw.palette import readable_name
 from trtlab.engine import Engine
+from trtlab.tables import in_unit, unit_of
 
 PARTS: Any = {"reads inputs": "#80C2F5", "reads constants": "#F4B42A", "writes outputs": "#1A6FC9"}
 NAMED = 24  # bars at most have names; narrower ones have numbers
@@ -26,7 +27,7 @@ def memory(engine: Engine) -> Picture:
         return message("This engine has no layers to draw", ["Build with ProfilingVerbosity.DETAILED to see them."])
     unknown = sum(layer.nbytes is None for layer in kernels)
     if unknown:
-        fixed = {clean(port.name, 40): port.profiles[0][1] for port in engine.ports if port.profiles}
+        fixed = {clean(name, 40): shape for name, shape in engine.shapes.items()}
         lines = ["Build with fixed shapes to see bytes:", f"lab.build(model, shapes={fixed or '{…}'})"]
         return message(f"The bytes of {unknown} of {len(kernels)} kernels depend on shapes that are not fixed", lines)
     moved = pd.DataFrame(

@@ -82,27 +82,12 @@ def tile_name(op: str, many: int) -> str:
 
 def readable_name(layer: Layer) -> str:
     """The layer's name without TensorRT's numbering: "conv1" of "conv1_U4_myl0_3", "Tran" of "__myl_Tran_myl0_7"."""
-    name = re.sub(r"(_U\d+)?_myl\d+_\d+$", "", layer.name).removeprefix("__myl_")
-    renamed = re.fullmatch(r"node_\d+(\+node_\d+)*", name)  # the build's own ids for names that TensorRT would lose
-    return " + ".join(layer.onnx_nodes) if renamed and layer.onnx_nodes else name
-
-
-_FUSED_ATTENTION = re.compile(r"gemm_mha|fmha|fused_?mha|flash_?att", re.IGNORECASE)
-
-
-def is_fused_attention(layer: Layer) -> bool:
-    """True for TensorRT's one kernel that does all of an attention: both products and the softmax."""
-    return layer.type == "mha" or bool(_FUSED_ATTENTION.search(f"{layer.name} {layer.tactic or ''}"))
-
-
-# Kernels that only move data: by the names of TensorRT-RTX, and by the layer types of full TensorRT.
-_MOVES = re.compile(r"(move|tran|resh|cast|conc|slic|repl|pad)+|.*(reformat|shuffle|concat|copy|slice|resize|pose).*")
+    return re.sub(r"(_U\d+)?_myl\d+_\d+$", "", layer.name).removeprefix("__myl_")
 
 
 def errand(layer: Layer) -> str:
     """What a kernel does that runs no node of its own; a helper does a part of a node that another kernel runs."""
-    name = readable_name(layer) if layer.name.startswith("__myl_") else layer.type  # other names are the model's
-    if _MOVES.fullmatch(name.lower()):
+    if layer.kind == "data movement":
         return "layout" if len(layer.inputs) == len(layer.outputs) == 1 and not layer.onnx_nodes else "copy"
     return "helper" if layer.onnx_nodes else "added"
 

@@ -53,7 +53,7 @@ def _where(runs: Sequence[Recording]) -> str:
     return f"{start}bar: sum of the layers, profiled one by one{GLUE}line: the run from end to end"
 
 
-def recorded_difference(a: Recording, b: Recording, title: str = "") -> Picture:
+def recorded_difference(a: Recording, b: Recording) -> Picture:
     """Draw for each group of layers by how many microseconds `b` is slower (right) or faster (left) than `a`.
 
     What quantize and reformat copies take is drawn apart from the work itself. Raises AssetError where the two are
@@ -63,17 +63,13 @@ def recorded_difference(a: Recording, b: Recording, title: str = "") -> Picture:
     copies = 1000 * (table["b copies"] - table["a copies"])
     work = 1000 * table["difference"] - copies
     names = [fit(name, 2.7, 9) for name in table["layers"]]
-    words = f"The work takes {work.sum():+.0f} µs, quantize and reformat copies {copies.sum():+.0f} µs".replace(
-        "-", "−"
-    )
-    title = title or words.replace("-", "−")
+    title = f"The work takes {work.sum():+.0f} µs, quantize and reformat copies {copies.sum():+.0f} µs"
     whose = fit(b.precision.split(" ")[0] or b.name, 1.6, 10)
     with style():
         note = f"sums of layers, not end to end: {b.precision or b.name}, minus {a.precision or a.name}"
         left = MARGIN + max(width_of(name, 9) for name in names) + 0.12
-        card, axes = plot(
-            title or words.replace("-", "−"), 10.4, 1.95 + 0.235 * len(table), note=note, left=left, bottom=0.95
-        )
+        high = 1.95 + 0.235 * len(table)
+        card, axes = plot(title.replace("-", "−"), 10.4, high, note=note, left=left, bottom=0.95)
         rows = pd.Series(range(len(table)))
         axes.barh(rows - 0.2, work, height=0.38, color=[KINDS[kind].fill for kind in table["kind"]])
         axes.barh(rows + 0.2, copies, height=0.38, color=_COPIES)

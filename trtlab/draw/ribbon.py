@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from trtlab.draw.frame import width_of
-from trtlab.draw.palette import KINDS, TEXT, UNASKED, VANISHED, Ink, errand, is_fused_attention, kind_of_op, tile_name
+from trtlab.draw.palette import KINDS, TEXT, UNASKED, VANISHED, Ink, errand, kind_of_op, tile_name
 from trtlab.draw.stages import Box, Stages
 from trtlab.draw.tiles import FUSED, KERNEL, kernel, tile, words
 
@@ -24,7 +24,7 @@ def key(boxes: Sequence[Box], unit: str, room: float, *, gone: bool) -> list[str
     size = f"; under it the {unit} it reads and writes" if unit else ""
     entries = [(f"a box is one kernel{size}", KERNEL)]
     entries += [(kind, ink._replace(text=ink.fill)) for kind, ink in KINDS.items() if kind in kinds]
-    entries += [("fused attention", FUSED)] if any(is_fused_attention(box.layer) for box in boxes) else []
+    entries += [("fused attention", FUSED)] if any(box.layer.kind == "attention" for box in boxes) else []
     entries += [("runs no node of its own", UNASKED)] if not all(box.nodes for box in boxes) else []
     entries += [("vanished", VANISHED)] if gone else []
     return _flow([_explained(what, ink) for what, ink in entries], room)

@@ -10,6 +10,7 @@ from operator import eq
 
 from trtlab.draw.palette import kind_of_op
 from trtlab.engine import Layer
+from trtlab.tables import shape_text
 
 Shape = tuple[int, ...]
 
@@ -48,8 +49,8 @@ def _spatial(shape: Shape) -> Shape:
 def _label(shape: Shape) -> str:
     """Height × width × channels for a picture, "1000 values" for a vector."""
     last = [*shape[1:], shape[0]] if len(shape) == 3 else shape
-    sizes = ["?" if size < 0 else str(size) for size in last if size != 1] or ["1"]
-    return "×".join(sizes) if len(sizes) > 1 else f"{sizes[0]} value{'s' * (sizes != ['1'])}"
+    sizes = [size for size in last if size != 1] or [1]
+    return shape_text(sizes) + ("" if len(sizes) > 1 else f" value{'s' * (sizes != [1])}")
 
 
 def _by_shape(boxes: Sequence[Box]) -> Stages:

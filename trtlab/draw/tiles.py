@@ -60,7 +60,7 @@ def kernel(
     name: int, number: int = 0, across: int | None = None,
 ) -> str:  # fmt: skip
     """A box for a kernel: a tile each (name, operation) of its nodes, or in words what it does where it has none."""
-    ink = FUSED if palette.is_fused_attention(layer) else KERNEL if nodes else UNASKED
+    ink = FUSED if layer.kind == "attention" else KERNEL if nodes else UNASKED
     cells = [tile(node, op, many) for node, op in nodes]
     cells = cells or [f"<td>{words(palette.errand(layer), 10, ink.text, bold=True)}</td>"]
     step = across or len(cells)

@@ -15,6 +15,7 @@ from trtlab.errors import ProfileError, TrtlabError
 from trtlab.gpus import Gpu
 from trtlab.onnx_model import Model, read_model, read_source
 from trtlab.shapes import inputs_of
+from trtlab.tables import shape_text
 
 
 @dataclass(frozen=True)
@@ -110,4 +111,4 @@ def in_words(shapes: Any) -> str:
     if not isinstance(shapes, Mapping):
         return str(shapes)
     rows = {name: np.atleast_2d(np.array(shape, dtype=object)) for name, shape in shapes.items()}
-    return ", ".join(f"{name} {' … '.join('×'.join(map(str, row)) for row in found)}" for name, found in rows.items())
+    return ", ".join(f"{name} {' … '.join(map(shape_text, found))}" for name, found in rows.items())

@@ -6,18 +6,19 @@ import bisect
 import math
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass
-from html import escape
 from typing import Any
 
 import onnx
 import pandas as pd
 
+from trtlab import tables
 from trtlab.building import build_each
 from trtlab.engine import Engine
-from trtlab.errors import AssetError, TrtlabError
+from trtlab.errors import BuildError, TrtlabError
 from trtlab.gpus import Gpu
 from trtlab.gpus import gpu as gpu_called
 from trtlab.graph import Sized, sized_tensors
+from trtlab.logs import diagnose_text
 from trtlab.memory.curves import OpenShapes, allocates_at_run_time, in_words, open_shapes
 from trtlab.onnx_model import Model, read_model, read_source
 from trtlab.shapes import inputs_of, read_shapes
@@ -28,7 +29,7 @@ RESERVE_GIB = 0.75
 
 
 @dataclass(frozen=True)
-class Try:
+class TriedSize:
     """An engine built for `size`, and its bytes; `fits` is False also where `note` says what is wrong with them."""
 
     size: int
@@ -53,7 +54,7 @@ class Fit:
     gpu: str
     capacity_bytes: int
     reserve_bytes: int
-    tries: tuple[Try, ...]
+    tries: tuple[TriedSize, ...]
     reason: str
 
     def table(self) -> pd.DataFrame:
@@ -74,7 +75,8 @@ class Fit:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return f"<p>{escape(str(self))}</p>" + self.table().to_html(float_format="{:.3f}".format)
+        table = self.table().round(3).reset_index().astype(object)
+        return tables.rows(list(table), table.to_numpy().tolist(), str(self))
 
 
 def fits(
@@ -90,8 +92,8 @@ def fits(
     `shapes` has a letter in place of the size, {"x": ("N", 3, 224, 224)}, also within a (min, opt, max); None takes
     the model's own. There is room for the card's memory, or `limit_gib` of it, less `reserve_gib`. Each size tried is
     built, for TensorRT's figure is neither smooth nor monotone: the border is narrowed down, and past it a dip is
-    looked for. No tensor may reach 2³¹ elements. Raises AssetError for an unknown card or a limit that cannot be, else
-    what `build` raises.
+    looked for. No tensor may reach 2³¹ elements. Raises AssetError for an unknown card, TrtlabError for a limit that
+    cannot be, and what `build` raises, unless only memory is short at a larger size.
     """
     card = gpu_called(gpu)
     capacity, reserve = _room(card, limit_gib, reserve_gib)
@@ -99,7 +101,7 @@ def fits(
     proto = read_model(source)
     given = open_shapes(shapes, proto)
     last = _last_size(proto, given)
-    tries: dict[int, Try] = {}
+    tries: dict[int, TriedSize] = {}
     low, high = 0, last + 1  # fits; does not, or cannot be
     beyond = False
     while low < last and (high - low > 1 or not beyond):
@@ -123,7 +125,7 @@ def fits(
     return Fit(low, given.symbol, in_words(given.shapes), card.name, capacity, reserve, found, reason)
 
 
-def _guess(tries: Mapping[int, Try], low: int, high: int, room: int) -> int:
+def _guess(tries: Mapping[int, TriedSize], low: int, high: int, room: int) -> int:
     """Where the straight line through the last two figures up to `high` meets the room.
 
     Every third time, for steps, and where there is no such line, a middle that is good at any order of magnitude.
@@ -137,18 +139,24 @@ def _guess(tries: Mapping[int, Try], low: int, high: int, room: int) -> int:
     return min(max(low + 1, guess), high - 1)
 
 
-def _judge(size: int, engine: Engine | TrtlabError, model: onnx.ModelProto, given: OpenShapes, room: int) -> Try:
+def _judge(size: int, engine: Engine | TrtlabError, model: onnx.ModelProto, given: OpenShapes, room: int) -> TriedSize:
     """Whether the engine fits, by TensorRT's figures."""
     if isinstance(engine, TrtlabError):
-        if size == 1:
+        if size == 1 or not _lacks_memory(engine):
             raise engine
-        return Try(size, 0, 0, 0, 0, False, f"no engine: {engine.message}")
+        return TriedSize(size, 0, 0, 0, 0, False, f"no engine: {engine.message}")
     sized = _sized(model, given, size)
     ports = {*inputs_of(model), *(port.name for port in model.graph.output)}
     io_bytes = sum(sized[name].nbytes for name in ports & sized.keys())
     parts = engine.weight_bytes or 0, engine.activation_bytes or 0, io_bytes
     late = "TensorRT's figure leaves out tensors that it allocates at run time" if allocates_at_run_time(engine) else ""
-    return Try(size, *parts, sum(parts), not late and sum(parts) <= room, late)
+    return TriedSize(size, *parts, sum(parts), not late and sum(parts) <= room, late)
+
+
+def _lacks_memory(error: TrtlabError) -> bool:
+    """True for a build that needs more memory than there is, and for no other failure."""
+    by_memory = diagnose_text("out of memory").cause
+    return isinstance(error, BuildError) and (error.stage == "memory" or error.diagnosis.cause == by_memory)
 
 
 def _last_size(model: onnx.ModelProto, given: OpenShapes) -> int:
@@ -174,7 +182,7 @@ def _room(card: Gpu, limit_gib: float | None, reserve_gib: float) -> tuple[int, 
     whole = int(card.memory_gb * 1e9)
     capacity = whole if limit_gib is None else limit_gib * 2**30
     if not 0 <= reserve_gib * 2**30 < capacity <= whole:
-        raise AssetError(
+        raise TrtlabError(
             f"With limit_gib={limit_gib} and reserve_gib={reserve_gib} there is no room: {card.name} has "
             f"{card.memory_gb:g} GB ({whole / 2**30:.2f} GiB).",
             fix="give a limit of at most what the card has, and a reserve from 0 to less than the limit.",

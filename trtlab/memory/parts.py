@@ -15,6 +15,7 @@ import pandas as pd
 
 from trtlab.engine import Engine, Layer, Tensor
 from trtlab.errors import AssetError, ProfileError
+from trtlab.tables import mib
 
 _MOST_MOMENTS = 5000
 
@@ -124,10 +125,9 @@ class Liveness:
         return self.alive.index(self.peak_bytes)
 
     def __repr__(self) -> str:
-        reserved = "not reported" if self.reserved_bytes is None else f"{self.reserved_bytes / 2**20:,.1f} MiB"
         return (
-            f"Liveness(all {len(self.tensors)} intermediate tensors: {self.sum_bytes / 2**20:,.1f} MiB, "
-            f"most alive at once: {self.peak_bytes / 2**20:,.1f} MiB, TensorRT reserves: {reserved})"
+            f"Liveness(all {len(self.tensors)} intermediate tensors: {mib(self.sum_bytes)}, "
+            f"most alive at once: {mib(self.peak_bytes)}, TensorRT reserves: {mib(self.reserved_bytes)})"
         )
 
 
@@ -174,9 +174,7 @@ def _lifetimes(engine: Engine) -> tuple[Lifetime, ...]:
             if tensor.name not in written:
                 continue
             if tensor.nbytes is None:
-                largest = {
-                    port.name: port.profiles[0][2] for port in engine.ports if port.profiles and -1 in port.shape
-                }
+                largest = {port.name: port.profiles[0][2] for port in engine.ports if port.profiles}
                 raise ProfileError(
                     f"The size of the tensor '{tensor.name}' at layer '{kernel.name}' is known only at run time: the "
                     "engine was built for a range of shapes.",

@@ -1,6 +1,4 @@
 """What does a model compute, and how far is that from another one? Run it, compare it tensor by tensor, count hits."""
 
-from __future__ import annotations
-
 from trtlab.numerics.comparison import Accuracy, TensorDifference, accuracy, compare, cosine, score, sqnr
 from trtlab.numerics.running import run, runner

@@ -15,7 +15,8 @@ from onnx.reference.ops import load_op
 from trtlab.errors import AssetError, ModelError, check_known
 from trtlab.graph import reads
 from trtlab.onnx_model import Model, read_whole
-from trtlab.shapes import Input, inputs_of, shape_text
+from trtlab.shapes import Input, inputs_of
+from trtlab.tables import shape_text
 
 _dtype = onnx.helper.tensor_dtype_to_np_dtype
 Arrays = dict[str, np.ndarray]
@@ -155,9 +156,8 @@ def _runtime(model: onnx.ModelProto, names: list[str]) -> Callable[[Arrays], lis
     options.use_deterministic_compute = True
     options.log_severity_level = 4  # what matters comes as an exception
     options.add_session_config_entry("session.disable_quant_qdq", "1")
-    options.add_session_config_entry(
-        "session.intra_op.allow_spinning", "0"
-    )  # waiting threads leave the cores to others
+    # Threads that wait leave the cores to others.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return lambda feed: session.run(names, feed)
 

@@ -129,14 +129,14 @@ def _mse(magnitudes: np.ndarray, limit: float) -> float:
     return float(thresholds[np.argmin([(magnitudes * (sizes - one) ** 2).sum() for one in rounded])])
 
 
-def _entropy(counts: np.ndarray, limit: float, levels: int = 128) -> float:
-    """Least information lost: the Kullback-Leibler divergence of what remains after clipping and rounding to `levels`.
+def _entropy(counts: np.ndarray, limit: float) -> float:
+    """Least information lost: Kullback-Leibler divergence of what remains after clipping and rounding to 128 levels.
 
-    Every symmetric range of `levels` bins or more is tried, from the middle outwards. Source: Migacz, 8-bit inference
+    Every symmetric range of 128 bins or more is tried, from the middle outwards. Source: Migacz, 8-bit inference
     with TensorRT (GTC 2017, S7310), in the form of ONNX Runtime, whose own search takes five times as long. Fewer
     values than bins have no shape to lose: then nothing is clipped. Nor can it clip to less than a 16th of the limit.
     """
-    half, least, best = len(counts) // 2, np.inf, limit
+    levels, half, least, best = 128, len(counts) // 2, np.inf, limit
     if counts.sum() < len(counts):
         return limit
     edges = np.linspace(-limit, limit, len(counts) + 1)

@@ -77,8 +77,7 @@ def multiply_adds(model: Model, engine: Engine) -> pd.DataFrame:
     the first profile, at its opt. Raises ModelError where a size is not known.
     """
     proto = read_model(model)
-    fixed = {port.name: port.profiles[0][1] if port.profiles else port.shape for port in engine.ports}
-    shapes = {name: tensor.shape for name, tensor in sized_tensors(proto, fixed).items()}
+    shapes = {name: tensor.shape for name, tensor in sized_tensors(proto, engine.shapes).items()}
     owner, rows = owners(engine), []
     for name, node in zip(node_names(proto.graph), proto.graph.node, strict=True):
         if node.op_type in PRODUCTS:

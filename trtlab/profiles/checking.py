@@ -10,8 +10,7 @@ from trtlab.export_checks import DATA_DEPENDENT
 from trtlab.onnx_model import Model, read_model
 from trtlab.profiles.running import Failure, Sizes, Trials
 from trtlab.shapes import REFUSES, Finding, Findings, Profile, Shapes, default_profile, input_mistakes, read_all
-
-from trtlab.shapes import shape_text  # isort: skip
+from trtlab.tables import shape_text
 
 _MOST_TRIALS = 400  # of a search for sizes that run
 _CORNERS = ("min", "opt", "max")

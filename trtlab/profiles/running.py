@@ -16,7 +16,8 @@ import onnxruntime
 
 from trtlab.graph import Sized, reads, sized_tensors
 from trtlab.onnx_model import has_values, node_names, without_weights
-from trtlab.shapes import Profile, Shape, inputs_of, shape_text
+from trtlab.shapes import Profile, Shape, inputs_of
+from trtlab.tables import shape_text
 
 Sizes = dict[str, int]  # one for each group of dimensions that go together
 LIMIT = 2**31 - 1  # elements of one tensor: TensorRT counts them in 32 bits

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pandas as pd
 
+from trtlab import tables
 from trtlab.errors import ProfileError
 from trtlab.onnx_model import Model, read_model
 from trtlab.profiles.checking import check
@@ -66,9 +67,10 @@ class Suggestion:
         return f"<Suggestion: {len(self.profiles)} profiles, {100 * self.chosen.padding:.0f}% padding>"
 
     def _repr_html_(self) -> str:
-        shapes = "".join(f"<li><code>{profile}</code></li>" for profile in self.profiles)
+        table = self.table.round(2).reset_index().astype(object)
+        options = tables.rows(list(table), table.to_numpy().tolist(), self.price)
         trouble = self.findings._repr_html_() if len(self.findings) else ""
-        return f"{self.table.round(2).to_html()}<p>{self.price}</p><ol start='0'>{shapes}</ol>{trouble}"
+        return options + tables.rows(("profile", "shapes"), list(enumerate(self.profiles))) + trouble
 
 
 def suggest(
