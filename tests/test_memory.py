@@ -18,8 +18,8 @@ from trtlab import AssetError, BuildError, ModelError, ProfileError, TrtlabError
 from trtlab.ask import try_settings
 from trtlab.buildlog import read_build_log
 from trtlab.engine import Engine, Layer, Port, Tensor
+from trtlab.logs import diagnose_text
 from trtlab.memory import fitting
-from trtlab.messages import diagnose_text
 from trtlab.toys import PATTERNS, toy
 
 MiB = 2**20
