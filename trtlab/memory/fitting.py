@@ -18,7 +18,6 @@ from trtlab.errors import BuildError, TrtlabError
 from trtlab.gpus import Gpu
 from trtlab.gpus import gpu as gpu_called
 from trtlab.graph import Sized, sized_tensors
-from trtlab.logs import diagnose_text
 from trtlab.memory.curves import OpenShapes, allocates_at_run_time, in_words, open_shapes
 from trtlab.onnx_model import Model, read_model, read_source
 from trtlab.shapes import inputs_of, read_shapes
@@ -155,8 +154,8 @@ def _judge(size: int, engine: Engine | TrtlabError, model: onnx.ModelProto, give
 
 def _lacks_memory(error: TrtlabError) -> bool:
     """True for a build that needs more memory than there is, and for no other failure."""
-    by_memory = diagnose_text("out of memory").cause
-    return isinstance(error, BuildError) and (error.stage == "memory" or error.diagnosis.cause == by_memory)
+    said = error.diagnosis.evidence.lower()
+    return isinstance(error, BuildError) and (error.stage == "memory" or "out of memory" in said)
 
 
 def _last_size(model: onnx.ModelProto, given: OpenShapes) -> int:
