@@ -118,8 +118,8 @@ FAULTS = (
           ("test_a_convolution_stands_beside_its_quantised_twin",)),
     Fault("gpu-row", "data/gpus.csv", "RTX-3090,8.6", "RTX-3090,8.9",
           ("test_target_of_anything_that_names_one[RTX 3090-SM86]",)),
-    Fault("gpu-suggestion", CODE, "known[key] for key in close", "key for key in close",
-          ("test_unknown_name_gives_the_closest_and_how_to_give_a_compute_capability",)),
+    Fault("gpu-suggestion", CODE, "key=lambda one: -likeness[one])", "key=lambda one: likeness[one])",
+          ("test_a_name_without_figures_says_why_and_what_is_closest",)),
     # What is said about a machine, a message, an export
     Fault("doctor-gap", CODE, '        if package.state == "broken":', '        if package.state == "odd":',
           ("test_a_broken_package_is_an_issue_with_a_fix",)),

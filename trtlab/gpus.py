@@ -41,75 +41,100 @@ class Gpu:
         return "SM" + self.compute_capability.replace(".", "")
 
 
-# The compute capability of a family, for cards without figures (developer.nvidia.com/cuda-gpus); the first that fits.
-_FAMILIES = {
-    "121": r"gb10",
-    "120": r"(rtx)?50[5-9]0.*|rtxpro\d000.*",
-    "110": r"(agx)?thor|t[45]000",
-    "100": r"g?b200.*",
-    "90": r"g?h[128]00.*|h20",
-    "89": r"(rtx)?40[5-9]0.*|rtx\d{3,4}.*ada|l4|l40.*|l20",
-    "87": r".*orin.*",
-    "86": r"a2|a10[gm]?|a16|a40|rtxa\d+|a[2-6][05]00|(rtx)?30[5-9]0.*|rtx2050",
-    "80": r"(a30|a100|a800).*",
-    "75": r"(rtx)?20[678]0.*|gtx16[356]0.*|titanrtx|rtx[34568]000|t4g?|t\d{3,4}",
-    "70": r"v100.*|titanv|gv100",
-    "61": r"gtx10[1-8]0.*|p40?|titanxp",
-    "60": r"p100(?!0).*|gp100",
-}
+# A name has words of its family, which people leave out ("rtx"), words that tell cards of one model apart ("laptop",
+# "80gb") and words that say nothing ("nvidia"; the 480 GB of a GH200 are its CPU's); the rest is its model ("4090").
+_FAMILY = r"quadro|rtx|gtx|pro(?=\d)|agx|ada$|blackwell|pascal|(?<=orin)n(?:x|ano)|(?<=xavier)nx"
+_VARIANT = r"\b(?!480)\d+ ?gb|sxm\d?|pcie|nvl|laptop|mobile|max-?q|server|workstation|sff|mig\b.*|\b\d{1,2}[qcab]\b"
+_NOISE = r"nvidia|geforce|tesla|jetson|gpu|generation|edition|design|with|lovelace|developer|kit|480gb|hbm\d\w?|\W|_"
+_OTHERS = r"\b(amd|radeon|rx|instinct|mi\d+\w?|gfx\w+|intel|arc|apple|m\d (pro|max|ultra)|tpu|gaudi|adreno|mali)\b"
+_CAPABILITY = r"\(?(?:sm|cc|compute(?: capability)?)?[ _]?(\d{1,2})(?:\.|, ?)?(\d)[af]?\)?"
+
+
+@cache
+def _table(file: str) -> pd.DataFrame:
+    """A file of data/, each row under its build target."""
+    table = pd.read_csv(data_file(file), dtype={"compute_capability": str})
+    return table.set_index("SM" + table["compute_capability"].str.replace(".", ""))
 
 
 @cache
 def all_gpus() -> tuple[Gpu, ...]:
     """Every GPU of data/gpus.csv, in the order of the file."""
-    table = pd.read_csv(data_file("gpus.csv"), dtype={"compute_capability": str})[[one.name for one in fields(Gpu)]]
-    table["name"] = table["name"].str.replace("-", " ")
+    table = _table("gpus.csv")[[one.name for one in fields(Gpu)]].replace({"name": "-"}, {"name": " "}, regex=True)
     return tuple(Gpu(*row) for row in table.astype(object).where(table.notna(), None).to_numpy())
+
+
+@cache
+def _names() -> dict[str, str]:
+    """The build target of every name in data/gpus.csv and data/gpu_names.csv."""
+    named = {name: str(target) for target, name in _table("gpu_names.csv")["name"].items()}
+    return {one.name: one.target for one in all_gpus()} | named
+
+
+def _key(name: object) -> str:
+    """The words of model and family: "rtx4090" for "NVIDIA GeForce RTX 4090 Laptop GPU"."""
+    return re.sub(_NOISE, "", re.sub(_VARIANT, " ", str(name).lower()))
+
+
+def _split(name: object) -> tuple[str, frozenset[str], frozenset[str]]:
+    """A name's model, family and variant: "4090", {"rtx"}, {"laptop"}."""
+    variant = (re.sub(r"\W|(?<=sxm)\d", "", word) for word in re.findall(_VARIANT, str(name).lower()))
+    return re.sub(_FAMILY, "", _key(name)), frozenset(re.findall(_FAMILY, _key(name))), frozenset(variant)
 
 
 def gpu(name: str | Gpu) -> Gpu:
     """The GPU called `name`, in any spelling ("rtx4090", "A100 80GB"), with its figures.
 
-    Raises AssetError for one that is not in data/gpus.csv; it names the closest, of the same compute capability.
+    Raises AssetError for a name that is none or may be several, and for a card without figures; it names the closest.
     """
-    if found := _find(name):
-        return found
-    family = _family(name)
-    known = {key: one.name for key, one in _by_key().items() if family in ("", one.target)}
-    close = difflib.get_close_matches(_key(name), known, n=4, cutoff=0)
-    names = ", ".join(known[key] for key in close) or "a newer GPU"
-    if family:
-        what = f"The figures of '{name}' are not known, only its compute capability, {family[2:-1]}.{family[-1]}."
-        raise AssetError(what, fix=f"try {names}; lab.build() takes '{name}' as it is.")
-    fix = f'try {names}, or give its compute capability, such as gpu="8.9"; lab.gpus.all_gpus() lists all {len(known)}.'
-    raise AssetError(f"No GPU called '{name}' is known.", fix=fix)
-
-
-@cache
-def _by_key() -> dict[str, Gpu]:
-    return {_key(one.name): one for one in all_gpus()}
-
-
-def _key(name: object) -> str:
-    """The name without case, blanks and what says nothing: "geforcertx4090" and "RTX-4090" are one."""
-    noise = "nvidia|geforce|tesla|quadro|jetson|laptop|mobile|gpu|generation|[^a-z0-9]"
-    return re.sub(noise, "", str(name).lower())
-
-
-def _find(name: object) -> Gpu | None:
-    """The GPU whose name is `name`, or the first with its parts in this order, numbers whole: A10 is not in A100."""
     if isinstance(name, Gpu):
         return name
-    known, wanted = _by_key(), _key(name)
-    parts = [rf"(?<!\d){part}(?!\d)" if part.isdigit() else part for part in re.findall(r"[a-z]+|\d+", wanted)]
-    telling = len(wanted) > 2 or len(parts) > 1  # "4090" says which, "4" does not
-    holding = (one for key, one in known.items() if telling and re.search(".*".join(parts), key))
-    return known.get(wanted) or next(holding, None)
+    found, figures = _called(name), {one.name: one for one in all_gpus()}
+    if known := [one for one in found if one in figures and _split(name)[2] <= _split(one)[2]]:
+        return figures[_one_family(name, known)[0]]
+    target, arch = _names()[found[0]], _table("compute_capabilities.csv")["architecture"]
+    close = [one for one in _closest(found[0]) if one in figures and arch[_names()[one]] == arch[target]]
+    fix = f"try {', '.join(close[:4])}" if close else f"take a GPU of another architecture than {arch[target]}"
+    what = f"only its compute capability, {target[2:-1]}.{target[-1]} ({arch[target]})"
+    raise AssetError(f"Of '{name}' no figures are known, {what}.", fix=f"{fix}; lab.build() needs no figures.")
 
 
-def _family(name: object) -> str:
-    """The target of every card whose name is like this one; "" when there is none."""
-    return next((f"SM{number}" for number, names in _FAMILIES.items() if re.fullmatch(names, _key(name))), "")
+def _called(name: object) -> list[str]:
+    """The known names that `name` may mean, all of one target; raises AssetError for none and for several targets."""
+    model, family, _ = _split(name)
+    same = [one for one in _names() if model and _split(one)[0] == model]
+    wider = [one for one in same if family <= _split(one)[1]] or same
+    if found := [one for one in wider if _split(one)[1] == family] or wider:
+        return found if len({_names()[one] for one in found}) == 1 else _one_family(name, found)
+    other = re.search(_OTHERS, str(name).lower())
+    what = f"'{name}' is not a GPU of NVIDIA's." if other else f"No GPU called '{name}' is known."
+    close = [*{_key(one): one for one in _closest("" if other else name)}.values()]
+    raise AssetError(what, fix=f'try {", ".join(close[:4])}; lab.build() takes a compute capability too, gpu="8.9".')
+
+
+def _one_family(name: object, found: list[str]) -> list[str]:
+    """The names, if they are of one family; else an AssetError, such as for "Orin": AGX Orin or Orin NX."""
+    each = {_split(one)[1]: f"{one} ({_names()[one]})" for one in reversed(found)}
+    if len(each) > 1:
+        raise AssetError(f"'{name}' may be {' or '.join(reversed(each.values()))}.", fix="write the name in full.")
+    return found
+
+
+def _closest(name: object) -> list[str]:
+    """All names, those of the likeliest target first, the more alike the earlier; usual ones first for nonsense."""
+    keys = {one: _key(one)[:5] + _key(one) for one in [str(name), *_names()]}  # how a name begins tells the most
+    likeness = {one: difflib.SequenceMatcher(None, keys[str(name)], keys[one]).ratio() for one in _names()}
+    close, given = sorted(likeness, key=lambda one: -likeness[one]), _capability(name)
+    if given not in _names().values() and likeness[close[0]] < 0.6:
+        return ["RTX 4090", "RTX 3090", "T4", "L4", *close]
+    return sorted(close, key=lambda one: _names()[one] != (given or _names()[close[0]]))
+
+
+def _capability(where: object) -> str:
+    """The target that a number or a target stands for: 8.9, "89", (8, 9), "sm_89" are SM89; else ""."""
+    match = re.fullmatch(_CAPABILITY, str(where).strip(), re.IGNORECASE)
+    target = f"SM{match[1]}{match[2]}" if match else ""
+    return "" if str(where).isdigit() and target not in _table("compute_capabilities.csv").index else target
 
 
 def target_of(where: str | float | Gpu | None) -> str:
@@ -117,12 +142,9 @@ def target_of(where: str | float | Gpu | None) -> str:
 
     Whether this TensorRT can build for it is for `check_target` to say.
     """
-    if where is None:
-        return "SM89"
-    if match := re.fullmatch(r"(?:sm_?|compute_?)?(\d{1,2})\.?(\d)", str(where).strip(), re.IGNORECASE):
-        return f"SM{match[1]}{match[2]}"
-    found = _find(where)
-    return found.target if found else _family(where) or gpu(str(where)).target
+    if where is None or isinstance(where, Gpu):
+        return where.target if where else "SM89"
+    return _capability(where) or _names()[_called(where)[0]]
 
 
 def targets(trt: Any) -> tuple[str, ...]:
@@ -146,12 +168,14 @@ def check_target(where: str | float | Gpu | None, trt: Any) -> str:
             f"TensorRT {trt.__version__} builds only for the GPU in this machine, not for {target}.",
             fix="leave gpu= out, or set TRTLAB_TENSORRT=rtx to compile for another GPU.",
         )
-    newest = {one.target: f" ({one.name})" for one in all_gpus()}
-    old = f", which is too old: {offered[0]} and newer" if int(target[2:]) < int(offered[0][2:]) else ""
-    raise AssetError(
-        f"TensorRT-RTX {trt.__version__} cannot build for {target}{old}.",
-        fix=f"choose one of {', '.join(name + newest.get(name, '') for name in offered)}.",
-    )
+    example = {of: f" ({name})" for name, of in reversed(_names().items())}
+    choice = f"choose one of {', '.join(name + example.get(name, '') for name in offered)}."
+    why = f", which is too old: {offered[0]} and newer" if int(target[2:]) < int(offered[0][2:]) else ""
+    if builder := _table("compute_capabilities.csv")["tensorrt"].get(target):
+        choice = f"build on that GPU with {builder}, or {choice}"
+    else:
+        why = f": no GPU has compute capability {target[2:-1]}.{target[-1]}"
+    raise AssetError(f"TensorRT-RTX {trt.__version__} cannot build for {target}{why}.", fix=choice)
 
 
 def target_here() -> str:
