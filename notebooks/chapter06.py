@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -16,11 +16,13 @@ from matplotlib.patches import Rectangle
 
 from trtlab.draw.frame import Picture, label, plot, style
 from trtlab.draw.palette import KINDS, TEXT
-from trtlab.errors import ProfileError
+from trtlab.errors import BuildError, ProfileError
 from trtlab.exercises import Exercise
+from trtlab.messages import plain
 from trtlab.models import transformer_encoder
 from trtlab.onnx_model import Model
-from trtlab.profiles import Finding, ProfileResponse, Suggestion, check, read_shapes, suggest, try_profiles
+from trtlab.process import CompilerProcess, Transcript
+from trtlab.profiles import Finding, Suggestion, check, read_shapes, suggest
 from trtlab.toys import toy
 from trtlab.widgets import explorer, slider
 
@@ -115,6 +117,70 @@ def _share(fails: Sequence[bool]) -> str:
     if len(fails) == 1:
         return "its only side fails" if fails[0] else "its only side runs"
     return f"{sum(fails)} of its {len(fails)} sides fail"
+
+
+OUTCOMES = ("raises", "returns -1", "no engine", "a line in the log", "not a word")  # the last two with an engine
+
+
+@dataclass(frozen=True)
+class ProfileResponse:
+    """What a call raised, what add_optimization_profile returned, whether there is an engine, and what the log said."""
+
+    raised: str
+    returned: tuple[int, ...]
+    built: bool
+    errors: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def outcome(self) -> str:
+        """One of OUTCOMES."""
+        signs = (self.raised, -1 in self.returned, not self.built, self.warnings, True)
+        return next(outcome for outcome, sign in zip(OUTCOMES, signs, strict=True) if sign)
+
+    @property
+    def refused(self) -> bool:
+        """True when a script that looks at exceptions, at -1 and at None has no engine."""
+        return self.outcome in OUTCOMES[:3]
+
+    def __str__(self) -> str:
+        said = plain(self.errors[0]) if self.errors else "no reason given"
+        after = "; the build goes on without this profile" if self.built else ""
+        words = (
+            f"set_shape raises {self.raised}", f"add_optimization_profile returns -1: {said}{after}",
+            f"the build returns None: {said}", f"builds; a warning: {plain(''.join(self.warnings[:1]))}",
+            "builds, says nothing",
+        )  # fmt: skip
+        return words[OUTCOMES.index(self.outcome)]
+
+
+def try_profiles(cases: Sequence[tuple[onnx.ModelProto, Any]]) -> list[ProfileResponse]:
+    """TensorRT's response to each (model, shapes), for SM89; `shapes` goes to set_shape unchecked, whatever it is.
+
+    Inputs that TensorRT takes for shape tensors get their values. Raises BuildError when TensorRT cannot be asked.
+    """
+    found: list[ProfileResponse] = []
+    while len(found) < len(cases):
+        with CompilerProcess() as process:
+            for model, shapes in cases[len(found) :]:
+                profiles = [shapes] if isinstance(shapes, dict) else shapes or []
+                order = {"task": "build", "target": "SM89", "profiles": profiles, "tolerant": True}
+                try:
+                    found.append(_response(process.run(order, model.SerializeToString(), 120)))
+                except BuildError as error:
+                    if error.stage == "cancelled" or process.transcript.stage == "start":
+                        raise
+                    found.append(ProfileResponse("", (), False, (error.message,), ()))
+                    break  # the process is gone
+    return found
+
+
+def _response(told: Transcript) -> ProfileResponse:
+    raised = told.facts.get("raised", "").split(" The following")[0]
+    own = [told.error["message"]] if told.error and told.error["message"] else []
+    errors = (*own, *(message for message in told.spoken("ERROR") if "catchCudaError" not in message))
+    warnings = tuple(message for message in told.spoken("WARNING") if message.startswith("Profile k"))
+    return ProfileResponse(raised, tuple(told.facts.get("returned", ())), told.plan is not None, errors, warnings)
 
 
 def stuck() -> onnx.ModelProto:

@@ -12,12 +12,23 @@ from typing import Any
 
 import chapter03
 import pytest
-from chapter03 import TARGETS, compatibility, sentence, setting_lines, settings_explorer, settings_picture, supports
+from chapter03 import (
+    TARGETS,
+    check_plan,
+    compatibility,
+    sentence,
+    setting_lines,
+    settings_explorer,
+    settings_picture,
+    supports,
+    try_setting,
+    try_settings,
+)
+from chapter06 import try_profiles
 from notebook_runs import NOTEBOOKS, noticing_sections
 
 import trtlab as lab
 from trtlab import exercises
-from trtlab.ask import check_plan, try_profiles, try_setting, try_settings
 from trtlab.errors import AssetError, BuildError
 from trtlab.machine import has_gpu
 from trtlab.toys import PATTERNS, toy

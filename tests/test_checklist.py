@@ -13,12 +13,12 @@ import pytest
 import tiny_models as tiny
 import torch
 from chapter01 import fixed_encoder, without_export_noise
+from chapter06 import try_profiles
 from onnx import TensorProto
 from torch import nn
 
 import trtlab as lab
 from trtlab.export_checks import Checklist, checklist
-from trtlab.profiles import try_profiles
 from trtlab.tables import COLOURS
 from trtlab.toys import toy
 

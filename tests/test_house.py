@@ -28,7 +28,7 @@ COMPANIONS = sorted(NOTEBOOKS.glob("chapter*.py"))
 FLOORS = {
     "facts": "errors files course machine gpus onnx_model graph shapes renaming engine buildlog messages models"
     " datasets toys export_checks recordings tables tensorrt_choice",
-    "actions": "compiler process cache building ask precision numerics profiles memory prediction measuring"
+    "actions": "compiler process cache building precision numerics profiles memory prediction measuring"
     " diagnosis repairing",
     "faces": "draw exercises widgets report __main__",
 }
@@ -40,12 +40,9 @@ INTERFACES = """
     profiles.check profiles.suggest memory.breakdown memory.fits measuring.measure prediction.predict
     recordings.from_trtexec models.ReferenceModel diagnosis.diagnose repairing.repair report.explain report.compare
 """
-# What DESIGN's house has a place for although one chapter alone uses it today: what TensorRT says to a setting, a
-# profile and a plan; curves beside breakdown and fits; recorded runs and their picture, which chapter 08 builds on.
-PLACED = """
-    ask.check_plan ask.try_profiles ask.try_settings memory.curve recordings.recording recordings.recordings
-    draw.recordings draw.recorded_difference
-"""
+# What DESIGN's house has a place for although one chapter alone uses it today: curves beside breakdown and fits;
+# recorded runs and their picture, which chapter 08 builds on.
+PLACED = "memory.curve recordings.recording recordings.recordings draw.recordings draw.recorded_difference"
 
 
 # The house is not yet as small as it is meant to be: 7,500 lines, tests 12,000. These figures may only fall.
@@ -211,7 +208,7 @@ def test_no_line_is_long() -> None:
 
 
 def test_what_notebooks_use_has_a_second_user() -> None:
-    known = (INTERFACES + PLACED).split()
+    known = f"{INTERFACES} {PLACED}".split()
     alone = {name: chapter for name, chapter in used_by_one_chapter().items() if name not in known}
     assert not alone, "only one chapter uses these; move each into its chapter's module:\n" + "\n".join(
         f"  trtlab.{name} -> notebooks/chapter{chapter}.py" for name, chapter in alone.items()

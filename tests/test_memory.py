@@ -11,11 +11,11 @@ from typing import Any
 import onnx
 import pytest
 import tiny_models as tiny
+from chapter03 import try_settings
 from chapter07 import detector
 
 import trtlab as lab
 from trtlab import AssetError, BuildError, ProfileError, TrtlabError, memory
-from trtlab.ask import try_settings
 from trtlab.buildlog import read_build_log
 from trtlab.engine import Engine, Layer, Port, Tensor
 from trtlab.memory import fitting
