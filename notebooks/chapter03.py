@@ -20,7 +20,7 @@ from trtlab.draw.frame import MARGIN, Card, Picture, clean, fit, message, number
 from trtlab.draw.palette import KINDS, MUTED, TEXT, UNASKED
 from trtlab.engine import Engine
 from trtlab.errors import AssetError, BuildError
-from trtlab.exercises import Exercise
+from trtlab.exercises import Answer, Exercise, whole_number
 from trtlab.files import data_file
 from trtlab.gpus import Gpu, check_target
 from trtlab.gpus import gpu as find_gpu
@@ -33,7 +33,6 @@ from trtlab.shapes import Shapes, read_shapes
 from trtlab.toys import toy
 from trtlab.widgets import dropdown, explorer
 
-Answer = tuple[bool, str]
 _BUDGET = 2**30  # bytes, in 03.1
 
 
@@ -67,8 +66,7 @@ def exercises() -> list[Exercise]:
 
 
 def _contexts(answer: int) -> Answer:
-    if isinstance(answer, bool) or not isinstance(answer, int):
-        return False, f"The answer is a whole number, not {type(answer).__name__}."
+    whole_number(answer)
     engine = build(efficientnet_lite0().onnx(), shapes={"x": (8, 3, 224, 224)}, progress=False)
     weights, activations = engine.weight_bytes or 0, engine.activation_bytes or 1
     truth = (_BUDGET - weights) // activations

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from ipywidgets import VBox
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
@@ -17,16 +16,16 @@ from matplotlib.patches import Rectangle
 from trtlab.draw.frame import Picture, label, plot, style
 from trtlab.draw.palette import KINDS, TEXT
 from trtlab.errors import BuildError, ProfileError
-from trtlab.exercises import Exercise
+from trtlab.exercises import Answer, Exercise, a_model
 from trtlab.messages import plain
 from trtlab.models import transformer_encoder
+from trtlab.numerics import run
 from trtlab.onnx_model import Model
 from trtlab.process import CompilerProcess, Transcript
 from trtlab.profiles import Finding, Suggestion, check, read_shapes, suggest
 from trtlab.toys import toy
 from trtlab.widgets import explorer, slider
 
-Answer = tuple[bool, str]
 BATCHES = (1, 2, 5, 8)
 
 
@@ -193,8 +192,7 @@ def stuck() -> onnx.ModelProto:
 
 
 def _freed(answer: onnx.ModelProto) -> Answer:
-    if not isinstance(answer, onnx.ModelProto):
-        return False, f"The answer is a model (an onnx.ModelProto, as toy() makes it), not {type(answer).__name__}."
+    a_model(answer)
     names = [[value.name for value in ports] for ports in (answer.graph.input, answer.graph.output)]
     weights = {tensor.name for tensor in answer.graph.initializer}
     if [[name for name in names[0] if name not in weights], names[1]] != [["x"], ["y"]]:
@@ -205,7 +203,7 @@ def _freed(answer: onnx.ModelProto) -> Answer:
     numbers = np.random.default_rng(0).normal(size=(max(BATCHES), 8, 16)).astype(np.float32)
     for batch in BATCHES:
         x = numbers[:batch]
-        given, truth = _run(answer, x), _truth(x)
+        given, truth = run(answer, {"x": x})["y"], _truth(x)
         if given.shape != truth.shape:
             return False, f"At batch {batch} y has the shape {given.shape}, it should be {truth.shape}."
         if not np.allclose(given, truth, atol=1e-4):
@@ -229,13 +227,6 @@ def _truth(x: np.ndarray) -> np.ndarray:
     token = np.broadcast_to(weights["cls"][:1], (len(x), 1, 16))
     product: np.ndarray = np.concatenate([token, x], axis=1).reshape(len(x), 144) @ weights["w"]
     return product
-
-
-def _run(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # the verdict says what is wrong
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return np.asarray(session.run(["y"], {"x": x})[0])
 
 
 def _three_profiles(answer: Any, observed: Any) -> Answer:
