@@ -12,19 +12,13 @@ from trtlab import gpus, tensorrt_choice
 from trtlab.errors import AssetError
 from trtlab.gpus import all_gpus, check_target, target_of, targets
 
+SPELLINGS = {
+    "RTX 4090": "RTX 4090", "4090": "RTX 4090", "NVIDIA GeForce RTX 4090": "RTX 4090", "  rtx-  4090 ": "RTX 4090",
+    "Tesla T4": "T4", "A10": "A10", "l40s": "L40S",
+}  # fmt: skip
 
-@pytest.mark.parametrize(
-    ("spelling", "name"),
-    [
-        ("RTX 4090", "RTX 4090"),
-        ("4090", "RTX 4090"),
-        ("NVIDIA GeForce RTX 4090", "RTX 4090"),
-        ("  rtx-  4090 ", "RTX 4090"),
-        ("Tesla T4", "T4"),
-        ("A10", "A10"),
-        ("l40s", "L40S"),
-    ],
-)
+
+@pytest.mark.parametrize(("spelling", "name"), SPELLINGS.items())
 def test_any_usual_spelling(spelling: str, name: str) -> None:
     assert lab.gpu(spelling).name == name
 
@@ -70,36 +64,18 @@ def test_figures_are_plausible() -> None:
         assert entry.source
 
 
-@pytest.mark.parametrize(
-    ("where", "target"),
-    [
-        (None, "SM89"),
-        (8.9, "SM89"),
-        ("89", "SM89"),
-        ("sm_89", "SM89"),
-        ("SM89", "SM89"),
-        ("compute_120", "SM120"),
-        (12.0, "SM120"),
-        ("12.1", "SM121"),
-        ("RTX 3090", "SM86"),
-        (" T4 ", "SM75"),
-        ("A100", "SM80"),
-        # As people write them in bug reports; most have no figures.
-        ("A10G", "SM86"),
-        ("Tesla P100", "SM60"),
-        ("GTX 1050 Ti", "SM61"),
-        ("GTX 1660", "SM75"),
-        ("RTX 2080 Ti", "SM75"),
-        ("NVIDIA GeForce RTX 3050 Ti Laptop GPU", "SM86"),
-        ("RTX 4070 Ti SUPER", "SM89"),
-        ("RTX A4000", "SM86"),
-        ("RTX 6000 Ada", "SM89"),
-        ("RTX PRO 6000 Blackwell", "SM120"),
-        ("Jetson AGX Orin", "SM87"),
-        ("Jetson Xavier NX", "SM72"),
-        ("B200", "SM100"),
-    ],
-)
+# The second half is as people write them in bug reports; most have no figures.
+WHERE: dict[Any, str] = {
+    None: "SM89", 8.9: "SM89", "89": "SM89", "sm_89": "SM89", "SM89": "SM89", "compute_120": "SM120", 12.0: "SM120",
+    "12.1": "SM121", "RTX 3090": "SM86", " T4 ": "SM75", "A100": "SM80",
+    "A10G": "SM86", "Tesla P100": "SM60", "GTX 1050 Ti": "SM61", "GTX 1660": "SM75", "RTX 2080 Ti": "SM75",
+    "NVIDIA GeForce RTX 3050 Ti Laptop GPU": "SM86", "RTX 4070 Ti SUPER": "SM89", "RTX A4000": "SM86",
+    "RTX 6000 Ada": "SM89", "RTX PRO 6000 Blackwell": "SM120", "Jetson AGX Orin": "SM87", "Jetson Xavier NX": "SM72",
+    "B200": "SM100",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("where", "target"), WHERE.items())
 def test_target_of_anything_that_names_one(where: Any, target: str) -> None:
     assert target_of(where) == target
     if isinstance(where, str) and where.strip() in {entry.name for entry in all_gpus()}:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import importlib
 import json
+import re
 from collections import defaultdict
 from functools import cache
 from pathlib import Path
@@ -46,7 +47,7 @@ PLACED = "memory.curve recordings.recording recordings.recordings draw.recording
 
 
 # The house is not yet as small as it is meant to be: 7,500 lines, tests 12,000. These figures may only fall.
-TODAY, TESTS_TODAY = 9_800, 13_100
+TODAY, TESTS_TODAY = 9_800, 12_100
 
 
 def lines(*paths: Path) -> int:
@@ -263,5 +264,8 @@ def test_no_module_is_called_like_a_function_of_lab() -> None:
 @pytest.mark.parametrize("path", sorted(TESTS.glob("test_*.py")), ids=lambda path: path.name)
 def test_no_test_holds_a_stopwatch(path: Path) -> None:
     watches = {"perf_counter", "process_time", "cpu_times", "getrusage"}
+    text = path.read_text(encoding="utf-8").splitlines()
     held = {node.attr for node in ast.walk(code(path)) if isinstance(node, ast.Attribute)} & watches
-    assert not held, f"{path.name} measures time: on a busy machine it fails. Count the work, or use tests/benchmarks"
+    held |= {node.name for node in ast.walk(code(path)) if isinstance(node, ast.alias)} & {*watches, "sleep"}
+    held |= {line for line in text if "time.sleep(" in line and not re.search(r"# polls for|[\"']", line)}
+    assert not held, f"{path.name} holds {held}: on a busy machine it fails. Count the work, or use tests/benchmarks"
