@@ -9,7 +9,7 @@ from ipywidgets import VBox
 from trtlab import draw, models
 from trtlab.building import build
 from trtlab.draw import Picture
-from trtlab.exercises import Exercise
+from trtlab.exercises import Answer, Exercise, whole_number
 from trtlab.models import ReferenceModel
 from trtlab.tables import mib
 from trtlab.widgets import GPUS, dropdown, explorer, slider
@@ -31,9 +31,8 @@ def exercises() -> list[Exercise]:
     ]
 
 
-def _convolutions_with_addition(answer: int) -> tuple[bool, str]:
-    if isinstance(answer, bool) or not isinstance(answer, int):
-        return False, f"The answer is a whole number, not {type(answer).__name__}."
+def _convolutions_with_addition(answer: int) -> Answer:
+    whole_number(answer)
     path = models.digit_cnn().onnx()
     fate = build(path, shapes={"x": (8, 1, 28, 28)}, progress=False).fate(path)
     together = set(fate[fate.op == "Conv"].layer) & set(fate[fate.op == "Add"].layer)

@@ -26,14 +26,13 @@ from trtlab.building import build
 from trtlab.draw.frame import MARGIN, Picture, fit, key, message, plot, style, width_of
 from trtlab.draw.palette import KINDS, MUTED, kind_of_op
 from trtlab.errors import BuildError, ModelError, TrtlabError
-from trtlab.exercises import Exercise
+from trtlab.exercises import Answer, Exercise
 from trtlab.export_checks import checklist
 from trtlab.models.export import hide_known_noise
 from trtlab.onnx_model import Model, read_model, read_whole
 from trtlab.shapes import Shapes, proposed_shapes
 from trtlab.widgets import dropdown, explorer
 
-Answer = tuple[bool, str]
 Simplifier = Callable[[onnx.ModelProto], onnx.ModelProto]
 _TOLERANCE = 1e-4
 _WORDS = {"float16": "FP16", "float64": "FP64"}  # NumPy's names of types, and this course's

@@ -9,16 +9,14 @@ import numpy as np
 import onnx
 from ipywidgets import VBox
 
-from trtlab import draw, numerics
+from trtlab import draw
 from trtlab.building import build
 from trtlab.engine import Engine, Layer
 from trtlab.errors import BuildError
-from trtlab.exercises import Exercise
+from trtlab.exercises import Answer, Exercise, a_model, same_numbers
 from trtlab.onnx_model import Model
 from trtlab.toys import PATTERNS, TYPES, toy
 from trtlab.widgets import GPUS, dropdown, explorer
-
-Answer = tuple[bool, str]
 
 
 def exercises() -> list[Exercise]:
@@ -74,11 +72,9 @@ def _mlp_kernels(answer: Sequence[int]) -> Answer:
 
 
 def _merged_heads(answer: onnx.ModelProto) -> Answer:
-    if not isinstance(answer, onnx.ModelProto):
-        return False, f"The answer is a model (an onnx.ModelProto, as toy() makes it), not {type(answer).__name__}."
-    difference = _difference(PATTERNS["Three heads"].model(), answer)
-    if difference:
-        return False, difference
+    a_model(answer)
+    x = np.random.default_rng(0).normal(size=(64, 256)).astype(np.float32)
+    same_numbers(PATTERNS["Three heads"].model(), answer, {"x": x}, _same_head)
     try:
         mine = len(build(answer, progress=False).kernels)
     except BuildError as error:
@@ -97,20 +93,11 @@ def _reference() -> onnx.ModelProto:
     )  # fmt: skip
 
 
-def _difference(wanted: onnx.ModelProto, answer: onnx.ModelProto) -> str:
-    """What distinguishes the outputs of two models on the same input; "" when nothing does."""
-    names = [[value.name for value in model.graph.output] for model in (wanted, answer)]
-    if sorted(names[0]) != sorted(names[1]):
-        return f"The outputs should be called {', '.join(names[0])}, not {', '.join(names[1])}."
-    x = np.random.default_rng(0).normal(size=(64, 256)).astype(np.float32)
-    truth, given = (numerics.run(model, {"x": x}) for model in (wanted, answer))
-    for name, value in truth.items():
-        if value.shape != given[name].shape:
-            return f"'{name}' has the shape {given[name].shape}, in the original it is {value.shape}."
-        if not np.allclose(value, given[name], atol=1e-4):
-            worst = np.abs(value - given[name]).max()
-            return f"'{name}' differs by up to {worst:.2g}: are weights, biases and pieces in the same order?"
-    return ""
+def _same_head(name: str, truth: np.ndarray, given: np.ndarray) -> str:
+    if np.allclose(truth, given, atol=1e-4):
+        return ""
+    worst = np.abs(truth - given).max()
+    return f"'{name}' differs by up to {worst:.2g}: are weights, biases and pieces in the same order?"
 
 
 def _writers_of_y(answer: str | Layer | Iterable[str | Layer]) -> Answer:

@@ -4,30 +4,36 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import onnx
 import pandas as pd
 from ipywidgets import VBox
 
-from trtlab.ask import Trial, try_setting, try_settings
 from trtlab.building import build
+from trtlab.buildlog import read_engine
 from trtlab.draw.frame import MARGIN, Card, Picture, clean, fit, message, style, width_of
 from trtlab.draw.palette import KINDS, MUTED, TEXT, UNASKED
 from trtlab.engine import Engine
-from trtlab.errors import AssetError
-from trtlab.exercises import Exercise
+from trtlab.errors import AssetError, BuildError
+from trtlab.exercises import Answer, Exercise, whole_number
 from trtlab.files import data_file
-from trtlab.gpus import Gpu, gpu
+from trtlab.gpus import Gpu, check_target
+from trtlab.gpus import gpu as find_gpu
 from trtlab.messages import plain
 from trtlab.models import efficientnet_lite0
-from trtlab.onnx_model import Model
+from trtlab.onnx_model import Model, parse, read_source
+from trtlab.process import CompilerProcess
+from trtlab.shapes import Shapes, read_shapes
 from trtlab.tables import mib, number
+from trtlab.tensorrt_choice import load_tensorrt
 from trtlab.toys import toy
 from trtlab.widgets import dropdown, explorer
 
-Answer = tuple[bool, str]
 _BUDGET = 2**30  # bytes, in 03.1
 
 
@@ -61,8 +67,7 @@ def exercises() -> list[Exercise]:
 
 
 def _contexts(answer: int) -> Answer:
-    if isinstance(answer, bool) or not isinstance(answer, int):
-        return False, f"The answer is a whole number, not {type(answer).__name__}."
+    whole_number(answer)
     engine = build(efficientnet_lite0().onnx(), shapes={"x": (8, 3, 224, 224)}, progress=False)
     weights, activations = engine.weight_bytes or 0, engine.activation_bytes or 1
     truth = (_BUDGET - weights) // activations
@@ -100,6 +105,114 @@ def _products() -> onnx.ModelProto:
         "two (float[64,256] x) => (float[64,256] a, float[64,256] b) { a = MatMul(x, w1) b = MatMul(x, w2) }",
         w1=(256, 256), w2=(256, 256),
     )  # fmt: skip
+
+
+# On a machine without a GPU these follow every other error.
+_NOISE = ("cudaError 35", "catchCudaError", "[checkMacros")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One build with a setting: the engine and the size of its plan (None where TensorRT or Python refused).
+
+    `said` is the first thing that TensorRT warned of or failed with, "" when there is none.
+    """
+
+    setting: str
+    engine: Engine | None = field(repr=False)
+    plan_bytes: int | None
+    said: str
+
+    @property
+    def streams(self) -> int:
+        """How many CUDA streams the engine's kernels run on; 0 without an engine or its layers."""
+        return len({layer.stream for layer in self.engine.kernels}) if self.engine else 0
+
+    def differs(self, other: Trial) -> bool:
+        """True when the other trial made another engine: other layers, memory figures or no engine at all."""
+        return self.engine != other.engine
+
+
+def try_setting(
+    model: Model, setting: str = "", shapes: Shapes = None, gpu: str | float | Gpu | None = None, *,
+    time_limit: float = 120,
+) -> Trial:  # fmt: skip
+    """Build `model` after running `setting`, lines of Python that see trt, config, builder and network.
+
+    They run after the target and the profiles are set, in a process that ends with the build. What fails is part of the
+    answer: nothing is raised but for a model, shapes or GPU that cannot be read. Nothing is cached. `time_limit` is in
+    seconds.
+    """
+    source = read_source(model)
+    parse(source)
+    order = {"task": "build", "target": check_target(gpu, load_tensorrt()), "profiles": read_shapes(shapes),
+             "path": str(source.path) if source.external else None, "setting": setting}  # fmt: skip
+    with CompilerProcess() as process:
+        try:
+            told = process.run(order, source.path or source.data, time_limit)
+        except BuildError as error:
+            return Trial(setting, None, None, error.message)
+    complaints = (*told.spoken("ERROR"), *told.spoken("WARNING"))
+    said = next((message for message in complaints if not any(noise in message for noise in _NOISE)), "")
+    if told.plan is None:
+        return Trial(setting, None, None, (told.error or {}).get("message") or said)
+    return Trial(setting, read_engine(told.messages, told.facts), len(told.plan), said)
+
+
+def try_settings(
+    model: Model, settings: Sequence[str], shapes: Shapes = None, gpu: str | float | Gpu | None = None
+) -> list[Trial]:
+    """`try_setting` for each of `settings`, two at a time, in their order."""
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(lambda setting: try_setting(model, setting, shapes, gpu), settings))
+
+
+# What the runtime says of a plan, and the state it means; the first that fits counts.
+_STATES = {
+    "empty memory buffer": "empty",
+    "magicTag": "not an engine",
+    "minBufferSize": "cut",
+    "cursor < blobSize": "cut",
+    "header.size == blobSize": "cut",
+    "Version tag does not match": "another version",
+    "cudaError 35": "needs a GPU",  # its header is in order, and more is read on an NVIDIA GPU only
+}
+
+
+@dataclass(frozen=True)
+class PlanCheck:
+    """What the runtime made of a plan of `nbytes`: a state, and what TensorRT said.
+
+    States: loads, needs a GPU, empty, not an engine, cut, another version, refused, crashed.
+    """
+
+    name: str
+    nbytes: int
+    state: str
+    said: str
+
+
+def check_plan(plan: bytes | str | Path, name: str = "", *, time_limit: float = 60) -> PlanCheck:
+    """Let TensorRT's Runtime deserialize a plan (a file or its bytes) in a process of its own, and say what it said.
+
+    Deserializing runs what the file brings along: ask it only about files you trust. Raises AssetError when the file
+    cannot be read. `time_limit` is in seconds.
+    """
+    if isinstance(plan, str | Path):
+        name = name or Path(plan).name
+        try:
+            plan = Path(plan).read_bytes()
+        except OSError as error:
+            raise AssetError(f"'{name}' cannot be read ({error.strerror}).", fix="check the path.") from error
+    with CompilerProcess() as process:
+        try:
+            told = process.run({"task": "deserialize"}, plan, time_limit)
+        except BuildError as error:
+            return PlanCheck(name, len(plan), "refused" if error.stage == "time" else "crashed", error.message)
+    said = [message for message in told.spoken("ERROR") if not message.startswith("[checkMacros")]
+    known = [(state, message) for words, state in _STATES.items() for message in said if words in message]
+    state, words = ("loads", "") if told.facts.get("loaded") else (*known, ("refused", "".join(said[:1])))[0]
+    return PlanCheck(name, len(plan), state, words)
 
 
 TARGETS = {
@@ -251,7 +364,7 @@ _COLUMNS = ("plan, MiB", "kernels", "streams", "activations, MiB")
 def compared_builds(trials: Mapping[str, Trial], title: str) -> Picture:
     """Draw what `try_setting` returned, {what was set: trial}, a row each; a refusal shows TensorRT's words."""
     if not trials:
-        return message("There are no builds to draw", ["Give {'the default': trtlab.ask.try_setting(model)}."])
+        return message("There are no builds to draw", ["Give {'the default': chapter03.try_setting(model)}."])
     figures = [_figures(trial) for trial in trials.values()]
     largest = [max(column) or 1 for column in zip((0,) * 4, *filter(None, figures), strict=True)]
     with style():
@@ -309,7 +422,7 @@ def supports(software: str, card: str | Gpu) -> bool:
     table = compatibility()
     if software not in table.index:
         raise AssetError(f"'{software}' is not in the table.", fix=f"choose one of {', '.join(table.index)}.")
-    capability = (card if isinstance(card, Gpu) else gpu(card)).compute_capability
+    capability = (card if isinstance(card, Gpu) else find_gpu(card)).compute_capability
     words = str(table.loc[software, "compute_capability"]).split("(")[0]
     listed = re.findall(r"\d+\.\d", words)
     if "and later" in words:

@@ -21,14 +21,13 @@ from trtlab.draw.frame import MARGIN, Card, Picture, fit, label, plot, style, wi
 from trtlab.draw.palette import BAR, CARD, EDGE, KINDS, MUTED, TEXT, UNASKED
 from trtlab.engine import Engine
 from trtlab.errors import ModelError
-from trtlab.exercises import Exercise
+from trtlab.exercises import Answer, Exercise, whole_number
 from trtlab.models.export import export
 from trtlab.numerics import Accuracy, TensorDifference, run
 from trtlab.precision import to_half
 from trtlab.tensorrt_choice import load_tensorrt
 from trtlab.widgets import explorer
 
-Answer = tuple[bool, str]
 # A number format, in pictures that compare precisions: the same inks, as no picture shows both.
 _SAME = {
     "FP32": "other", "BF16": "normalisation, reduction", "FP16": "convolution", "FP8": "embedding, gather",
@@ -70,8 +69,7 @@ def exercises() -> list[Exercise]:
 
 
 def _largest_square(answer: int) -> Answer:
-    if isinstance(answer, bool) or not isinstance(answer, int | np.integer):
-        return False, f"The answer is a whole number, not {type(answer).__name__}."
+    whole_number(answer)
     largest = float(np.finfo(np.float16).max)
     truth = int(np.sqrt(largest))
     if answer == truth:

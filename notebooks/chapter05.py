@@ -23,14 +23,13 @@ from trtlab.building import build
 from trtlab.draw.frame import MARGIN, Picture, fit, key, label, message, plot, style, width_of
 from trtlab.draw.palette import CARD, KINDS, MUTED, TEXT, UNASKED, kind_of_op
 from trtlab.engine import Engine, owners
-from trtlab.errors import AssetError, BuildError, ModelError, TrtlabError
-from trtlab.exercises import Exercise
+from trtlab.errors import AssetError, BuildError, ModelError
+from trtlab.exercises import Answer, Exercise, a_model, same_numbers
 from trtlab.numerics import run, sqnr
 from trtlab.recordings import compare, recording
 from trtlab.toys import toy
 from trtlab.widgets import dropdown, explorer
 
-Answer = tuple[bool, str]
 _PAIR = "q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z)"
 _BLOCK = "block (float16[8,64,28,28] x) => (float16[8,64,28,28] y) "
 _SAME_DB = 65.0  # rounding to FP16 leaves more than 70 dB; another scale, or none, less than 60
@@ -115,11 +114,9 @@ def _block(nodes: str) -> onnx.ModelProto:
 
 
 def _repaired(answer: onnx.ModelProto) -> Answer:
-    if not isinstance(answer, onnx.ModelProto):
-        return False, f"The answer is a model (an onnx.ModelProto, as toy() makes it), not {type(answer).__name__}."
-    difference = _difference(_block(f"{_PAIR} r = Relu(d)"), answer)
-    if difference:
-        return False, difference
+    a_model(answer)
+    x = np.random.default_rng(1).uniform(-2.6, 2.6, (8, 64, 28, 28)).astype(np.float16)  # 127 steps of s reach 2.54
+    same_numbers(_block(f"{_PAIR} r = Relu(d)"), answer, {"x": x}, _same_block)
     try:
         engine = build(answer, progress=False)
     except BuildError as error:
@@ -133,27 +130,15 @@ def _repaired(answer: onnx.ModelProto) -> Answer:
     return False, f"The numbers are right, but the convolution still reads {types}."
 
 
-def _difference(wanted: onnx.ModelProto, answer: onnx.ModelProto) -> str:
+def _same_block(name: str, truth: np.ndarray, given: np.ndarray) -> str:
     """What distinguishes the answer from the block it was given; "" when nothing but the rounding of its output."""
-    ports = [(list(model.graph.input), list(model.graph.output)) for model in (wanted, answer)]
-    names = [[value.name for value in (*reads, *writes)] for reads, writes in ports]
-    if names[0] != names[1]:
-        return f"Input and output should be called {' and '.join(names[0])}, not {' and '.join(names[1])}."
-    if [v.type for side in ports[0] for v in side] != [v.type for side in ports[1] for v in side]:
-        return "Input and output should have the types and shapes of the original: float16[8,64,28,28]."
-    x = np.random.default_rng(1).uniform(-2.6, 2.6, (8, 64, 28, 28)).astype(np.float16)  # 127 steps of s reach 2.54
-    try:
-        right, given = (run(model, {"x": x}, outputs=["y"])["y"] for model in (wanted, answer))
-    except TrtlabError as error:
-        return f"ONNX Runtime cannot run it. {error}"
-    decibel = sqnr(right, given)
+    decibel = sqnr(truth, given)
     if decibel >= _SAME_DB:
         return ""
+    said = f"{decibel:.0f} dB against the given block"
     if decibel >= _CLOSE_DB:
-        return (
-            f"Close, but not the same numbers: {decibel:.0f} dB against the given block. Is x rounded with its scale?"
-        )
-    return f"It computes something else: {decibel:.0f} dB against the given block. Did the ReLU or a scale change?"
+        return f"Close, but not the same numbers: {said}. Is x rounded with its scale?"
+    return f"It computes something else: {said}. Did the ReLU or a scale change?"
 
 
 def _lost_most(answer: tuple[str, float]) -> Answer:

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from ipywidgets import VBox
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from trtlab.draw.frame import Picture, label, plot, style
 from trtlab.draw.palette import KINDS, TEXT
-from trtlab.errors import ProfileError
-from trtlab.exercises import Exercise
+from trtlab.errors import BuildError, ProfileError
+from trtlab.exercises import Answer, Exercise, a_model
+from trtlab.messages import plain
 from trtlab.models import transformer_encoder
+from trtlab.numerics import run
 from trtlab.onnx_model import Model
-from trtlab.profiles import Finding, ProfileResponse, Suggestion, check, read_shapes, suggest, try_profiles
+from trtlab.process import CompilerProcess, Transcript
+from trtlab.profiles import Finding, Suggestion, check, read_shapes, suggest
 from trtlab.toys import toy
 from trtlab.widgets import explorer, slider
 
-Answer = tuple[bool, str]
 BATCHES = (1, 2, 5, 8)
 
 
@@ -117,6 +118,70 @@ def _share(fails: Sequence[bool]) -> str:
     return f"{sum(fails)} of its {len(fails)} sides fail"
 
 
+OUTCOMES = ("raises", "returns -1", "no engine", "a line in the log", "not a word")  # the last two with an engine
+
+
+@dataclass(frozen=True)
+class ProfileResponse:
+    """What a call raised, what add_optimization_profile returned, whether there is an engine, and what the log said."""
+
+    raised: str
+    returned: tuple[int, ...]
+    built: bool
+    errors: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def outcome(self) -> str:
+        """One of OUTCOMES."""
+        signs = (self.raised, -1 in self.returned, not self.built, self.warnings, True)
+        return next(outcome for outcome, sign in zip(OUTCOMES, signs, strict=True) if sign)
+
+    @property
+    def refused(self) -> bool:
+        """True when a script that looks at exceptions, at -1 and at None has no engine."""
+        return self.outcome in OUTCOMES[:3]
+
+    def __str__(self) -> str:
+        said = plain(self.errors[0]) if self.errors else "no reason given"
+        after = "; the build goes on without this profile" if self.built else ""
+        words = (
+            f"set_shape raises {self.raised}", f"add_optimization_profile returns -1: {said}{after}",
+            f"the build returns None: {said}", f"builds; a warning: {plain(''.join(self.warnings[:1]))}",
+            "builds, says nothing",
+        )  # fmt: skip
+        return words[OUTCOMES.index(self.outcome)]
+
+
+def try_profiles(cases: Sequence[tuple[onnx.ModelProto, Any]]) -> list[ProfileResponse]:
+    """TensorRT's response to each (model, shapes), for SM89; `shapes` goes to set_shape unchecked, whatever it is.
+
+    Inputs that TensorRT takes for shape tensors get their values. Raises BuildError when TensorRT cannot be asked.
+    """
+    found: list[ProfileResponse] = []
+    while len(found) < len(cases):
+        with CompilerProcess() as process:
+            for model, shapes in cases[len(found) :]:
+                profiles = [shapes] if isinstance(shapes, dict) else shapes or []
+                order = {"task": "build", "target": "SM89", "profiles": profiles, "tolerant": True}
+                try:
+                    found.append(_response(process.run(order, model.SerializeToString(), 120)))
+                except BuildError as error:
+                    if error.stage == "cancelled" or process.transcript.stage == "start":
+                        raise
+                    found.append(ProfileResponse("", (), False, (error.message,), ()))
+                    break  # the process is gone
+    return found
+
+
+def _response(told: Transcript) -> ProfileResponse:
+    raised = told.facts.get("raised", "").split(" The following")[0]
+    own = [told.error["message"]] if told.error and told.error["message"] else []
+    errors = (*own, *(message for message in told.spoken("ERROR") if "catchCudaError" not in message))
+    warnings = tuple(message for message in told.spoken("WARNING") if message.startswith("Profile k"))
+    return ProfileResponse(raised, tuple(told.facts.get("returned", ())), told.plan is not None, errors, warnings)
+
+
 def stuck() -> onnx.ModelProto:
     """The network of 06.2: a token and a Reshape that know the batch of the export."""
     return toy(
@@ -127,8 +192,7 @@ def stuck() -> onnx.ModelProto:
 
 
 def _freed(answer: onnx.ModelProto) -> Answer:
-    if not isinstance(answer, onnx.ModelProto):
-        return False, f"The answer is a model (an onnx.ModelProto, as toy() makes it), not {type(answer).__name__}."
+    a_model(answer)
     names = [[value.name for value in ports] for ports in (answer.graph.input, answer.graph.output)]
     weights = {tensor.name for tensor in answer.graph.initializer}
     if [[name for name in names[0] if name not in weights], names[1]] != [["x"], ["y"]]:
@@ -139,7 +203,7 @@ def _freed(answer: onnx.ModelProto) -> Answer:
     numbers = np.random.default_rng(0).normal(size=(max(BATCHES), 8, 16)).astype(np.float32)
     for batch in BATCHES:
         x = numbers[:batch]
-        given, truth = _run(answer, x), _truth(x)
+        given, truth = run(answer, {"x": x})["y"], _truth(x)
         if given.shape != truth.shape:
             return False, f"At batch {batch} y has the shape {given.shape}, it should be {truth.shape}."
         if not np.allclose(given, truth, atol=1e-4):
@@ -163,13 +227,6 @@ def _truth(x: np.ndarray) -> np.ndarray:
     token = np.broadcast_to(weights["cls"][:1], (len(x), 1, 16))
     product: np.ndarray = np.concatenate([token, x], axis=1).reshape(len(x), 144) @ weights["w"]
     return product
-
-
-def _run(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # the verdict says what is wrong
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return np.asarray(session.run(["y"], {"x": x})[0])
 
 
 def _three_profiles(answer: Any, observed: Any) -> Answer:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pandas as pd
 from ipywidgets import VBox
 from matplotlib.axes import Axes
@@ -19,7 +18,7 @@ from trtlab.building import build, build_each
 from trtlab.draw.frame import MARGIN, Picture, clean, key, label, message, plot, style, width_of
 from trtlab.draw.palette import BAR, KINDS, MUTED, TEXT, readable_name
 from trtlab.errors import BuildError, TrtlabError
-from trtlab.exercises import Exercise
+from trtlab.exercises import Answer, Exercise, a_model, same_numbers, whole_number
 from trtlab.gpus import Gpu
 from trtlab.memory import Curve, Liveness, breakdown
 from trtlab.memory.curves import in_words
@@ -27,8 +26,6 @@ from trtlab.onnx_model import Model
 from trtlab.tables import number, unit_of
 from trtlab.toys import toy
 from trtlab.widgets import explorer, slider
-
-Answer = tuple[bool, str]
 
 
 def exercises() -> list[Exercise]:
@@ -119,8 +116,7 @@ def _shortcut(answer: float) -> Answer:
 
 
 def _workspace(answer: int) -> Answer:
-    if isinstance(answer, bool) or not isinstance(answer, Integral):
-        return False, f"The answer is a whole number of MiB, not {type(answer).__name__}."
+    whole_number(answer, "MiB")
     engine = build(models.resnet50().onnx(), shapes={"x": (32, 3, 224, 224)}, progress=False)
     reserved, weights = engine.activation_bytes or 0, engine.weight_bytes or 0
     truth = math.ceil((reserved - weights) / 2**20)
@@ -134,11 +130,9 @@ def _workspace(answer: int) -> Answer:
 
 
 def _less_memory(answer: onnx.ModelProto) -> Answer:
-    if not isinstance(answer, onnx.ModelProto):
-        return False, f"The answer is a model (an onnx.ModelProto, as toy() makes it), not {type(answer).__name__}."
-    difference = _difference(skip_network(), answer)
-    if difference:
-        return False, difference
+    a_model(answer)
+    x = np.random.default_rng(0).normal(size=(1, 64, 256, 256)).astype(np.float32)
+    same_numbers(skip_network(), answer, {"x": x}, _same_image)
     try:
         mine = memory.liveness(build(answer, progress=False))
     except BuildError as error:
@@ -150,24 +144,9 @@ def _less_memory(answer: onnx.ModelProto) -> Answer:
     return True, f"The same numbers, and {after:.1f} MiB alive at once instead of {before:.1f}."
 
 
-def _difference(wanted: onnx.ModelProto, answer: onnx.ModelProto) -> str:
-    """What distinguishes the output of two models on the same input; "" when nothing does."""
-    if [value.name for value in answer.graph.output] != ["y"] or [value.name for value in answer.graph.input] != ["x"]:
-        return "The model must have one input x and one output y, as the original."
-    x = np.random.default_rng(0).normal(size=(1, 64, 256, 256)).astype(np.float32)
-    truth, given = (_output(model, x) for model in (wanted, answer))
-    if truth.shape != given.shape:
-        return f"y has the shape {given.shape}, in the original it is {truth.shape}."
+def _same_image(name: str, truth: np.ndarray, given: np.ndarray) -> str:
     worst = float(np.abs(truth - given).max() / np.abs(truth).max())
-    return "" if worst < 1e-3 else f"y differs by up to {100 * worst:.1f}% of its largest value."
-
-
-def _output(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # the verdict says what is wrong
-    options.intra_op_num_threads = 2
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return np.asarray(session.run(["y"], {"x": x})[0])
+    return "" if worst < 1e-3 else f"{name} differs by up to {100 * worst:.1f}% of its largest value."
 
 
 MEMORY_BATCHES = (1, 2, 4, 8, 16, 32, 64)

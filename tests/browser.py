@@ -155,14 +155,11 @@ class NotebookPage:
         return found
 
     def settled_pictures(self, seconds: float = 60) -> list[str]:
-        """The pictures inside widgets once there are some and half a second has not changed them."""
-        deadline, now = time.monotonic() + seconds, self.pictures()
-        while time.monotonic() < deadline:
-            self.page.wait_for_timeout(500)
-            before, now = now, self.pictures()
-            if now and now == before:
-                return now
-        raise AssertionError("no widget shows a picture" if not now else "a widget's picture does not come to rest")
+        """The pictures inside widgets once the kernel is idle; there must be some."""
+        self.wait_idle(seconds)
+        found = self.pictures()
+        assert found, "no widget shows a picture"
+        return found
 
     def move_slider(self, key: str = "ArrowRight", number: int = 0) -> None:
         """Press an arrow key on the notebook's slider."""
@@ -192,12 +189,9 @@ class NotebookPage:
         box.scroll_into_view_if_needed()
         return box
 
-    def wait_for_other_pictures(self, before: list[str], seconds: float = 60) -> float:
-        """Wait until the widgets' pictures differ from `before` and none is missing; returns the seconds it took."""
-        begin = time.perf_counter()
-        while time.perf_counter() - begin < seconds:
-            now = self.pictures()
-            if now and now != before:
-                return time.perf_counter() - begin
-            self.page.wait_for_timeout(50)
-        raise AssertionError(f"the picture did not change within {seconds:.0f} s")
+    def wait_for_other_pictures(self, before: list[str], seconds: float = 60) -> None:
+        """Wait until the widgets' pictures differ from `before` and none is missing."""
+        deadline = time.monotonic() + seconds
+        while (now := self.pictures()) in ([], before):
+            assert time.monotonic() < deadline, f"the picture {now and 'did not change'} within {seconds:.0f} s"
+            self.page.wait_for_timeout(50)  # polls for the kernel's answer

@@ -262,7 +262,8 @@ def gone(root: Path, fault: Fault) -> Iterator[str]:
 def ids(root: Path, test: str) -> list[str]:
     """What pytest calls a test: the path of a notebook, or file::function."""
     if "/" in test.partition("[")[0]:
-        return [test] if (root / test.removeprefix("build/")).is_file() else []  # the copy is made when pytest starts
+        file = root / test.removeprefix("build/").partition("::")[0]  # the copy is made when pytest starts
+        return [test] if file.is_file() else []
     function = f"\ndef {test.partition('[')[0]}("
     files = sorted((root / "tests").glob("test_*.py"))
     return [f"tests/{path.name}::{test}" for path in files if function in path.read_text(encoding="utf-8")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import chapter06
 from spoiled_engines import everywhere
 
 from trtlab import building, buildlog, profiles, trt
@@ -39,7 +40,7 @@ def nothing_refused() -> None:
             return Engine(())
 
     everywhere(build, spoiled)
-    everywhere(profiles.try_profiles, lambda cases: [profiles.ProfileResponse("", (0,), True, (), ()) for _ in cases])
+    everywhere(chapter06.try_profiles, lambda cases: [chapter06.ProfileResponse("", (0,), True, (), ()) for _ in cases])
 
 
 def nothing_found() -> None:

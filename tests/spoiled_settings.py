@@ -11,14 +11,14 @@ from typing import Any
 import chapter03
 from spoiled_engines import everywhere
 
-from trtlab import ask, buildlog, engine
+from trtlab import buildlog, engine
 
 
 def settings_do_nothing() -> None:
     """Every setting makes the default engine, and nobody complains."""
-    build = ask.try_setting
+    build = chapter03.try_setting
 
-    def spoiled(model: Any, setting: str = "", *args: Any, **options: Any) -> ask.Trial:
+    def spoiled(model: Any, setting: str = "", *args: Any, **options: Any) -> chapter03.Trial:
         return replace(build(model, "", *args, **options), setting=setting, said="")
 
     _replace_trials(spoiled)
@@ -26,9 +26,9 @@ def settings_do_nothing() -> None:
 
 def everything_is_refused() -> None:
     """No setting but the default builds."""
-    build = ask.try_setting
+    build = chapter03.try_setting
 
-    def spoiled(model: Any, setting: str = "", *args: Any, **options: Any) -> ask.Trial:
+    def spoiled(model: Any, setting: str = "", *args: Any, **options: Any) -> chapter03.Trial:
         trial = build(model, setting, *args, **options)
         return trial if not setting else replace(trial, engine=None, plan_bytes=None, said="no")
 
@@ -53,7 +53,7 @@ def every_plan_is_the_same() -> None:
 
 def every_file_is_fine() -> None:
     """The runtime has nothing against any file."""
-    everywhere(ask.check_plan, lambda plan, name="": ask.PlanCheck(name, len(plan), "needs a GPU", ""))
+    everywhere(chapter03.check_plan, lambda plan, name="": chapter03.PlanCheck(name, len(plan), "needs a GPU", ""))
 
 
 def every_card_is_supported() -> None:
@@ -62,8 +62,8 @@ def every_card_is_supported() -> None:
 
 
 def _replace_trials(spoiled: Any) -> None:
-    def all_spoiled(model: Any, lines: Any, shapes: Any = None, gpu: Any = None) -> list[ask.Trial]:
+    def all_spoiled(model: Any, lines: Any, shapes: Any = None, gpu: Any = None) -> list[chapter03.Trial]:
         return [spoiled(model, line, shapes, gpu) for line in lines]
 
-    everywhere(ask.try_settings, all_spoiled)
-    everywhere(ask.try_setting, spoiled)
+    everywhere(chapter03.try_settings, all_spoiled)
+    everywhere(chapter03.try_setting, spoiled)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -74,8 +73,7 @@ def test_the_slider_redraws_the_picture(lab: Lab, notebook: str) -> None:
         assert book.error_texts() == []
         before = book.settled_pictures()
         book.move_slider("ArrowRight")
-        seconds = book.wait_for_other_pictures(before)
-        print(f"{notebook}: from the slider to the new picture {seconds:.2f} s", file=sys.stderr)
+        book.wait_for_other_pictures(before)
         assert book.error_texts() == []
         assert book.errors == []
 
@@ -98,14 +96,13 @@ def test_the_dropdown_and_the_toggle_redraw_the_picture(
         assert book.error_texts() == []
         first = book.settled_pictures()
         book.choose(dropdown, option)
-        to_chosen = book.wait_for_other_pictures(first)
+        book.wait_for_other_pictures(first)
         second = book.settled_pictures()
         assert book.pressed(toggle) != button
         book.press(toggle, button)
-        to_pressed = book.wait_for_other_pictures(second)
+        book.wait_for_other_pictures(second)
         third = book.settled_pictures()
         assert book.pressed(toggle) == button
         assert len({*first, *second, *third}) == 3
-        print(f"{notebook}: dropdown {to_chosen:.2f} s, toggle {to_pressed:.2f} s", file=sys.stderr)
         assert book.error_texts() == []
         assert book.errors == []

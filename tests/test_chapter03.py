@@ -12,12 +12,12 @@ from typing import Any
 
 import chapter03
 import pytest
-from chapter03 import TARGETS, compatibility, sentence, setting_lines, settings_explorer, settings_picture, supports
+from chapter03 import check_plan, setting_lines, settings_picture, supports, try_setting, try_settings
+from chapter06 import try_profiles
 from notebook_runs import NOTEBOOKS, noticing_sections
 
 import trtlab as lab
 from trtlab import exercises
-from trtlab.ask import check_plan, try_profiles, try_setting, try_settings
 from trtlab.errors import AssetError, BuildError
 from trtlab.tensorrt_choice import has_gpu
 from trtlab.toys import PATTERNS, toy
@@ -129,18 +129,16 @@ def test_a_good_plan_only_lacks_a_gpu(plan: bytes) -> None:
 
 def test_the_sentence_of_a_message_is_found() -> None:
     build = "IBuilder::build: Error Code 1: Myelin ([pass.cpp:337: check_turing] Cannot compile 'a'. In b at c)"
-    assert sentence(build) == "Cannot compile 'a'"
-    cuda = "IRuntime::x: Error Code 1: Cuda Runtime (In S at /_src/c.cpp:25 (cudaError 35: too old))"
-    assert sentence(cuda) == "too old"
-    assert sentence("setThis() is unsupported in TensorRT-RTX.") == "setThis() is unsupported in TensorRT-RTX"
-    assert sentence("") == ""
+    assert chapter03.sentence(build) == "Cannot compile 'a'"
+    assert chapter03.sentence("setThis() is unsupported in TensorRT-RTX.") == "setThis() is unsupported in TensorRT-RTX"
+    assert chapter03.sentence("") == ""
 
 
 # ---------------------------------------------------------------------- versions
 
 
 def test_every_row_of_the_table_has_its_source() -> None:
-    table = compatibility()
+    table = chapter03.compatibility()
     assert table.index.is_unique
     assert set(table["evidence"]) == {"quoted", "measured"}
     assert (table["source"] != "").all()
@@ -157,7 +155,7 @@ def test_old_cards_are_dropped_when_the_notes_say_so() -> None:
 
 
 def test_the_measured_row_is_what_this_compiler_offers() -> None:
-    listed = compatibility().loc["TensorRT-RTX 1.7", "compute_capability"].split(", ")
+    listed = chapter03.compatibility().loc["TensorRT-RTX 1.7", "compute_capability"].split(", ")
     assert {f"SM{one.replace('.', '')}" for one in listed} == set(lab.gpus.targets(lab.trt))
 
 
@@ -186,7 +184,7 @@ def test_the_picture_of_builds_shows_a_refusal_in_tensorrts_words(model: Any) ->
 
 @pytest.mark.parametrize("targets", ["RTX 3090, 4090, 5090", "T4"])
 def test_the_widget_builds_what_was_chosen(model: Any, targets: str) -> None:
-    assert targets in TARGETS
+    assert targets in chapter03.TARGETS
     assert "plan weighs" in settings_picture(model, targets, "1", "NONE").get_label()
 
 
@@ -194,7 +192,7 @@ def test_the_widget_shows_a_refusal_and_the_same_choice_twice() -> None:
     product = toy("t (float[64,64] x) => (float[64,64] y) { y = MatMul(x, w) }", w=(64, 64))
     assert "refuses" in settings_picture(product, "T4", "any", "DETAILED").get_label()
     assert "1.0 times" in settings_picture(product, "RTX 4090", "any", "DETAILED").get_label()
-    assert len(settings_explorer({"one": product}, {}).children[0].children) == 4
+    assert len(chapter03.settings_explorer({"one": product}, {}).children[0].children) == 4
 
 
 # --------------------------------------------------------------------- exercises

@@ -129,7 +129,7 @@ def test_a_second_pair_behind_the_relu_repairs_the_block_too() -> None:
         (lambda: block(REPAIRED, s=np.float16(0.1)), "Close, but"),
         (lambda: block(REPAIRED, s=np.float16(0.2)), "a scale"),
         (lambda: block(REPAIRED, sw=np.float16(0.001)), "something else"),
-        (lambda: block(REPAIRED, shape="1,64,28,28"), "types and shapes"),
+        (lambda: block(REPAIRED, shape="1,64,28,28"), "should be called x (float16 8×64×28×28) and y"),
         (lambda: "block", "is a model"),
     ],
 )

@@ -12,22 +12,16 @@ import onnxsim
 import pytest
 import tiny_models as tiny
 import torch
-from chapter01 import fixed_encoder, without_export_noise
+from chapter01 import fixed_encoder
+from chapter06 import try_profiles
 from onnx import TensorProto
+from test_chapter01 import export
 from torch import nn
 
 import trtlab as lab
 from trtlab.export_checks import Checklist, checklist
-from trtlab.profiles import try_profiles
 from trtlab.tables import COLOURS
 from trtlab.toys import toy
-
-
-def export(module: nn.Module, *inputs: torch.Tensor, **options: object) -> onnx.ModelProto:
-    with without_export_noise(), torch.inference_mode():
-        program = torch.onnx.export(module, inputs, dynamo=True, verbose=False, **options)  # type: ignore[arg-type]
-    assert program is not None
-    return program.model_proto
 
 
 def verdicts(found: Checklist) -> dict[str, str]:
@@ -305,20 +299,6 @@ def test_it_can_be_read_in_a_notebook_in_a_terminal_and_as_a_table() -> None:
     assert not any(check.advice for check in found if check.verdict == "ok")
     with pytest.raises(KeyError, match="unused inputs"):
         found["no such check"]
-
-
-def luminance(colour: str) -> float:
-    """The relative luminance of "#RRGGBB", as WCAG 2 defines it."""
-    shares = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
-    linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
-    return float(np.dot((0.2126, 0.7152, 0.0722), linear))
-
-
-@pytest.mark.parametrize("ground", ["#FFFFFF", "#111111"], ids=["JupyterLab Light", "JupyterLab Dark"])
-def test_the_marks_can_be_read_on_white_and_on_black(ground: str) -> None:
-    for colour in COLOURS.values():
-        low, high = sorted((luminance(colour), luminance(ground)))
-        assert (high + 0.05) / (low + 0.05) >= 4, colour
 
 
 @pytest.mark.parametrize("count", [0, 1])

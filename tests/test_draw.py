@@ -25,13 +25,14 @@ from nbclient import NotebookClient
 from PIL import Image
 
 import trtlab as lab
-from trtlab import draw
+from trtlab import draw, tables
 from trtlab.draw import palette
 from trtlab.draw.frame import DPI, width_of
 from trtlab.draw.palette import KINDS, VANISHED
 from trtlab.draw.tiles import render
-from trtlab.engine import Tensor
-from trtlab.toys import toy
+from trtlab.engine import Engine, Tensor
+from trtlab.graph import unfused_bytes
+from trtlab.toys import PATTERNS, toy
 
 Built = tuple[lab.Engine, onnx.ModelProto]
 NASTY = ("$\\frac{1}{0}$ $", "卷积 [ü], {ä} — ∑ \U0001f600", "n" * 200, "<script>alert(1)</script>", "a\nb\x1f", "")
@@ -290,6 +291,13 @@ def test_words_on_every_colour_have_enough_contrast() -> None:
         assert (high + 0.05) / (low + 0.05) >= (3.0 if ink == VANISHED else 4.5), ink
 
 
+@pytest.mark.parametrize("ground", ["#FFFFFF", "#111111"], ids=["JupyterLab Light", "JupyterLab Dark"])
+def test_the_marks_of_tables_can_be_read_on_white_and_on_black(ground: str) -> None:
+    for mark in tables.COLOURS.values():
+        low, high = sorted(float(_linear(color) @ (0.2126, 0.7152, 0.0722)) for color in (mark, ground))
+        assert (high + 0.05) / (low + 0.05) >= 4, mark
+
+
 def test_a_notebook_shows_each_picture_once(tmp_path: Path) -> None:
     make = "from trtlab.draw.frame import message; picture = message('Nothing to draw', ['Build first.'])"
     cells = [f"{make}\npicture", "%matplotlib inline\npicture", "import matplotlib.pyplot as plt", "picture"]
@@ -305,3 +313,41 @@ def test_the_card_is_opaque_and_light_in_any_theme(small: Built) -> None:
     image = Image.open(io.BytesIO(draw.fusion(*small).png())).convert("RGBA")
     assert image.getpixel((image.width // 2, 12))[3] == 255
     assert min(image.getpixel((image.width // 2, 12))[:3]) > 240
+
+
+def test_before_after_says_why_it_draws_nothing() -> None:
+    many = " ".join(f"a{n} = Relu({f'a{n - 1}' if n else 'x'})" for n in range(50))
+    model = toy(f"t (float[4] x) => (float[4] y) {{ {many} y = Abs(a49) }}")
+    picture = draw.before_after(lab.build(model), model)
+    assert "51 nodes and 1 kernels do not make this picture" in picture.get_label()
+    assert "do not make" in draw.before_after(Engine(()), PATTERNS["Attention"].model()).get_label()
+
+
+def test_both_rows_of_a_picture_have_the_same_order() -> None:
+    for name in ("Sibling convolutions", "Three heads"):
+        model = PATTERNS[name].model()
+        engine = lab.build(model)
+        fate = engine.fate(model)
+        number = {layer.name: str(index) for index, layer in enumerate(engine.kernels, 1)}
+        side_by_side = [number[layer] for op, layer in zip(fate.op, fate.layer, strict=True) if op in ("Conv", "Add")]
+        height = {text: box.y0 for text, box in written(draw.before_after(engine, model).graphs[1])}
+        assert sorted(side_by_side, key=height.__getitem__) == side_by_side
+
+
+def test_an_arrow_ends_at_a_frame_and_not_at_the_words_under_it() -> None:
+    model = PATTERNS["Pointwise chain"].model()
+    places = dict(written(draw.before_after(lab.build(model), model).graphs[1]))
+    (size,) = [text for text in places if text.endswith("MiB")]
+    assert places["y"].y1 == pytest.approx(places["1"].y1, abs=6), "in one line"
+    assert places[size].y0 > places["1"].y1
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_a_pattern_has_half_the_bytes_in_fp16_compiles_and_is_drawn(name: str) -> None:
+    wide, model = PATTERNS[name].model("FP32"), PATTERNS[name].model("FP16")  # the notebook compiles FP32
+    assert len({node.name for node in model.graph.node}) == len(model.graph.node)
+    assert 0 < unfused_bytes(model) == pytest.approx(unfused_bytes(wide) / 2, rel=0.01)
+    engine = lab.build(model)
+    picture = draw.before_after(engine, model)
+    assert {str(number) for number in range(1, len(engine.kernels) + 1)} == set(named(picture, "kernel"))
+    assert {node.name for node in model.graph.node} == {*named(picture, "node"), *named(picture, "vanished")}

@@ -14,7 +14,9 @@ from chapter02 import unexplained
 from onnx import TensorProto
 
 import trtlab as lab
-from trtlab.graph import Facts
+from trtlab.engine import fused_bytes
+from trtlab.graph import Facts, unfused_bytes
+from trtlab.toys import toy
 
 
 def fates(model: onnx.ModelProto, **options: Any) -> pd.DataFrame:
@@ -234,13 +236,6 @@ def test_two_random_draws_are_no_duplicates() -> None:
     assert Facts(with_nodes(*draws, tiny.node("Mul", "one two", "y"))).reasons == ["", "", "", ""]
 
 
-def test_reasons_do_not_touch_the_model() -> None:
-    model = with_nodes(tiny.node("MatMul", "r w", "y"), weights=[tiny.weight("w", 4, 20000)])
-    before = model.SerializeToString(deterministic=True)
-    assert Facts(model).reasons == ["", ""]
-    assert model.SerializeToString(deterministic=True) == before
-
-
 def test_external_weights_need_not_be_read(tmp_path: Any) -> None:
     onnx.save(tiny.conv(), tmp_path / "net.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
     engine = lab.build(tmp_path / "net.onnx")
@@ -285,3 +280,17 @@ def test_nothing_is_unexplained_on_the_models_of_the_course(name: str, folded: b
     table = lab.build(path, shapes=shapes).fate(path)
     assert len(table) == len(onnx.load(path).graph.node)
     assert "unexplained" not in set(table["reason"]), table[table["reason"] == "unexplained"]
+
+
+def test_a_node_moves_each_tensor_once_and_views_move_nothing() -> None:
+    square = toy("t (float[4,8] x) => (float[32] y) { s = Mul(x, x) y = Reshape(s, flat) }", flat=[32])
+    assert unfused_bytes(square) == 2 * 4 * 8 * 4
+
+
+def test_bytes_are_unknown_where_a_shape_is_dynamic() -> None:
+    model = toy("t (float[N,8] x) => (float[N,8] y) { y = Relu(x) }")
+    engine = lab.build(model, shapes={"x": ((1, 8), (4, 8), (8, 8))})
+    assert fused_bytes(engine) is None
+    assert unfused_bytes(model, {}) is None
+    assert unfused_bytes(model, {"x": (4, 8)}) == fused_bytes(lab.build(model, shapes={"x": (4, 8)})) == 2 * 4 * 8 * 4
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "N", "the caller's model was changed"

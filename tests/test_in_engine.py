@@ -104,34 +104,18 @@ def test_int8_counts_only_with_both_operands_quantized(activations: int, weights
 def test_multiply_adds_are_those_of_the_textbook() -> None:
     engine = lab.build(conv("N"), shapes={"x": (4, 3, 8, 8)}, progress=False)
     counts = multiply_adds(conv("N"), engine).set_index("node")["multiply_adds"]
-    assert counts.to_dict() == {
-        "conv1": 4 * 8 * 8 * 8 * 3 * 9,
-        "conv2": 4 * 8 * 8 * 8 * 8 * 9,
-        "head": 4 * 5 * 8,
-    }
+    assert counts.to_dict() == {"conv1": 4 * 8 * 8 * 8 * 3 * 9, "conv2": 4 * 8 * 8 * 8 * 8 * 9, "head": 4 * 5 * 8}
 
 
 def test_depthwise_and_transposed_operands_are_counted_right() -> None:
-    network = model(
-        [
-            node("Conv", "x w", "d", group=8, pads=[1, 1, 1, 1]),
-            node("ConvTranspose", "d u", "up", strides=[2, 2]),
-            node("Flatten", "up", "flat"),
-            node("Gemm", "a flat", "g", transA=1),
-            node("MatMul", "g m", "y"),
-        ],
-        {"x": (2, 8, 4, 4), "a": (2, 3)},
-        "y",
-        [tensor("w", np.ones((8, 1, 3, 3))), tensor("u", np.ones((8, 4, 2, 2))), tensor("m", np.ones((256, 7)))],
-    )
+    network = toy(
+        """t (float[2,8,4,4] x, float[2,3] a) => (float[3,7] y) { d = Conv<group=8,pads=[1,1,1,1]>(x, w)
+        up = ConvTranspose<strides=[2,2]>(d, u) flat = Flatten(up) g = Gemm<transA=1>(a, flat) y = MatMul(g, m) }""",
+        w=(8, 1, 3, 3), u=(8, 4, 2, 2), m=(256, 7),
+    )  # fmt: skip
     engine = Engine(layers=(), ports=())
     counts = multiply_adds(network, engine).set_index("node")["multiply_adds"]
-    assert counts.to_dict() == {
-        "d": 2 * 8 * 16 * 9,
-        "up": 2 * 8 * 16 * 4 * 4,
-        "g": 3 * 256 * 2,
-        "y": 3 * 7 * 256,
-    }
+    assert counts.to_dict() == {"d": 2 * 8 * 16 * 9, "up": 2 * 8 * 16 * 4 * 4, "g": 3 * 256 * 2, "y": 3 * 7 * 256}
 
 
 def test_products_of_two_activations_count_too() -> None:

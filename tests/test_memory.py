@@ -11,11 +11,11 @@ from typing import Any
 import onnx
 import pytest
 import tiny_models as tiny
+from chapter03 import try_settings
 from chapter07 import detector
 
 import trtlab as lab
 from trtlab import AssetError, BuildError, ModelError, ProfileError, TrtlabError, memory
-from trtlab.ask import try_settings
 from trtlab.buildlog import read_build_log
 from trtlab.engine import Engine, Layer, Port, Tensor
 from trtlab.logs import diagnose_text
@@ -277,28 +277,14 @@ def test_a_curve_through_a_size_that_does_not_build_is_an_error() -> None:
 
 
 resnet50, lite0 = lab.models.resnet50, lab.models.efficientnet_lite0
+SIDES = {"x": (1, 3, "S", "S")}
 GRIDS: dict[str, tuple[Any, Mapping[str, Any], Sequence[int], Sequence[int]]] = {
     "ResNet-50, batch": (lambda: resnet50().onnx(), {"x": ("N", 3, 224, 224)}, (1, 2, 4, 8, 16), (3, 6, 11)),
-    "ResNet-50, side": (
-        lambda: opened(resnet50().onnx()),
-        {"x": (1, 3, "S", "S")},
-        (128, 256, 512),
-        (192, 384),
-    ),
-    "Lite0, batch": (
-        lambda: lite0().onnx(),
-        {"x": ("N", 3, 224, 224)},
-        (4, 8, 16),
-        (6, 10, 12),
-    ),
-    "Lite0, side": (
-        lambda: opened(lite0().onnx()),
-        {"x": (1, 3, "S", "S")},
-        (128, 256, 512, 1024),
-        (192, 384, 704, 768),
-    ),
+    "ResNet-50, side": (lambda: opened(resnet50().onnx()), SIDES, (128, 256, 512), (192, 384)),
+    "Lite0, batch": (lambda: lite0().onnx(), {"x": ("N", 3, 224, 224)}, (4, 8, 16), (6, 10, 12)),
+    "Lite0, side": (lambda: opened(lite0().onnx()), SIDES, (128, 256, 512, 1024), (192, 384, 704, 768)),
     "BERT-base, tokens": (lambda: bert(), {"input_ids": (8, "S")}, (64, 128, 256, 512), (96, 192, 384)),
-    "detector, side": (detector, {"x": (1, 3, "S", "S")}, (128, 256, 512, 1024), (192, 384, 640, 768)),
+    "detector, side": (detector, SIDES, (128, 256, 512, 1024), (192, 384, 640, 768)),
     "detector, batch": (detector, {"x": ("N", 3, 640, 640)}, (1, 2, 4, 8), (3, 5, 6)),
 }
 

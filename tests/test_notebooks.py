@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chapter03 import check_plan
 from notebook_runs import run
 
-from trtlab.ask import check_plan
 from trtlab.toys import toy
 
 FOLDER = Path(__file__).parent.parent / "notebooks"

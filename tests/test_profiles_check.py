@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from chapter06 import ProfileResponse, try_profiles
 from profile_mistakes import ADD, CONV, EXPAND, GOOD, MISTAKES, RESIZE, SKIP, TABLE, WIDE_TABLE, Mistake, rows, sides, t
 
 import trtlab as lab
 from trtlab.errors import ModelError, ProfileError
-from trtlab.profiles import ProfileResponse, check, read_shapes, try_profiles
+from trtlab.profiles import check, read_shapes
 from trtlab.profiles.running import Trials
 from trtlab.shapes import Findings, check_profiles, inputs_of
 

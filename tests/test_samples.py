@@ -68,10 +68,7 @@ def test_a_scalar_goes_into_every_batch() -> None:
         ([], "the set is empty"),
         (lambda: iter(()), "anew on every call"),
         ({}, r"\(feed 0\) give nothing for 'x', and the model takes float32 \?×3"),
-        (
-            [{"x": IMAGES}, {"X": IMAGES}],
-            r"\(feed 1\) give float32 10×3 for 'X', and the model takes .* for 'x'",
-        ),
+        ([{"x": IMAGES}, {"X": IMAGES}], r"\(feed 1\) give float32 10×3 for 'X', and the model takes .* for 'x'"),
         ({"x": IMAGES[:, None]}, r"give float32 10×1×3 for 'x', and the model takes float32 \?×3"),
         ({"x": IMAGES[:, :2]}, r"give float32 10×2 for 'x', and the model takes float32 \?×3"),
         ({"x": IMAGES.astype(np.float64)}, r"give float64 .* takes float32 .*astype"),

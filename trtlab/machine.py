@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -69,12 +70,9 @@ class Machine:
         """How this machine does what a chapter uses: compile, numerics, timings; empty text where it cannot."""
         works = {name for name, package in self.packages.items() if package.state == "works"}
         compiles = self.compiler if "onnx" in works else ""
-        timings = "recorded, predicted" if compiles else "recorded"
-        how = {
-            "compile": compiles,
-            "numerics": "ONNX Runtime on the CPU" if {"onnx", "onnxruntime", "torch"} <= works else "",
-            "timings": f"measured here, {timings}" if compiles and self.gpu_works else timings,
-        }
+        numerics = "ONNX Runtime on the CPU" if {"onnx", "onnxruntime", "torch"} <= works else ""
+        timings = "measured here, " * bool(compiles and self.gpu_works) + "recorded" + ", predicted" * bool(compiles)
+        how = {"compile": compiles, "numerics": numerics, "timings": timings}
         return {use: how[use] for use in chapter.uses}
 
     def facts(self) -> dict[str, str]:
@@ -126,12 +124,11 @@ def doctor() -> Machine:
 
 def _compiler(packages: dict[str, Package], gpu_works: bool) -> str:
     """The TensorRT that `load_tensorrt` would choose, by name and version; the full one only counts with a GPU."""
-    try:
-        usable = [packages[name] for name in candidates() if gpu_works or name != "tensorrt"]
-    except AssetError:
-        return ""
-    named = (f"{one.title.removesuffix(' (full)')} {one.detail}".strip() for one in usable if one.state == "works")
-    return next(named, "")
+    with contextlib.suppress(AssetError):
+        for name in candidates():
+            if packages[name].state == "works" and (gpu_works or name != "tensorrt"):
+                return f"{packages[name].title.removesuffix(' (full)')} {packages[name].detail}".strip()
+    return ""
 
 
 def gpu_names() -> tuple[str, ...]:
@@ -191,12 +188,12 @@ def without_folders(text: str) -> str:
 
 
 def _compiler_issues(machine: Machine) -> Iterator[tuple[str, str]]:
-    has_wheel = platform.system() != "Darwin" and platform.machine().lower() in ("x86_64", "amd64")
-    if not has_wheel and not machine.compiler:
+    if machine.compiler:
+        return
+    if platform.system() == "Darwin" or platform.machine().lower() not in ("x86_64", "amd64"):
         what = f"TensorRT-RTX has no wheel for {platform.system()} on {platform.machine()}: nothing compiles here."
-        where = "open the course on Binder or Codespaces, or on x86-64 Linux or Windows; the numerics run here."
-        yield what, where
-    elif machine.packages["tensorrt_rtx"].state == "missing" and not machine.compiler:
+        yield what, "open the course on Binder or Codespaces, or on x86-64 Linux or Windows; the numerics run here."
+    elif machine.packages["tensorrt_rtx"].state == "missing":
         yield "TensorRT-RTX is not installed.", f"{_INSTALL}."
     try:
         candidates()
@@ -226,8 +223,8 @@ def _hardware_issues(machine: Machine) -> Iterator[tuple[str, str]]:
     if machine.gpu_works and machine.packages["tensorrt"].state != "works":
         yield "There is a GPU, but not the full TensorRT that measures on it.", f"{_INSTALL_GPU}."
     elif machine.gpus and not machine.gpu_works:
-        what = f"nvidia-smi lists {machine.gpus[0]}, but CUDA finds no device."
-        yield what, "check CUDA_VISIBLE_DEVICES, then update the NVIDIA driver."
+        fix = "check CUDA_VISIBLE_DEVICES, then update the NVIDIA driver."
+        yield f"nvidia-smi lists {machine.gpus[0]}, but CUDA finds no device.", fix
     elif not machine.gpu_works:
         what = "No NVIDIA GPU: engines are compiled but not run, so no timing is measured here."
         yield what, f"none needed for the course; on a machine with a GPU {_INSTALL_GPU}."

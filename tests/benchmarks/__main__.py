@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,13 +68,10 @@ class Row:
     unit: str = "s"
 
     def __str__(self) -> str:
-        digits = 2 if self.unit else 0
-        middle = statistics.median(self.figures)
-        spread = f"{min(self.figures):,.{digits}f} … {max(self.figures):,.{digits}f}"
-        verdict = "met" if middle <= self.target else "MISSED"
-        target = f"<= {self.target:,g} {self.unit}"
-        found = f"{middle:,.{digits}f} {self.unit}"
-        return f"| {self.name} | {target} | {found} | {spread} | {len(self.figures)} | {verdict} |"
+        low, middle, high = min(self.figures), statistics.median(self.figures), max(self.figures)
+        least, found, most = (f"{figure:,.{2 if self.unit else 0}f}" for figure in (low, middle, high))
+        target, verdict = f"<= {self.target:,g} {self.unit}", "met" if middle <= self.target else "MISSED"
+        return f"| {self.name} | {target} | {found} {self.unit} | {least} … {most} | {len(self.figures)} | {verdict} |"
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -92,17 +91,16 @@ def house() -> list[Row]:
     import test_house as house
 
     alone = set(house.used_by_one_chapter()) - set(house.INTERFACES.split())
-
-    figures = {
-        "lines of trtlab": (house.lines(*house.TEXTS), 7500),
-        "lines of the chapters' modules": (house.lines(*house.COMPANIONS), 6000),
-        "lines of the tests": (house.lines(*house.TESTS.rglob("*.py")), 12_000),
-        "files of trtlab": (len(house.TEXTS), 90),
-        "files of trtlab in an import circle": (sum(bool(house.in_a_circle(path)) for path in house.INSIDE), 0),
-        "imports from a floor above": (sum(len(house.climbing(path)) for path in house.INSIDE), 0),
-        "names of trtlab that one chapter alone uses": (len(alone), 0),
-    }
-    return [Row(name, [figure], target, "") for name, (figure, target) in figures.items()]
+    circle, up = (sum(bool(wrong(path)) for path in house.INSIDE) for wrong in (house.in_a_circle, house.climbing))
+    return [
+        Row("lines of trtlab", [house.lines(*house.TEXTS)], 7500, ""),
+        Row("lines of the chapters' modules", [house.lines(*house.COMPANIONS)], 6000, ""),
+        Row("lines of the tests", [house.lines(*house.TESTS.rglob("*.py"))], 12_000, ""),
+        Row("files of trtlab", [len(house.TEXTS)], 90, ""),
+        Row("files of trtlab in an import circle", [circle], 0, ""),
+        Row("files of trtlab that import from a floor above", [up], 0, ""),
+        Row("names of trtlab that one chapter alone uses", [len(alone)], 0, ""),
+    ]
 
 
 def importing() -> Row:
@@ -159,9 +157,8 @@ def reading() -> Row:
     engine = lab.build(path, shapes={"input_ids": (1, 128)}, progress=False)
     messages = [part.partition("] ")[2] for part in ("\n" + engine.log).split("\n[")[1:]]
     assert len(read_build_log(messages).kernels) == len(engine.kernels)
-    return Row(
-        "reading a 12-layer transformer's log", [seconds(lambda: read_build_log(messages)) for _ in range(9)], 0.1
-    )
+    figures = [seconds(lambda: read_build_log(messages)) for _ in range(9)]
+    return Row("reading a 12-layer transformer's log", figures, 0.1)
 
 
 def changing() -> Row:
@@ -169,19 +166,15 @@ def changing() -> Row:
     import chapter00
 
     network = lab.models.efficientnet_lite0()
-    figures = [
-        seconds(lambda batch=batch: chapter00.compiled_picture(network, "RTX 3090", batch).png())
-        for batch in (3, 5, 6, 7, 9)
-    ]
+    draw = partial(chapter00.compiled_picture, network, "RTX 3090")
+    figures = [seconds(lambda batch=batch: draw(batch).png()) for batch in (3, 5, 6, 7, 9)]
     return Row("widget, change to picture, EfficientNet-Lite0", figures, 1.5)
 
 
 def sweeping(path: Path) -> Row:
     """Eight shapes of ResNet-50, built two at a time, nothing cached."""
-    figures = []
-    for start in (1, 100, 200):
-        shapes = [{"x": (batch, 3, 224, 224)} for batch in range(start, start + 8)]
-        figures.append(seconds(lambda shapes=shapes: build_each(path, shapes, "RTX 3090")))
+    eights = [[{"x": (start + more, 3, 224, 224)} for more in range(8)] for start in (1, 100, 200)]
+    figures = [seconds(partial(build_each, path, shapes, "RTX 3090")) for shapes in eights]
     return Row("sweep of 8 shapes of ResNet-50", figures, 8)
 
 
@@ -189,11 +182,7 @@ def calibrating() -> list[Row]:
     """The entropy search against ONNX Runtime's on real tensors, all nine of the digit CNN and ten of Lite0's fifty."""
     photos = lab.models.efficientnet_lite0()
     digits = {"x": lab.datasets.digits("train").images[:512]}
-    pairs = [
-        pair
-        for model, samples, step in ((lab.models.digit_cnn().onnx(), digits, 1), (photos.onnx(), photos.sample(4), 5))
-        for pair in _searches(model, samples, step)
-    ]
+    pairs = [*_searches(lab.models.digit_cnn().onnx(), digits, 1), *_searches(photos.onnx(), photos.sample(4), 5)]
     ours, theirs = (sum(found[column] for found in pairs) for column in (0, 2))
     furthest = 100 * max(abs(own / other - 1) for _, own, _, other in pairs)
     loss = [100 * _lost(name, digits) for name in lab.precision.CALIBRATORS]
@@ -251,19 +240,13 @@ def calibrating_much() -> Row:
 
 def chapters() -> list[Row]:
     """Every notebook as a new reader runs it, with empty caches, and the most memory that it and its children took."""
-    rows = []
-    folder = ROOT / "notebooks"
+    rows, folder = [], ROOT / "notebooks"
     for path in sorted(folder.glob("[0-9]*.ipynb")):
         with tempfile.TemporaryDirectory() as new:
-            copy = Path(new) / path.name
-            copy.write_bytes(path.read_bytes())
-            start = time.perf_counter()
-            run = subprocess.Popen(
-                [sys.executable, str(folder / "execute.py"), str(copy)],
-                env={**os.environ, "TRTLAB_CACHE": new, "PYTHONPATH": str(folder)},
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
+            command = [sys.executable, str(folder / "execute.py"), shutil.copy(path, new)]
+            environment = {**os.environ, "TRTLAB_CACHE": new, "PYTHONPATH": str(folder)}
+            start, quiet = time.perf_counter(), subprocess.DEVNULL
+            run = subprocess.Popen(command, env=environment, stdout=quiet, stderr=quiet)
             peak = peak_gib(run)
             assert run.returncode == 0, f"{path.name} failed"
             rows.append(Row(f"{path.stem}: Run All, nothing cached", [time.perf_counter() - start], 60))
@@ -291,9 +274,8 @@ def main() -> int:
         os.environ["TRTLAB_CACHE"] = new
         resnet = lab.models.resnet50().onnx()
         lab.models.efficientnet_lite0().onnx()
-        building_it = (building, comparing, remembering, sweeping)
-        network = (*(lambda row=row: row(resnet) for row in building_it), reading, changing)
-        for rows in (house, importing, *network, calibrating, calibrating_much):
+        network = [partial(rows, resnet) for rows in (building, comparing, remembering, sweeping)]
+        for rows in (house, importing, *network, reading, changing, calibrating, calibrating_much):
             found = rows()
             for row in found if isinstance(found, list) else [found]:
                 print(row, flush=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from trtlab.ask import OUTCOMES, ProfileResponse, try_profiles
 from trtlab.profiles.checking import check
 from trtlab.profiles.suggesting import Suggestion, suggest
 from trtlab.shapes import Finding, Findings, Profile, Range, Shape, Shapes, check_profiles, read_shapes
