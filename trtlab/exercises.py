@@ -19,6 +19,7 @@ from trtlab.errors import AssetError, TrtlabError
 from trtlab.numerics import run
 from trtlab.numerics.running import Samples
 from trtlab.shapes import inputs_of
+from trtlab.tables import shape_text
 
 Answer = tuple[bool, str]  # is it right, and the sentence that says why or what is missing
 
