@@ -12,6 +12,13 @@ from trtlab.errors import AssetError, ModelError, PrecisionError
 from trtlab.graph import PRODUCTS, sized_tensors
 from trtlab.onnx_model import Model, node_names, read_model
 
+_FIXES = {
+    "FP16": "build the model that to_half(model, 'fp16') returns: there is no FP16 flag any more.",
+    "BF16": "build the model that to_half(model, 'bf16') returns, for SM80 or newer.",
+    "INT8": "put Q/DQ pairs on the activations and on the weights of each convolution and matrix product, with scalar "
+    "activation scales and zero points of 0; quantize() does.",
+}
+
 
 def _operand_types(layer: Layer) -> tuple[str, str]:
     """The types of a kernel's activations and of its weights; "" where it has none.
@@ -64,8 +71,7 @@ def assert_precision(engine: Engine, precision: str, at_least: int = 8) -> None:
     if found < at_least:
         held = ", ".join(f"{count} {kind}" for kind, count in table["kernels"].items()) or "none"
         what = f"{found} kernels of this engine compute in {wanted}, not {at_least} or more: it holds {held}."
-        fix = "convert the model first, with to_half() or quantize(): TensorRT compiles the types that the file states."
-        raise PrecisionError(what, fix=fix)
+        raise PrecisionError(what, fix=_FIXES.get(wanted, "convert the model: its file states the types."))
 
 
 def multiply_adds(model: Model, engine: Engine) -> pd.DataFrame:
