@@ -6,7 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trtlab import datasets, draw, exercises, memory, models, numerics, precision, profiles, recordings
+    from trtlab import datasets, draw, exercises, gpus, machine, memory, models, numerics, precision, profiles  # isort: skip
+    from trtlab import recordings, toys
     from trtlab.building import build
     from trtlab.buildlog import read_inspector
     from trtlab.diagnosis import diagnose
@@ -34,7 +35,10 @@ _NAMES = {
     "report": "explain",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
-_MODULES = ("models", "datasets", "numerics", "precision", "profiles", "memory", "recordings", "draw", "exercises")
+_MODULES = (
+    "datasets", "draw", "exercises", "gpus", "machine", "memory", "models", "numerics", "precision", "profiles",
+    "recordings", "toys",
+)  # fmt: skip
 __all__ = ["trt", *_HOME, *_MODULES]
 
 
