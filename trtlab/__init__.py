@@ -6,8 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trtlab import datasets, draw, exercises, gpus, machine, memory, models, numerics, precision, profiles  # isort: skip
-    from trtlab import recordings, toys
+    from trtlab import datasets, draw, exercises, gpus, machine, memory  # isort: skip
+    from trtlab import models, numerics, precision, profiles, recordings, toys
     from trtlab.building import build
     from trtlab.buildlog import read_inspector
     from trtlab.diagnosis import diagnose
