@@ -18,7 +18,10 @@ CAUSES, NOISE, CONSEQUENCES, WARNINGS = KINDS = ("causes", "noise", "consequence
 
 @dataclass(frozen=True)
 class Rule:
-    """A pattern that only one cause prints, and what that means; `warned`: it is the cause also of a warning."""
+    """A pattern that only one cause prints, and what that means.
+
+    `warned`: it is the cause also of a warning; `needs_tensorrt`: other programs print the same.
+    """
 
     kind: str
     says: re.Pattern[str]
@@ -26,6 +29,7 @@ class Rule:
     fix: str
     see: str = ""
     warned: bool = False
+    needs_tensorrt: bool = False
     proof: str = ""
 
 
