@@ -190,12 +190,10 @@ class _Reading:
             self.quiet = self.quiet or (message if level == "W" else "")
             self.open = False
             if known[0].needs_tensorrt:  # perhaps it is no cause
-                self.trouble = True
                 self._wonder(message, level)
         elif level == "W":
             self.quiet, self.other = self.quiet or message, True
         elif not _ANNOUNCES.search(message):
-            self.trouble |= bool(_TROUBLE.search(message))
             self.other |= not (self.found and self.found[-1].rule.kind == WARNINGS)
             self._wonder(message, level)
 
@@ -211,6 +209,7 @@ class _Reading:
 
     def _wonder(self, message: str, level: str) -> None:
         """Keep the first error that no rule knows, with the lines without a severity that follow it."""
+        self.trouble |= bool(_TROUBLE.search(message))
         if (level or _BREAKS.search(message)) and not self.unknown:
             self.unknown, self.unknown_line, self.open = [message], self.line, True
         elif self.open and not level and len(self.unknown) < _SHORT:

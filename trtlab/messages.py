@@ -18,10 +18,7 @@ CAUSES, NOISE, CONSEQUENCES, WARNINGS = KINDS = ("causes", "noise", "consequence
 
 @dataclass(frozen=True)
 class Rule:
-    """A pattern that only one cause prints, and what that means.
-
-    `warned`: it is the cause also of a warning; `needs_tensorrt`: other programs print the same.
-    """
+    """A pattern that only one cause prints, and what that means; the head of data/messages.toml explains the fields."""
 
     kind: str
     says: re.Pattern[str]
