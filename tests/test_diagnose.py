@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import tomllib
 import tracemalloc
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnxslim
@@ -47,19 +50,36 @@ def test_known_messages(case: dict[str, str]) -> None:
     assert len(found.causes) <= 3
 
 
-@cases("healthy")
-def test_text_in_which_nothing_failed(case: dict[str, str]) -> None:
-    found = lab.diagnose(case["text"])
-    assert found.cause == "Nothing failed in this text."
-    assert (found.causes, found.fix) == ((), "")
+NO_CAUSE = {
+    "healthy": "Nothing failed in this text.",
+    "unknown": "trtlab does not know this message.",
+    "consequence": "The reason is not in this text: ",
+}
 
 
-@cases("unknown")
-def test_unknown_message_is_said_to_be_unknown(case: dict[str, str]) -> None:
+@pytest.mark.parametrize("kind", NO_CAUSE)
+def test_text_without_a_cause(kind: str) -> None:
+    for case in CASES[kind]:
+        found = lab.diagnose(case["text"])
+        assert NO_CAUSE[kind] in found.cause, case["text"]
+        assert case.get("cause", "") in found.cause
+        assert case.get("evidence", found.evidence) == found.evidence
+        assert (found.causes, found.fix) == ((), "")
+        assert found.evidence in str(found)
+
+
+def judged(case: dict[str, Any]) -> str:
+    """Is the first thing that lab.diagnose() says of a held-out text right, wrong, or that it is unknown?"""
     found = lab.diagnose(case["text"])
-    assert found.cause == "trtlab does not know this message."
-    assert (found.causes, found.fix) == ((), "")
-    assert found.evidence in str(found)
+    said = f"{found.cause} {found.fix}" if found.causes or "Nothing failed" in found.cause else "unknown"
+    right = any(word in said.lower() for word in case["must_mention"] or [case["want"]])
+    return "right" if right else "unknown" if said == "unknown" else "wrong"
+
+
+def test_held_out_texts_that_were_right_stay_right() -> None:
+    texts = json.loads((Path(__file__).parent / "held_out_messages.json").read_text(encoding="utf-8"))
+    found = {case["id"]: judged(case) for case in texts if case["batch"] == 1}
+    assert Counter(found.values()) == {"right": 42}, found  # also "wrong" and "unknown"; rules were mended after it
 
 
 @rules_by_name
@@ -67,8 +87,8 @@ def test_every_rule_is_proved_and_proves_itself_first(rule: Rule) -> None:
     first = next(one for one in rules() if one.says.search(rule.proof))
     assert first is rule, "another rule takes its text"
     found = lab.diagnose(rule.proof)
-    assert found.fix
-    assert found.causes[0].reference == rule.see
+    assert bool(found.causes) == bool(found.fix) == (rule.kind != "consequences")
+    assert found.reference == rule.see
     assert not re.search(r"\{[a-z]+\}", found.cause + found.fix), "a name is not filled in"
 
 
@@ -83,7 +103,7 @@ def test_rule_is_no_catch_all(rule: Rule) -> None:
 @rules_by_name
 def test_rule_is_found_in_a_long_log(rule: Rule) -> None:
     if rule.kind != "warnings":
-        assert lab.diagnose(f"{HEALTHY * 300}{rule.proof}\n{HEALTHY * 300}").causes == lab.diagnose(rule.proof).causes
+        assert lab.diagnose(f"{HEALTHY * 300}{rule.proof}\n{HEALTHY * 300}") == lab.diagnose(rule.proof)
 
 
 def test_unknown_message_is_shown_whole_and_without_noise() -> None:
@@ -123,11 +143,7 @@ def test_long_log_is_read_line_by_line(tmp_path: Path) -> None:
 @given(st.binary(max_size=400))
 def test_any_bytes_have_a_diagnosis(data: bytes) -> None:
     assert isinstance(diagnose_lines(lines_of(io.BufferedReader(io.BytesIO(data)))), Diagnosis)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("text", ["", " ", "\n\n", "\0", "{0}", "x" * 100_000, "[ONNX Layer: ]", "%s %d"])
-def test_any_text_has_a_diagnosis(text: str) -> None:
-    assert isinstance(lab.diagnose(text), Diagnosis)
+    assert isinstance(lab.diagnose(data.decode("latin-1")), Diagnosis)
 
 
 def test_the_noise_of_a_machine_without_a_gpu_is_not_the_cause() -> None:
@@ -190,11 +206,33 @@ def test_diagnosis_of_a_model(tmp_path: Path) -> None:
     assert "no file" in lab.diagnose(tmp_path / "nowhere.onnx").cause
 
 
-def test_message_that_ends_in_a_file_name_is_a_message(tmp_path: Path) -> None:
+MODELS = ("digit_cnn", "efficientnet_lite0", "mlp", "resnet50", "transformer_encoder")
+LIGHT = sorted((Path(onnx.__file__).parent / "backend/test/data/light").glob("*.onnx"))
+
+
+@pytest.mark.parametrize("path", [*MODELS, *LIGHT], ids=str)
+def test_no_alarm_for_a_model_that_is_fine(path: str | Path) -> None:
+    found = lab.diagnose(getattr(lab.models, path)().onnx() if isinstance(path, str) else path)
+    assert (found.cause, found.causes) == ("The model is valid ONNX.", ())
+
+
+def test_what_stops_the_build_stands_before_what_is_not_as_it_was_meant() -> None:
+    model = toy("t (float[1,3,8,8] x, double[2] u) => (float[1,3,8,8] y) { a, m = Dropout(x, r, t) y = Conv(a, w) }",
+                r=0.5, t=True, w=(3, 5, 1, 1))  # fmt: skip
+    causes = lab.diagnose(model).causes
+    assert [cause.text[:9] for cause in causes] == ["Some node", "At every ", "No output", "The model"]
+    assert all(cause.fix and cause.evidence for cause in causes)
+
+
+def test_diagnosis_of_a_log_by_its_path(tmp_path: Path) -> None:
+    log, engine = tmp_path / "build out.err", tmp_path / "a.engine"
+    log.write_text("[E] Plugin not found", encoding="utf-16")
+    engine.write_bytes(b"ftrt\0\0\1\0")
+    for form in (log, str(log)):
+        assert lab.diagnose(form).cause.startswith("TensorRT has no importer")
+    assert "is a TensorRT engine" in lab.diagnose(engine).cause
+    assert "no file" in lab.diagnose("nowhere.log").cause
     assert lab.diagnose("Plugin not found while reading my net.onnx").cause.startswith("TensorRT has no importer")
-
-
-def test_thing_that_is_neither() -> None:
     assert "not int" in lab.diagnose(7).cause  # type: ignore[arg-type]
 
 

@@ -94,6 +94,9 @@ def test_int8_counts_only_with_both_operands_quantized(activations: int, weights
     network = quantized_conv(bool(activations), bool(weights))
     engine = lab.build(network, progress=False)
     assert precision_share(engine, network, "int8") == expected
+    found = lab.diagnose(engine)
+    assert bool(found.causes) == (activations != weights)
+    assert found.cause.endswith("layers tell.") or ("only the weights are" in found.cause) == bool(weights)
     if expected:
         assert_precision(engine, "int8", at_least=1)
     else:

@@ -87,26 +87,7 @@ def _explain(options: argparse.Namespace) -> None:
 def _diagnose(options: argparse.Namespace) -> None:
     from trtlab.logs import diagnose_lines, lines_of  # here, so that the doctor runs where nothing is installed
 
-    what, path = options.what, Path(options.what)
-    named = path.suffix in (".txt", ".log") and not any(map(str.isspace, what))
-    if what == "-":
-        print(diagnose_lines(lines_of(sys.stdin.buffer)))
-    elif named or (path.suffix != ".onnx" and _is_file(path)):
-        try:
-            with path.open("rb") as file:
-                print(diagnose_lines(lines_of(file)))
-        except OSError as error:
-            message = f"There is no file '{what}' to read ({error.strerror})."
-            raise lab.AssetError(message, fix="check the path.") from error
-    else:
-        print(lab.diagnose(what))
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a message, too long or with signs that no path has
-        return False
+    print(diagnose_lines(lines_of(sys.stdin.buffer)) if options.what == "-" else lab.diagnose(options.what))
 
 
 def _cache(options: argparse.Namespace) -> None:

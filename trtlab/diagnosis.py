@@ -1,27 +1,41 @@
-"""What went wrong, why, and what to do next: from a message, an exception or a model."""
+"""What went wrong, why, and what to do next: from a message, an exception, a log file, a model or an engine."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+from pathlib import Path
 
-from trtlab.errors import Diagnosis, TrtlabError
-from trtlab.logs import diagnose_text
-from trtlab.onnx_model import Model, check_model, parse, read_source
+import onnx
+
+from trtlab.engine import Engine
+from trtlab.errors import Cause, Diagnosis, TrtlabError
+from trtlab.export_checks import checklist
+from trtlab.logs import diagnose_lines, diagnose_text, lines_of
+from trtlab.messages import table
+from trtlab.onnx_model import Model, Source, check_model, inlined, parse, read_source
+from trtlab.shapes import inputs_of
+
+_BINARY = re.compile(rb"(?!\xff\xfe|\xfe\xff).*[\x01-\x08\x0e-\x1a\x1c-\x1f]", re.DOTALL)  # such as an engine
 
 
-def diagnose(what: str | BaseException | Model) -> Diagnosis:
-    """The Diagnosis of a message (text), an exception, or a model (a path, bytes or ModelProto that will not build).
+def diagnose(what: str | BaseException | Model | Engine) -> Diagnosis:
+    """The Diagnosis of a message (text), an exception, a log (the path of a file, no .onnx), a model or an Engine.
 
-    A text that ends in .onnx is a path, unless it has spaces and no such file exists.
+    A model is a path, bytes or ModelProto: what keeps it from building stands before what is not as it was meant. A
+    text that ends in .onnx, .log or .txt is a path, unless it has spaces and no such file exists.
     """
     if isinstance(what, TrtlabError):
         return what.diagnosis
     if isinstance(what, BaseException):
         return diagnose_text("\n".join(_told(what)))
-    if isinstance(what, str) and not _names_a_model(what):
-        return diagnose_text(what)
-    return _diagnose_model(what)
+    if isinstance(what, Engine):
+        return _diagnose_engine(what)
+    if isinstance(what, str) and not os.path.isfile(what):
+        named = what.endswith((".onnx", ".log", ".txt")) and not re.search(r"\s", what)
+        return _diagnose_file(Path(what)) if named else diagnose_text(what)
+    return _diagnose_file(Path(what)) if isinstance(what, str | os.PathLike) else _diagnose_model(what)
 
 
 def _told(error: BaseException) -> list[str]:
@@ -30,18 +44,46 @@ def _told(error: BaseException) -> list[str]:
     return [*(_told(before) if before else ()), f"{type(error).__name__}: {error}"]
 
 
-def _names_a_model(text: str) -> bool:
-    return text.endswith(".onnx") and (not re.search(r"\s", text) or os.path.exists(text))
+def _diagnose_file(path: Path) -> Diagnosis:
+    with contextlib.suppress(OSError, ValueError), path.open("rb") as file:  # said below, as of a model
+        if path.suffix != ".onnx" and not _BINARY.match(file.peek(64)[:64]):
+            return diagnose_lines(lines_of(file))
+    return _diagnose_model(path)
 
 
 def _diagnose_model(model: Model) -> Diagnosis:
     try:
         source = read_source(model)
-        check_model(parse(source), source)
+        proto = parse(source)
+        check_model(proto, source)
+        causes = _causes_in(source, inlined(proto))
     except TrtlabError as error:
         return error.diagnosis
-    return Diagnosis(
-        "The model is valid ONNX.",
-        "ONNX's checker and the rules that trtlab knows find nothing.",
-        "build() it; the error, if there is one, carries its own diagnosis.",
+    nothing = (
+        "ONNX's checker and the rules that trtlab knows find nothing: build() it; an error carries its own diagnosis."
     )
+    return Diagnosis.of(causes) if causes else Diagnosis("The model is valid ONNX.", nothing)
+
+
+def _causes_in(source: Source, model: onnx.ModelProto) -> list[Cause]:
+    """What export_checks and profiles tell to fix in a valid model: first what TensorRT refuses."""
+    problems = {check.name: check for check in checklist(source).problems}
+    problems.pop("constants as inputs" if model.ir_version < 4 else "", None)  # once every constant had to be one
+    refused, unmeant = (
+        [Cause(text, problems[name].found, problems[name].advice) for name, text in told.items() if name in problems]
+        for told in table()["checks"].values()
+    )
+    if not any(port.dynamic for port in inputs_of(model).values()):
+        from trtlab.profiles import check  # here, so that a message need not wait for ONNX Runtime
+
+        refused += [Cause(f.mistake, f"TensorRT: {f.tensorrt}", f.fix) for f in check(source) if f.verdict == "fix"]
+    return refused + unmeant
+
+
+def _diagnose_engine(engine: Engine) -> Diagnosis:
+    from trtlab.precision.in_engine import idle_quantization, precisions
+
+    if cause := idle_quantization(engine):
+        return Diagnosis.of([cause])
+    held = ", ".join(f"{row.kernels} {row.precision}" for row in precisions(engine).itertuples())
+    return Diagnosis("The engine is fine as far as its layers tell.", f"Its kernels compute in: {held or 'nothing'}.")

@@ -20,12 +20,21 @@ _LEVELS = r"VERBOSE|DEBUG|INFO|WARNING|WARN|ERROR|INTERNAL_ERROR|CRITICAL|FATAL"
 _START = re.compile(
     rf"""^(?: [\s>]+ | [\w.-]+\s+\|\s(?=\[)
     | \[(?: [VIWEF!] | TRT | TensorRT | (?:[\d/:.\ T-]{{8,}})? \s* (?:{_LEVELS})? )\]:?
-    | \[(?: [VIWEF]:onnxruntime[^\]]* | libprotobuf[^\]]* )\]:?
+    | \[(?: [VIWEF]:onnxruntime[^\]]* | libprotobuf[^\]]* | \s*(?:{_LEVELS})\s*:\d+(?:@[\d.]+)? )\]:?
     | (?:{_LEVELS})(?=:|\s-|\s\[)[:\s-]* | -\ (?={_LEVELS})
     | \d{{4}}-\d\d-\d\d[\ T][\d:.,]+ | \d\d:\d\d:\d\d[\d.,]* | [VIWEF]\d{{4}}\ [^\]]{{0,90}}\] )*""",
     re.VERBOSE,
 )
 _LEVEL = re.compile(rf"\b(?:{_LEVELS})\b|(?<=\[)[VIWEF!](?=[\]:])|\b[VIWEF](?=\d{{4}} )")
+# What a shell, a scheduler or a progress bar prints around a program: its times, its exit code, the next prompt.
+_SHELL = re.compile(
+    r"^(?:(?:real|user|sys)\s+\d+m[\d.,]+s$|make(?:\[\d+\])?: \*\*\*|[\w.-]+@[\w.-]+:\S*[$#]|\s*\d+%\|"
+    r"|Process finished with|Command (?:exited with|terminated by)|srun: .* Exited with|wandb: |Prompt executed in)"
+)
+# What says that a text is about TensorRT.
+_TENSORRT = re.compile(
+    r"[Tt]ensor[Rr][Tt]|\b(?:TRT|trt)|nvinfer|nvonnxparser|Error Code \d+: |execute_async|enqueueV|pycuda"
+)
 _WARNS = re.compile(r"^(?:\S+: )?\w*Warning: ")
 
 # Words of which every line of interest has one: the rest of a long log is passed over without a further look.
@@ -105,6 +114,7 @@ class _Reading:
     settled: int = 0  # how many of `found` belong to a run that failed
     failed: bool = False
     quiet: str = ""  # a line that says that nothing failed, or one that is no error
+    tensorrt: bool = False  # is TensorRT named?
     trouble: bool = False  # is there a word for a failure?
     other: bool = False  # is there more than the warnings that a rule knows?
     open: bool = False  # may the next line belong to `unknown`?
@@ -119,7 +129,8 @@ class _Reading:
             self.open = False
             return
         line = _COLOUR.sub("", line[:_LONGEST]).rstrip()
-        if self._is_frame(line) or self._is_verdict(line) or not line.strip():
+        self.tensorrt = self.tensorrt or bool(_TENSORRT.search(line))
+        if self._is_frame(line) or self._is_verdict(line) or not line.strip() or _SHELL.search(line):
             return
         start = _START.match(line)
         head, message = (line[: start.end()], line[start.end() :]) if start else ("", line)
@@ -179,10 +190,11 @@ class _Reading:
             self.other |= known[0].kind != WARNINGS
             self.quiet = self.quiet or (message if level == "W" else "")
             self.open = False
+            if known[0].needs_tensorrt:  # perhaps it is no cause
+                self._wonder(message, level)
         elif level == "W":
             self.quiet, self.other = self.quiet or message, True
         elif not _ANNOUNCES.search(message):
-            self.trouble |= bool(_TROUBLE.search(message))
             self.other |= not (self.found and self.found[-1].rule.kind == WARNINGS)
             self._wonder(message, level)
 
@@ -198,6 +210,7 @@ class _Reading:
 
     def _wonder(self, message: str, level: str) -> None:
         """Keep the first error that no rule knows, with the lines without a severity that follow it."""
+        self.trouble |= bool(_TROUBLE.search(message))
         if (level or _BREAKS.search(message)) and not self.unknown:
             self.unknown, self.unknown_line, self.open = [message], self.line, True
         elif self.open and not level and len(self.unknown) < _SHORT:
@@ -207,10 +220,12 @@ class _Reading:
 
     def diagnosis(self) -> Diagnosis:
         """What all of it means."""
-        causes = self._told(CAUSES)
+        causes = self._told(CAUSES) or ([] if self.unknown else self._told(NOISE))
         if not causes and not self._unknown_comes_first():
-            causes = self._told(CONSEQUENCES) or ([] if self.unknown else self._told(NOISE))
-            causes = causes or ([] if self.other else self._told(WARNINGS))
+            for cause in self._told(CONSEQUENCES):
+                words = f"{cause.text} The reason is not in this text: {cause.fix}"
+                return Diagnosis(words, cause.evidence, reference=cause.reference)
+            causes = [] if self.other else self._told(WARNINGS)
         if causes:
             return Diagnosis.of(causes[:_MOST])
         healthy = self.quiet or (self.line > _FEW and not self.trouble and "\ufffd" not in "".join(self.kept))
@@ -220,7 +235,10 @@ class _Reading:
         return Diagnosis("trtlab does not know this message.", "\n".join(filter(None, map(plain, said))))
 
     def _told(self, kind: str) -> list[Cause]:
-        return list({one.cause.text: one.cause for one in reversed(self.found) if one.rule.kind == kind}.values())[::-1]
+        found = [one for one in self.found if one.rule.kind == kind and (self.tensorrt or not one.rule.needs_tensorrt)]
+        placed = {one.rule for one in found if one.node}
+        kept = [one for one in found if one.node or one.rule not in placed]  # the same again, but where it is
+        return list({one.cause.text: one.cause for one in reversed(kept)}.values())[::-1]
 
     def _unknown_comes_first(self) -> bool:
         lines = [one.line for one in self.found if one.rule.kind == CONSEQUENCES]

@@ -18,7 +18,7 @@ CAUSES, NOISE, CONSEQUENCES, WARNINGS = KINDS = ("causes", "noise", "consequence
 
 @dataclass(frozen=True)
 class Rule:
-    """A pattern that only one cause prints, and what that means; `warned`: it is the cause also of a warning."""
+    """A pattern that only one cause prints, and what that means; the head of data/messages.toml explains the fields."""
 
     kind: str
     says: re.Pattern[str]
@@ -26,6 +26,7 @@ class Rule:
     fix: str
     see: str = ""
     warned: bool = False
+    needs_tensorrt: bool = False
     proof: str = ""
 
 
@@ -59,6 +60,7 @@ def meaning(line: str, node: str = "", op: str = "", warning: bool = False) -> t
             groups = {name.split("__")[0]: text for name, text in match.groupdict().items() if text}
             words = _words({name: _TYPES.sub(_type_name, text) for name, text in groups.items()}, node, op)
             cause, fix = (_fill(_fill(text, words), words) for text in (rule.cause, rule.fix))
+            cause = re.sub(r" \(\{\w+\}\)", "", cause)  # a word in brackets that this spelling does not tell
             return rule, Cause(cause, plain(line), fix, rule.see)
     return None
 

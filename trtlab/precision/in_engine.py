@@ -8,7 +8,7 @@ import onnx
 import pandas as pd
 
 from trtlab.engine import BITS, Engine, Layer, Tensor, owners
-from trtlab.errors import AssetError, ModelError, PrecisionError
+from trtlab.errors import AssetError, Cause, ModelError, PrecisionError
 from trtlab.graph import PRODUCTS, sized_tensors
 from trtlab.onnx_model import Model, node_names, read_model
 
@@ -72,6 +72,29 @@ def assert_precision(engine: Engine, precision: str, at_least: int = 8) -> None:
         held = ", ".join(f"{count} {kind}" for kind, count in table["kernels"].items()) or "none"
         what = f"{found} kernels of this engine compute in {wanted}, not {at_least} or more: it holds {held}."
         raise PrecisionError(what, fix=_FIXES.get(wanted, "convert the model: its file states the types."))
+
+
+def idle_quantization(engine: Engine) -> Cause | None:
+    """Why no kernel multiplies in eight bits although there are Q/DQ nodes, as far as the layers tell; else None."""
+    few, weights, activations = {"INT8", "FP8", "INT4", "FP4"}, list[Layer](), list[Layer]()
+    for layer in engine.kernels:
+        reads = [tensor for tensor in layer.inputs if tensor.dtype in few]
+        held = {tensor.dtype for tensor in layer.constants if _is_matrix(tensor)} & few
+        multiplies = layer.inputs and (held or (len(reads) > 1 and layer.type != "kgen"))
+        if held & {"INT4", "FP4"} or (multiplies and precision_of(layer) in few):  # four bits may be for size alone
+            return None
+        named = any("quantizelinear" in node.lower() for node in layer.onnx_nodes)
+        # TensorRT-RTX's word for a QuantizeLinear, whose output may stay inside the kernel.
+        made = reads or (named and not held) or "MinMaxRounCast" in layer.name
+        weights, activations = weights + [layer] * bool(held), activations + [layer] * bool(made)
+    if not weights + activations:
+        return None
+    why = "only the weights are quantized." if weights else "only activations are quantized, and no weights."
+    why = "an operator stands between the Q/DQ nodes and the product." if weights and activations else why
+    first = (weights + activations)[0]
+    evidence = f"kernel '{first.name}' makes {', '.join(map(str, first.outputs))} of what is quantized"
+    fix = "put Q/DQ nodes directly before both inputs of each Conv, MatMul and Gemm, as lab.precision.quantize() does."
+    return Cause(f"The model has Q/DQ nodes, and no kernel multiplies in few bits: {why}", evidence, fix)
 
 
 def multiply_adds(model: Model, engine: Engine) -> pd.DataFrame:

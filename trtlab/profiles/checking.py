@@ -69,7 +69,7 @@ def _node_finding(
     """What fails at which of min, opt and max, and which sizes would run."""
     first, name, axis = corners[0], "" if failure.node else failure.tensor, None
     shapes = ", ".join(f"{name} {shape_text(shape)}" for name, shape in trials.shapes(asked[first]).items())
-    shapes = f"at {_CORNERS[first]}: {shapes}" if len(corners) > 1 else shapes
+    shapes = f"at {_CORNERS[first]}: {shapes}" if shapes and len(corners) > 1 else shapes
     every = " and ".join(", ".join(_CORNERS[corner] for corner in sorted(corners)).rsplit(", ", 1))
     place = f"At {every} ({shapes})" if shapes else "At every run"
     said = failure.reason if failure.large else f"node '{failure.node}' ({failure.op}) fails: {failure.reason}"
@@ -153,6 +153,8 @@ def _nearest(trials: Trials, asked: Sequence[Sizes]) -> list[Sizes] | None:
         return len(trials.failures) < last and trials.failure(sizes) is None
 
     low, opt, high = asked
+    if not opt:  # no size is dynamic
+        return None
     alike: dict[tuple[int, ...], list[str]] = {}  # the sides of an image: each is changed alone, and then both
     for group in trials.groups:
         alike.setdefault(tuple(sizes[group] for sizes in asked), []).append(group)
