@@ -22,6 +22,7 @@ from trtlab.files import write_atomically
 from trtlab.gpus import Gpu
 from trtlab.graph import Facts
 from trtlab.onnx_model import Model, read_model, read_source
+from trtlab.process import Progress
 from trtlab.shapes import Shapes, proposed_shapes
 
 _DRAWN_WHOLE = 20  # nodes of a model that is also drawn before and after
@@ -33,11 +34,13 @@ def explain(
     output: str | os.PathLike[str] = "report.html",
     shapes: Shapes = None,
     *,
+    progress: bool | Progress = True,
     overwrite: bool = False,
 ) -> Path:
     """Compile `model` and write what TensorRT made of it to the HTML file `output`; returns its path.
 
-    Dynamic inputs for which `shapes` is not given are built at batch 1 with sizes that the page names. Raises what
+    Dynamic inputs for which `shapes` is not given are built at batch 1 with sizes that the page names. `progress` is
+    that of `build`. Raises what
     `build` raises, and AssetError when `output` exists (unless `overwrite`) or cannot be written.
     """
     path = Path(output)
@@ -46,7 +49,7 @@ def explain(
     source = read_source(model)
     proto = read_model(source)
     guessed = {} if shapes else proposed_shapes(proto)
-    engine = build(source, gpu=gpu, shapes=shapes or guessed or None)
+    engine = build(source, gpu=gpu, shapes=shapes or guessed or None, progress=progress)
     name = source.path.name if source.path else proto.graph.name or "model"
     write_atomically(path, page(engine, proto, name=name, guessed=guessed))
     return path
