@@ -94,11 +94,13 @@ def _cache(options: argparse.Namespace) -> None:
     from trtlab import cache  # here, so that the doctor runs where nothing is installed
 
     if options.clear:
-        print(f"removed {cache.clear()} engines")
+        print(f"removed {cache.clear()} engines and the exported models")
     entries = cache.entries()
     size, limit = sum(entries.values()) / 2**20, cache.limit_bytes() / 2**20
     print(f"{len(entries)} engines, {size:,.1f} MiB of at most {limit:,.0f} MiB")
-    print(f"in {cache.engines_folder()} (TRTLAB_CACHE moves it, TRTLAB_CACHE_GIB sets the limit)")
+    kept = cache.models()
+    print(f"{len(kept)} exported models, {sum(path.stat().st_size for path in kept) / 2**20:,.1f} MiB")
+    print(f"in {cache.engines_folder().parent} (TRTLAB_CACHE moves it, TRTLAB_CACHE_GIB sets the limit)")
 
 
 def _run() -> int:

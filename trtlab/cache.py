@@ -97,9 +97,15 @@ def entries() -> dict[str, int]:
     return {key: size for _, key, size in sorted(found)}
 
 
+def models() -> list[Path]:
+    """The exported reference models, which are kept beside the engines."""
+    return sorted(cache_folder().glob("models/*.onnx"))
+
+
 def clear() -> int:
-    """Drop every entry; returns how many there were."""
+    """Drop every entry and the exported models; returns how many entries there were."""
     count = len(entries())
+    _remove(*models())
     _trim(limit=-1)
     return count
 

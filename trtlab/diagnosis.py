@@ -17,6 +17,7 @@ from trtlab.messages import table
 from trtlab.onnx_model import Model, Source, check_model, inlined, parse, read_source
 from trtlab.shapes import inputs_of
 
+_NAMES_A_FILE = re.compile(r"\S+\.(?:onnx|onx|log|txt|plan|engine|trt)")
 _BINARY = re.compile(rb"(?!\xff\xfe|\xfe\xff).*[\x01-\x08\x0e-\x1a\x1c-\x1f]", re.DOTALL)  # such as an engine
 
 
@@ -24,7 +25,7 @@ def diagnose(what: str | BaseException | Model | Engine) -> Diagnosis:
     """The Diagnosis of a message (text), an exception, a log (the path of a file, no .onnx), a model or an Engine.
 
     A model is a path, bytes or ModelProto: what keeps it from building stands before what is not as it was meant. A
-    text that ends in .onnx, .log or .txt is a path, unless it has spaces and no such file exists.
+    text without spaces that ends as such a file does, as in .onnx, .log or .plan, is a path.
     """
     if isinstance(what, TrtlabError):
         return what.diagnosis
@@ -32,9 +33,8 @@ def diagnose(what: str | BaseException | Model | Engine) -> Diagnosis:
         return diagnose_text("\n".join(_told(what)))
     if isinstance(what, Engine):
         return _diagnose_engine(what)
-    if isinstance(what, str) and not os.path.isfile(what):
-        named = what.endswith((".onnx", ".log", ".txt")) and not re.search(r"\s", what)
-        return _diagnose_file(Path(what)) if named else diagnose_text(what)
+    if isinstance(what, str) and not os.path.exists(what):
+        return _diagnose_file(Path(what)) if _NAMES_A_FILE.fullmatch(what) else diagnose_text(what)
     return _diagnose_file(Path(what)) if isinstance(what, str | os.PathLike) else _diagnose_model(what)
 
 
