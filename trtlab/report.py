@@ -98,7 +98,9 @@ def _warnings(engine: Engine, fate: pd.DataFrame, guessed: dict[str, tuple[int, 
         size = sum(layer.nbytes or 0 for layer in extra)
         moved = f"; they read and write {tables.in_unit(size)} a run" if size else ""
         what = f"Kernels that no node asked for: {len(extra)} of {len(engine.kernels)}{moved}."
-        found[what] = "Mostly layout changes at the borders; see the orange boxes in the first picture."
+        found[what] = (
+            "Mostly layout changes at the borders; the first picture has them in orange, as layout, copy or added."
+        )
     messages = re.findall(r"^\[(?:\w+\.)?WARNING\] (.*)$", engine.log, flags=re.MULTILINE)
     return found | {f"TensorRT: {message}": "" for message in messages}
 

@@ -65,9 +65,9 @@ def _by_shape(boxes: Sequence[Box]) -> Stages:
     found: Stages = []
     for _, run in groupby(boxes, lambda box: keys[box.index]):
         stage = list(run)
-        shapes = [box.shape for box in stage if box.nodes] or [()]
+        shapes = [box.shape for box in stage if box.nodes]
         pictures = [shape for shape in shapes if len(shape) == 3 and _spatial(shape)]
-        found.append((_label(max(pictures) if pictures else shapes[-1]), stage))
+        found.append((_label(max(pictures) if pictures else stage[-1].shape), stage))
     return found
 
 
