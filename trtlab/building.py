@@ -81,9 +81,10 @@ def _order(gpu: str | float | Gpu | None, profiles: list[Profile]) -> dict[str, 
 
 def _from_cache(source: Source, order: dict[str, Any], compiled: Callable[[dict[str, Any], str], Engine]) -> Engine:
     """The engine from the cache, or a new one that is kept there; one of several processes builds it."""
-    key = engine_cache.key_of(order, source.digest, *map(digest_of, source.external))
-    if found := _cached(key):
+    key = engine_cache.key_of(order, source.digest)
+    if found := _cached(key):  # an engine with this key has no weights in other files, or they would be in the key
         return found
+    key = engine_cache.key_of(order, source.digest, *map(digest_of, source.external))
     with engine_cache.lock(key):
         return _cached(key) or compiled(order, key)
 

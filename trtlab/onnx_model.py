@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -42,13 +43,23 @@ _TYPES = ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "INT64", "INT32", "INT8", "U
 class Source:
     """The bytes of an ONNX file, and where it lies."""
 
-    data: bytes
+    content: bytes | None  # None: in the file
     path: Path | None = None
+
+    @cached_property
+    def data(self) -> bytes:
+        """The bytes, read when they are asked for first: for an engine from the cache their digest is enough."""
+        if self.content is not None or self.path is None:
+            return self.content or b""
+        with _opened(self.path) as file:
+            return file.read()
 
     @cached_property
     def digest(self) -> bytes:
         """The SHA-256 of the bytes."""
-        return hashlib.sha256(self.data).digest()
+        if self.content is not None or self.path is None:
+            return hashlib.sha256(self.data).digest()
+        return digest_of(self.path)
 
     @cached_property
     def external(self) -> tuple[Path, ...]:
@@ -76,14 +87,15 @@ def read_source(model: Model) -> Source:
     if isinstance(model, bytes | bytearray | memoryview):
         return Source(bytes(model))
     if isinstance(model, str | os.PathLike):
-        return Source(_content(Path(model)), Path(model).absolute())
+        _opened(Path(model)).close()
+        return Source(None, Path(model).absolute())
     fix = "export it first, for example with torch.onnx.export(..., dynamo=True)."
     raise ModelError(f"A model is a path, bytes or an onnx.ModelProto, not {type(model).__name__}.", fix=fix)
 
 
-def _content(path: Path) -> bytes:
+def _opened(path: Path) -> BufferedReader:
     try:
-        return path.read_bytes()
+        return path.open("rb")
     except IsADirectoryError as error:
         raise ModelError(f"'{path}' is a folder.", fix="pass the .onnx file inside it.") from error
     except FileNotFoundError as error:
@@ -97,7 +109,7 @@ def _content(path: Path) -> bytes:
 
 def digest_of(path: Path) -> bytes:
     """The SHA-256 of a file."""
-    with path.open("rb") as file:
+    with _opened(path) as file:
         return hashlib.file_digest(file, "sha256").digest()
 
 
