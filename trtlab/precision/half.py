@@ -20,6 +20,7 @@ from trtlab.errors import AssetError, ModelError, check_known
 from trtlab.graph import inferred
 from trtlab.numerics.running import Samples, batches
 from trtlab.onnx_model import Model, graph_inputs, node_names, read_whole, tensors
+from trtlab.precision.masks import check_finite, put_back, set_aside
 
 Kind = Literal["fp16", "bf16"]
 _REASONS = {  # names of AutoCast's rules
@@ -56,16 +57,18 @@ def to_half(
     That is: the nodes named in `keep`, and loops; those that read or write a value beyond ±`data_max` on the samples
     (at 512, FP16 numbers are 0.5 apart); those with a weight beyond ±65,504; and operators that ONNX has no such form
     of. Without samples no activation is judged. AutoCast holds all tensors of all samples at once, so give it tens of
-    them. Inputs and outputs stay FP32. Files are written only to a temporary folder.
+    them. Inputs and outputs stay FP32. Files are written only to a temporary folder. Attention masks count for no
+    range: minus infinity stays what it is, and FP32's minimum becomes a number as good.
 
-    Raises ModelError for a model that is in half precision already, with NaN or infinite weights, with operators that
-    are not ONNX's own, or of more than 2 GiB, and AssetError for samples that do not fit and for unknown names.
+    Raises ModelError for a model that is in half precision already, with NaN or infinite weights (no masks), with
+    operators that are not ONNX's own, or of more than 2 GiB, and AssetError for samples that do not fit and for unknown
+    names.
     """
     if kind not in ("fp16", "bf16"):
         raise AssetError(f"There is no half precision '{kind}'.", fix="ask for 'fp16' or 'bf16'.")
     proto = named_copy(read_whole(model))
     _check(proto, keep)
-    own = {node.name for node in proto.graph.node}
+    own, masks = {node.name for node in proto.graph.node}, set_aside(proto)
     with tempfile.TemporaryDirectory(prefix="trtlab-half-") as folder:
         for number, feed in enumerate(batches(samples, proto) if samples is not None else ()):
             np.savez(Path(folder, f"{number:06d}.npz"), **feed)  # type: ignore[arg-type]
@@ -76,6 +79,7 @@ def to_half(
     kept = _kept_nodes(converted, [text for _, text in log], data_max)
     casts = sum(node.op_type == "Cast" and node.name not in own for node in converted.graph.node)
     notes = [] if data else ["No samples were given, so no activation was judged: only weights, operators and names."]
+    notes += put_back(converted, masks, kind)
     notes += [_sentence(text) for level, text in log if level >= logging.WARNING]
     return HalfModel(converted, kind, kept, len(converted.graph.node) - casts, casts, tuple(dict.fromkeys(notes)))
 
@@ -111,18 +115,6 @@ def _check(model: onnx.ModelProto, keep: Sequence[str]) -> None:
         if not value.type.tensor_type.HasField("shape"):
             what = f"Output '{value.name}' has no shape, none can be inferred, and AutoCast needs one."
             raise ModelError(what, fix="declare it; a name such as 'N' will do for a size that may vary.")
-
-
-def check_finite(model: onnx.ModelProto) -> None:
-    """Raise ModelError, naming tensor and node, for weights that are NaN or infinite."""
-    for tensor in tensors(model):
-        if tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE):
-            values = onnx.numpy_helper.to_array(tensor)
-            bad = int(values.size - np.isfinite(values).sum())
-            if bad:
-                readers = (f" of node '{n.name}' ({n.op_type})" for n in model.graph.node if tensor.name in n.input)
-                what = f"The weights '{tensor.name}'{next(readers, '')} hold {bad:,} values that are NaN or infinite."
-                raise ModelError(what, fix="look at the training: such a model has no right output in any precision.")
 
 
 def _autocast(
