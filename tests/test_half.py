@@ -146,6 +146,10 @@ def attention(mask: str, low: float, constant: bool = False) -> onnx.ModelProto:
     end = {
         "Where": [node("Where", "above low s", "m")],
         "Add": [node("Add", "s mask", "m")],
+        "Twice": [
+            node("Add", "s mask", "once"),
+            node("Add", "once mask", "m"),
+        ],  # AutoCast makes copies of such constants
         "Mul": [node("Mul", "ones low", "many"), node("Add", "s many", "m")],
     }
     weights = [tensor("above", above, "bool"), tensor("mask", np.where(above == 1, low, 0)), tensor("ones", above)]
@@ -162,6 +166,7 @@ def attention(mask: str, low: float, constant: bool = False) -> onnx.ModelProto:
 
 LOWEST = float(np.finfo(np.float32).min)
 MASKS = [("Where", -np.inf), ("Where", LOWEST), ("Add", -np.inf), ("Add", LOWEST), ("Add", -1e9), ("Mul", LOWEST)]
+MASKS += [("Twice", -np.inf), ("Twice", LOWEST)]
 
 
 @pytest.mark.parametrize("kind", ["fp16", "bf16"])
@@ -269,3 +274,16 @@ def test_a_quantized_model_gets_half_precision_around_its_q_and_dq() -> None:
     assert weight_types(found.model) == {HALF}
     x = {"x": np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4)}
     assert np.allclose(numerics.run(found.model, x)["y"], numerics.run(network, x)["y"], atol=2e-3)
+
+
+def test_what_is_inside_a_branch_stays_in_fp32_and_is_counted() -> None:
+    text = """t (float[N,8] x, bool flag) => (float[N,8] y) { g = MatMul(x, w) r = Relu(g)
+        y = If(flag) <then_branch = one () => (float[N,8] a) { s = Shape(r) b = Gemm(r, v) a = Reshape(b, s) },
+            else_branch = two () => (float[N,8] c) { c = Gemm(r, v) }> }"""
+    network, samples = toy(text, w=np.eye(8), v=np.eye(8)), {**X, "flag": np.array(True)}
+    found = to_half(network, "fp16", samples, data_max=np.inf)
+    assert sorted(found.kept["op"]) == ["Gemm", "Gemm", "Reshape"]
+    assert set(found.kept["reason"]) == {"AutoCast does not convert what is inside a branch"}
+    assert repr(found).startswith("4 of 7 nodes in FP16")
+    for base in ("fp16", "fp32"):
+        onnx.checker.check_model(quantize(network, samples, base=base).model, full_check=True)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Literal
 
@@ -32,7 +33,7 @@ def check_finite(model: onnx.ModelProto) -> None:
 
 
 def set_aside(model: onnx.ModelProto) -> dict[str, np.ndarray]:
-    """The masks of `model`, where zeros are left: what is masked counts for no range."""
+    """The masks of `model`, where -0.0 is left: what is masked counts for no range, and nothing else is all -0.0."""
     found = {}
     limits = {name for node in model.graph.node if node.op_type in _LIMITING for name in reads(node)}
     for name, tensor in _constants(model):
@@ -40,16 +41,18 @@ def set_aside(model: onnx.ModelProto) -> dict[str, np.ndarray]:
             values = onnx.numpy_helper.to_array(tensor)
             if _is_mask(values):
                 found[name] = values
-                tensor.CopyFrom(onnx.numpy_helper.from_array(np.zeros_like(values), tensor.name))
+                tensor.CopyFrom(onnx.numpy_helper.from_array(np.full_like(values, -0.0), tensor.name))
     return found
 
 
 def put_back(model: onnx.ModelProto, masks: dict[str, np.ndarray], kind: Literal["fp16", "bf16"]) -> list[str]:
     """Give the masks their values again, in the type that each has now; returns what had to be changed."""
-    notes, left = [], set(masks)
+    notes, left = list[str](), set(masks)
     for name, tensor in _constants(model):
-        own = name if name in masks else name.removesuffix(f"_{kind}")
-        if own in masks:
+        here = onnx.numpy_helper.to_array(tensor) if tensor.data_type in (1, *_LOWEST) else np.zeros(1)
+        alike = (one for one in masks if re.fullmatch(rf"{re.escape(one)}(_\d+)?(_{kind})?", name))  # AutoCast's copies
+        own = name if name in masks else next(alike, None)
+        if own is not None and not here.any() and np.signbit(here).all():
             values, lowest = masks[own], _LOWEST.get(tensor.data_type, -np.inf)
             low = np.where(np.isinf(values), values, np.maximum(values, lowest))
             dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
@@ -60,7 +63,7 @@ def put_back(model: onnx.ModelProto, masks: dict[str, np.ndarray], kind: Literal
     if left:
         what = f"AutoCast did away with the mask '{min(left)}', and its values are lost."
         raise ModelError(what, fix="keep=[…] leaves the node that reads it alone.")
-    return notes
+    return list(dict.fromkeys(notes))
 
 
 def _is_mask(values: np.ndarray) -> bool:
