@@ -23,6 +23,7 @@ from conftest import compilers, leftovers
 
 import trtlab as lab
 from trtlab.errors import BuildError
+from trtlab.toys import toy
 
 STAND_INS = Path(__file__).resolve().parent / "stand_ins"
 HEAVY = {"x": ((1, 32, 64), (8, 32, 64), (64, 32, 64))}
@@ -177,6 +178,21 @@ def test_memory_limit_on_the_real_tensorrt() -> None:
     with pytest.raises(BuildError, match="more than 51 MiB") as caught:
         lab.build(tiny.conv(), memory_limit=0.05)
     assert caught.value.stage == "memory"
+
+
+@pytest.mark.parametrize("name", ["If_out", "If_0", "a node"])  # the last is renamed for the build
+def test_branches_of_unequal_rank_are_told_with_their_node(name: str) -> None:
+    text = """r (float[2,1,8] x, bool flag) => (float[P,Q] y) { y = If(flag) <
+        then_branch = t () => (float[2,8] a) { a = Squeeze(x, axis) },
+        else_branch = e () => (float[2,1,8] b) { b = Identity(x) }> }"""
+    model = toy(text, axis=[1])
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    model.graph.node[0].name = name
+    with pytest.raises(BuildError, match=rf"at node '{name}' \(If\)") as caught:
+        lab.build(model, progress=False)
+    assert "different rank" in caught.value.diagnosis.cause
+    assert name in caught.value.diagnosis.cause
+    assert "squeeze(dim)" in caught.value.diagnosis.fix
 
 
 def test_real_fault_of_tensorrt_names_the_node() -> None:

@@ -140,6 +140,58 @@ def test_weights_that_are_no_numbers_are_refused_with_their_node(bad: float) -> 
         to_half(network, "fp16")
 
 
+def attention(mask: str, low: float, constant: bool = False) -> onnx.ModelProto:
+    """Causal attention whose mask is chosen by Where, added, or multiplied out of ones and zeros as BERT's is."""
+    above = np.triu(np.ones((4, 4)), 1)
+    end = {
+        "Where": [node("Where", "above low s", "m")],
+        "Add": [node("Add", "s mask", "m")],
+        "Twice": [
+            node("Add", "s mask", "once"),
+            node("Add", "once mask", "m"),
+        ],  # AutoCast makes copies of such constants
+        "Mul": [node("Mul", "ones low", "many"), node("Add", "s many", "m")],
+    }
+    weights = [tensor("above", above, "bool"), tensor("mask", np.where(above == 1, low, 0)), tensor("ones", above)]
+    nodes = [node("MatMul", "x w", "q"), node("Transpose", "x", "xT", perm=[0, 2, 1]), node("MatMul", "q xT", "s")]
+    nodes += [*end[mask], node("Softmax", "m", "p"), node("MatMul", "p x", "y")]
+    if constant:
+        nodes.insert(0, node("Constant", "", "low", value=tensor("", low)))
+    else:
+        weights.append(tensor("low", low))
+    used = {name for one in nodes for name in one.input}
+    weights = [one for one in (*weights, tensor("w", np.eye(8) / 3)) if one.name in used]
+    return model(nodes, {"x": ("N", 4, 8)}, "y", weights)
+
+
+LOWEST = float(np.finfo(np.float32).min)
+MASKS = [("Where", -np.inf), ("Where", LOWEST), ("Add", -np.inf), ("Add", LOWEST), ("Add", -1e9), ("Mul", LOWEST)]
+MASKS += [("Twice", -np.inf), ("Twice", LOWEST)]
+
+
+@pytest.mark.parametrize("kind", ["fp16", "bf16"])
+@pytest.mark.parametrize(("mask", "low"), MASKS)
+def test_attention_masks_are_converted_and_still_mask(mask: str, low: float, kind: str) -> None:
+    x = {"x": np.random.default_rng(1).normal(size=(3, 4, 8)).astype(np.float32)}
+    given = attention(mask, low, constant=mask == "Where")
+    found = to_half(given, kind, x)  # type: ignore[arg-type]
+    assert found.kept.empty
+    right, half = (numerics.run(m, x, true_half=True)["y"] for m in (given, found.model))
+    assert numerics.sqnr(right, half) > (50 if kind == "fp16" else 30)
+    assert any("mask" in note for note in found.notes) == ((kind == "fp16" and low > -np.inf) or low == LOWEST)
+    if kind == "fp16":
+        quantized = quantize(given, x)
+        assert set(quantized.left["op"]) <= {"MatMul"}
+        assert numerics.sqnr(right, numerics.run(quantized.model, x)["y"]) > 25
+
+
+def test_a_limit_is_no_mask_and_nan_no_number() -> None:
+    clipped = model([node("Clip", "x low", "y")], {"x": ("N", 8)}, "y", [tensor("low", LOWEST)])
+    assert to_half(clipped, "fp16", X).kept["node"].tolist() == ["y"]
+    with pytest.raises(ModelError, match=r"'mask' of node 'm' \(Add\) hold 6 values that are NaN"):
+        to_half(attention("Add", np.nan), "fp16")
+
+
 @pytest.mark.parametrize(("samples", "message"), [({"x": IMAGES[:, :2]}, "takes float32")])
 def test_samples_that_do_not_fit_are_refused(samples: dict[str, np.ndarray], message: str) -> None:
     with pytest.raises(AssetError, match=message):
@@ -222,3 +274,16 @@ def test_a_quantized_model_gets_half_precision_around_its_q_and_dq() -> None:
     assert weight_types(found.model) == {HALF}
     x = {"x": np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4)}
     assert np.allclose(numerics.run(found.model, x)["y"], numerics.run(network, x)["y"], atol=2e-3)
+
+
+def test_what_is_inside_a_branch_stays_in_fp32_and_is_counted() -> None:
+    text = """t (float[N,8] x, bool flag) => (float[N,8] y) { g = MatMul(x, w) r = Relu(g)
+        y = If(flag) <then_branch = one () => (float[N,8] a) { s = Shape(r) b = Gemm(r, v) a = Reshape(b, s) },
+            else_branch = two () => (float[N,8] c) { c = Gemm(r, v) }> }"""
+    network, samples = toy(text, w=np.eye(8), v=np.eye(8)), {**X, "flag": np.array(True)}
+    found = to_half(network, "fp16", samples, data_max=np.inf)
+    assert sorted(found.kept["op"]) == ["Gemm", "Gemm", "Reshape"]
+    assert set(found.kept["reason"]) == {"AutoCast does not convert what is inside a branch"}
+    assert repr(found).startswith("4 of 7 nodes in FP16")
+    for base in ("fp16", "fp32"):
+        onnx.checker.check_model(quantize(network, samples, base=base).model, full_check=True)  # type: ignore[arg-type]

@@ -229,3 +229,39 @@ def test_a_sum_past_the_range_is_infinite_in_true_half() -> None:
         [node("ReduceSum", "x axes", "y")], [value("x", ("N", 9), HALF)], "y", [tensor("axes", [1], "int64")]
     )
     assert np.isinf(numerics.run(network, {"x": np.full((1, 9), 9000, np.float16)}, true_half=True)["y"]).all()
+
+
+def normalised(op: str, inputs: str, kind: int, opset: int, **attributes: object) -> onnx.ModelProto:
+    """A node over (N, 4, 8, 8) with the constants s (ones), b and m (zeros; m: 2) and v (4) that it names."""
+    wide = {"s": 1, "b": 0, "m": 2, "v": 4}
+    of = 2 if op == "GroupNormalization" and opset < 21 else 8 if op.startswith(("Layer", "RMS")) else 4
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
+    weights = [onnx.numpy_helper.from_array(np.full(of, wide[n], dtype), n) for n in inputs.split()[1:]]
+    nodes = [node("Relu", "given", "x"), node(op, inputs, "y", **attributes)]
+    return model(nodes, [value("given", ("N", 4, 8, 8), kind)], "y", weights, opset=opset)
+
+
+@pytest.mark.parametrize("kind", [HALF, BF16])
+@pytest.mark.parametrize(
+    ("op", "inputs", "opset", "attributes"),
+    [
+        *(("BatchNormalization", "x s b m v", opset, {"momentum": 0.9}) for opset in (7, 9, 13, 14, 15)),
+        ("LayerNormalization", "x s b", 17, {}),
+        ("RMSNormalization", "x s", 23, {}),
+        ("InstanceNormalization", "x s b", 11, {}),
+        *(("GroupNormalization", "x s b", opset, {"num_groups": 2}) for opset in (18, 21)),
+        *((op, "x", opset, {}) for op in ("Softmax", "LogSoftmax") for opset in (11, 13)),
+        ("Softmax", "x", 11, {"axis": 2}),
+        ("ReduceLogSumExp", "x", 13, {"axes": [2, 3]}),
+    ],
+)
+def test_statistics_in_true_half_are_those_of_onnx(
+    op: str, inputs: str, opset: int, attributes: dict[str, object], kind: int
+) -> None:
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
+    scale = 4 if "Soft" in op or "Log" in op else 2000  # the square of 2000 is beyond FP16's range
+    x = (RANDOM.random((2, 4, 8, 8), dtype=np.float32) * scale).astype(dtype)
+    right = numerics.run(normalised(op, inputs, 1, opset, **attributes), {"given": x.astype(np.float32)})["y"]
+    found = numerics.run(normalised(op, inputs, kind, opset, **attributes), {"given": x}, true_half=True)["y"]
+    assert found.dtype == dtype
+    assert numerics.sqnr(right, found.astype(np.float32)) > (60 if kind == HALF else 42)

@@ -17,7 +17,7 @@ import trtlab as lab
 from trtlab.errors import ModelError, ProfileError
 from trtlab.profiles import check, read_shapes
 from trtlab.profiles.running import Trials
-from trtlab.shapes import Findings, check_profiles, inputs_of
+from trtlab.shapes import Findings, check_profiles, inputs_of, proposed_shapes
 
 NAMES = [mistake.name for mistake in MISTAKES]
 AT_NODES = [one for one in MISTAKES if one.node and "2^31" not in one.name and one.name not in ("NonZero", "… between")]
@@ -246,3 +246,15 @@ def test_shape_tensors_are_told_from_ordinary_integers_as_tensorrt_does() -> Non
     for answer in try_profiles([(ids, None), (EXPAND(), {"size": ((1, 8), (2, 8), (4, 8))})]):
         assert answer.built
     assert inputs_of(EXPAND())["size"].holds_sizes
+
+
+@pytest.mark.parametrize("stacks", [False, True])
+def test_the_count_of_a_loop_is_a_size_only_where_the_loop_stacks(stacks: bool) -> None:
+    rows, out, more = ("int64 n", "last, y", ", float[4] o") if stacks else ("int64 n", "y", "")
+    loop = t(f"""l ({rows}, float[4] x) => (float[K,4] y) {{ {out} = Loop(n, go, x) <body = b
+        (int64 i, bool c, float[4] v) => (bool c2, float[4] v2{more}) {{ v2 = Add(v, x) c2 = Identity(c)
+        {"o = Identity(v2)" if stacks else ""} }}> }}""".replace("[K,4]", "[K,4]" if stacks else "[4]"),
+             go=np.array(True))()  # fmt: skip
+    assert inputs_of(loop)["n"].holds_sizes == stacks
+    assert lab.build(loop, shapes=proposed_shapes(loop) or None, progress=False).layers
+    assert check(loop).ok != stacks

@@ -30,6 +30,7 @@ from trtlab.tensorrt_choice import load_tensorrt
 
 _ASK = "look at the last lines of the error's .log; 'polygraphy debug reduce' finds the smallest part that fails."
 _WORD = re.compile(r"[\w./\-]+")
+_SUFFIX = re.compile(r"_(?:[A-Za-z]*Layer|output|\d+)$")  # of the layers that TensorRT makes of one node
 _AT_ONCE = 2  # compiler processes: a build uses about one core, and memory for two copies of the weights
 
 
@@ -169,8 +170,7 @@ def _failure(told: Transcript, names: Names, source: Source) -> BuildError:
     """The BuildError for what the compiler process reported, in the model's own names."""
     error, where = told.error or {}, told.place
     said = [error.get("message", ""), *(told.spoken("ERROR") if told.stage == "build" else [])]
-    words = (word for word in _WORD.findall(" ".join(said)) if word in names.nodes)
-    if node := error.get("node") or next(words, ""):
+    if node := error.get("node") or _node_in(" ".join(said), names):
         where = place_of_node([message for _, message in told.messages], node, error.get("op", ""))
     known = diagnose_text(names.restore(error.get("said") or said[0] or "\n".join(told.spoken("ERROR"))))
     verb = {"parse": "import", "profile": "accept the profile for"}.get(told.stage, "compile")
@@ -178,6 +178,14 @@ def _failure(told: Transcript, names: Names, source: Source) -> BuildError:
     message = f"TensorRT cannot {verb} {source.title}{names.restore(where)}: {reason}."
     diagnosis = replace(known, cause=known.cause if known.fix else message, fix=known.fix or _ASK)
     return BuildError(message, stage=told.stage, log=names.restore(told.log), diagnosis=diagnosis)
+
+
+def _node_in(text: str, names: Names) -> str:
+    """The first node that a message names, else the first one whose layer it names: If_0 for If_0_OutputLayer."""
+    words, known = _WORD.findall(text), names.nodes
+    while words and not (found := [word for word in words if word in known]):
+        words = [shorter for word in words if (shorter := _SUFFIX.sub("", word)) != word]
+    return found[0] if words else ""
 
 
 def _in_own_names(error: BuildError, names: Names) -> BuildError:

@@ -33,7 +33,7 @@ class Names:
 
     def restore(self, text: str) -> str:
         """`text` (a message of TensorRT or ONNX) with the model's own names put back."""
-        return re.sub(r"\bid_\d+\b", lambda match: self.own.get(match[0], match[0]), text) if self.own else text
+        return re.sub(r"\bid_\d+(?![^\W_])", lambda match: self.own.get(match[0], match[0]), text) if self.own else text
 
     def holder(self, name: str) -> str:
         """The node of the main graph for a name in a layer, such as "inner | branch (then_branch) | outer (If)"."""

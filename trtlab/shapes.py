@@ -14,7 +14,7 @@ import onnx
 from trtlab import tables
 from trtlab.errors import ProfileError
 from trtlab.graph import SIZE_INPUTS, needed
-from trtlab.onnx_model import graph_inputs
+from trtlab.onnx_model import graph_inputs, graphs
 
 Shape = tuple[int, ...]
 Range = tuple[Shape, Shape, Shape]
@@ -265,7 +265,12 @@ def inputs_of(model: onnx.ModelProto) -> dict[str, Input]:
 
 
 def _sizes(graph: onnx.GraphProto) -> set[str]:
-    """The tensors whose values become sizes: followed back from the nodes that use them so."""
-    places = SIZE_INPUTS | {"Loop": (0,)}
-    used = {name for node in graph.node for at in places.get(node.op_type, ()) for name in node.input[at : at + 1]}
+    """The tensors whose values become sizes: followed back from the nodes that use them so, in bodies of loops too.
+
+    The count of a loop is one only where the loop stacks what its rounds give, which then has as many rows.
+    """
+    nodes = [node for one in graphs(graph) for node in one.node]
+    used = {name for node in nodes for at in SIZE_INPUTS.get(node.op_type, ()) for name in node.input[at : at + 1]}
+    stacking = [node for node in nodes if node.op_type == "Loop" and any(node.output[len(node.input) - 2 :])]
+    used.update(node.input[0] for node in stacking)
     return needed(graph, used - {""}, {"Shape": (0,), "Size": (0,)})

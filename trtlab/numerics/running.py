@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 from onnx.reference import ReferenceEvaluator
-from onnx.reference.ops import load_op
 
 from trtlab.errors import AssetError, ModelError, check_known
 from trtlab.graph import reads
+from trtlab.numerics.operators import OPERATORS
 from trtlab.onnx_model import Model, read_whole
 from trtlab.shapes import Input, inputs_of
 from trtlab.tables import shape_text
@@ -164,27 +163,6 @@ def _runtime(model: onnx.ModelProto, names: list[str]) -> Callable[[Arrays], lis
 
 def _reference(model: onnx.ModelProto, names: list[str]) -> Callable[[Arrays], list[np.ndarray]]:
     """ONNX's reference evaluator: one operation after the other, each result in its own type."""
-    evaluator = ReferenceEvaluator(model, new_ops=SUMS_IN_FP32)
+    evaluator = ReferenceEvaluator(model, new_ops=OPERATORS)
     # Without NumPy's warnings: overflow is what one wants to see, in the numbers.
     return np.errstate(all="ignore")(lambda feed: [np.asarray(result) for result in evaluator.run(names, feed)])
-
-
-def _sums_in_fp32(base: Any) -> type:
-    """An operator of the reference evaluator that adds up its 16-bit operands in FP32 and rounds once.
-
-    That is what Tensor Cores do with FP16 and BF16, and what NumPy does with float16, only that NumPy takes thirty
-    times as long for it; BF16 it would sum up in BF16.
-    """
-
-    def _run(self: Any, *arrays: Any, **attributes: Any) -> tuple[np.ndarray, ...]:
-        kind = arrays[0].dtype
-        if kind.itemsize != 2:
-            return tuple(base._run(self, *arrays, **attributes))
-        wide = [array.astype(np.float32) if getattr(array, "dtype", None) == kind else array for array in arrays]
-        return tuple(result.astype(kind) for result in base._run(self, *wide, **attributes))
-
-    return type(base.__name__.partition("_")[0], (base,), {"op_domain": "", "_run": _run})
-
-
-_SUMMING = ("Conv", "Gemm", "MatMul", "ReduceSum", "ReduceMean", "GlobalAveragePool")
-SUMS_IN_FP32 = [_sums_in_fp32(load_op("", name, 22)) for name in _SUMMING]

@@ -17,14 +17,16 @@ import onnx
 import pandas as pd
 
 from trtlab.errors import AssetError, ModelError, check_known
-from trtlab.graph import inferred
+from trtlab.graph import Facts, inferred
 from trtlab.numerics.running import Samples, batches
-from trtlab.onnx_model import Model, graph_inputs, node_names, read_whole, tensors
+from trtlab.onnx_model import Model, graph_inputs, graphs, node_names, read_whole, tensors
+from trtlab.precision.masks import check_finite, put_back, set_aside
 
 Kind = Literal["fp16", "bf16"]
 _REASONS = {  # names of AutoCast's rules
     "DisabledNodeNameRegexRule": "named in keep",
     "DisabledOpTypes": "AutoCast does not convert what is inside a loop",
+    "branch": "AutoCast does not convert what is inside a branch",
 }
 _HALF = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 
@@ -33,7 +35,8 @@ _HALF = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 class HalfModel:
     """A model in mixed precision. `kept` has one row a node left in FP32: node, op, reason.
 
-    `nodes` counts all nodes but the `casts` that were added; `notes` says what the conversion assumed or had to change.
+    `nodes` counts all nodes, those in branches too, but the `casts` that were added; `notes` says what the conversion
+    assumed or had to change.
     """
 
     model: onnx.ModelProto
@@ -56,16 +59,18 @@ def to_half(
     That is: the nodes named in `keep`, and loops; those that read or write a value beyond ±`data_max` on the samples
     (at 512, FP16 numbers are 0.5 apart); those with a weight beyond ±65,504; and operators that ONNX has no such form
     of. Without samples no activation is judged. AutoCast holds all tensors of all samples at once, so give it tens of
-    them. Inputs and outputs stay FP32. Files are written only to a temporary folder.
+    them. Inputs and outputs stay FP32. Files are written only to a temporary folder. Attention masks count for no
+    range: minus infinity stays what it is, and FP32's minimum becomes a number as good.
 
-    Raises ModelError for a model that is in half precision already, with NaN or infinite weights, with operators that
-    are not ONNX's own, or of more than 2 GiB, and AssetError for samples that do not fit and for unknown names.
+    Raises ModelError for a model that is in half precision already, with NaN or infinite weights (no masks), with
+    operators that are not ONNX's own, or of more than 2 GiB, and AssetError for samples that do not fit and for unknown
+    names.
     """
     if kind not in ("fp16", "bf16"):
         raise AssetError(f"There is no half precision '{kind}'.", fix="ask for 'fp16' or 'bf16'.")
     proto = named_copy(read_whole(model))
     _check(proto, keep)
-    own = {node.name for node in proto.graph.node}
+    own, masks = {node.name for node in _nodes(proto)}, set_aside(proto)
     with tempfile.TemporaryDirectory(prefix="trtlab-half-") as folder:
         for number, feed in enumerate(batches(samples, proto) if samples is not None else ()):
             np.savez(Path(folder, f"{number:06d}.npz"), **feed)  # type: ignore[arg-type]
@@ -74,10 +79,18 @@ def to_half(
         limit, data = (np.inf, None) if samples is None else (data_max, folder)
         converted, log = _autocast(path, kind, data, keep, limit)
     kept = _kept_nodes(converted, [text for _, text in log], data_max)
-    casts = sum(node.op_type == "Cast" and node.name not in own for node in converted.graph.node)
+    nodes = _nodes(converted)
+    casts = sum(node.op_type == "Cast" and node.name not in own for node in nodes)
     notes = [] if data else ["No samples were given, so no activation was judged: only weights, operators and names."]
+    notes += put_back(converted, masks, kind)
     notes += [_sentence(text) for level, text in log if level >= logging.WARNING]
-    return HalfModel(converted, kind, kept, len(converted.graph.node) - casts, casts, tuple(dict.fromkeys(notes)))
+    return HalfModel(converted, kind, kept, len(nodes) - casts, casts, tuple(dict.fromkeys(notes)))
+
+
+def _nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """The nodes of the main graph and, after them, those in the branches of its Ifs; a loop counts for one."""
+    inner = [graph for node in model.graph.node if node.op_type == "If" for graph in graphs(node)]
+    return [node for graph in (model.graph, *inner) for node in graph.node]
 
 
 def named_copy(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -113,18 +126,6 @@ def _check(model: onnx.ModelProto, keep: Sequence[str]) -> None:
             raise ModelError(what, fix="declare it; a name such as 'N' will do for a size that may vary.")
 
 
-def check_finite(model: onnx.ModelProto) -> None:
-    """Raise ModelError, naming tensor and node, for weights that are NaN or infinite."""
-    for tensor in tensors(model):
-        if tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE):
-            values = onnx.numpy_helper.to_array(tensor)
-            bad = int(values.size - np.isfinite(values).sum())
-            if bad:
-                readers = (f" of node '{n.name}' ({n.op_type})" for n in model.graph.node if tensor.name in n.input)
-                what = f"The weights '{tensor.name}'{next(readers, '')} hold {bad:,} values that are NaN or infinite."
-                raise ModelError(what, fix="look at the training: such a model has no right output in any precision.")
-
-
 def _autocast(
     path: Path, kind: Kind, data: str | None, keep: Sequence[str], data_max: float
 ) -> tuple[onnx.ModelProto, list[tuple[int, str]]]:
@@ -158,13 +159,19 @@ def _autocast(
 
 def _kept_nodes(model: onnx.ModelProto, log: Sequence[str], data_max: float) -> pd.DataFrame:
     """The nodes that AutoCast left in FP32, in the model's order, with its reason in plain words."""
-    found = []
+    found, inside = [], _nodes(model)[len(model.graph.node) :]
     for node in model.graph.node:
         skipped = f"Skipping node {node.name}: "
         no_form = f"Node {node.name} (op type: {node.op_type}) is not supported in"
         reasons = [_reason(text.removeprefix(skipped), data_max) for text in log if text.startswith(skipped)]
         reasons += [f"ONNX has no {node.op_type} in that type" for text in log if text.startswith(no_form)]
         found += [(node.name, node.op_type, reason) for reason in reasons[:1]]
+    types = Facts(model).types if inside else {}
+    for node in inside:
+        if node.op_type not in ("Cast", "Constant") and types.get(node.output[0]) == onnx.TensorProto.FLOAT:
+            found.append(
+                (node.name or node.output[0], node.op_type, "AutoCast does not convert what is inside a branch")
+            )
     return pd.DataFrame(found, columns=["node", "op", "reason"])
 
 

@@ -9,7 +9,8 @@ import onnx
 
 from trtlab.errors import ModelError, check_known
 from trtlab.graph import PRODUCTS, inferred
-from trtlab.precision.half import check_finite, named_copy
+from trtlab.precision.half import named_copy
+from trtlab.precision.masks import check_finite
 
 OPSET = 19  # from here on a Q/DQ scale may be FP16 (and from 13 on there may be one a channel)
 # Have INT8 kernels, in 1, 2 and 3 dimensions, grouped and depthwise; ConvTranspose runs in the base, pairs or not.
@@ -123,9 +124,10 @@ class _Graph:
         Where both come from such nodes it is the one made first: the node that runs last can add it as it writes.
         """
         found, order = Inputs(), list(self.computed)
+        masked = {node.input[0] for node in self.nodes.values() if node.op_type == "Softmax"}  # a mask is added there
         for name, node in self.nodes.items():
             sides = list(node.input)
-            if node.op_type == "Add" and len({*sides} & self.computed.keys()) == 2:
+            if node.op_type == "Add" and len({*sides} & self.computed.keys()) == 2 and node.output[0] not in masked:
                 ends = [side for side in sides if self._product(side) in products]
                 if ends:
                     found[name] = (1 - sides.index(max(ends, key=order.index)),)
