@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import difflib
 import re
 from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
-
-import pandas as pd
 
 from trtlab.errors import AssetError
 from trtlab.files import data_file
@@ -38,7 +37,7 @@ class Gpu:
     @property
     def target(self) -> str:
         """The build target, `SM89` for compute capability 8.9."""
-        return "SM" + self.compute_capability.replace(".", "")
+        return _target(self.compute_capability)
 
 
 # A name has words of its family, which people leave out ("rtx"), words that tell cards of one model apart ("laptop",
@@ -51,24 +50,41 @@ _CAPABILITY = r"\(?(?:sm|cc|compute(?: capability)?)?[ _]?(\d{1,2})(?:\.|, ?)?(\
 
 
 @cache
-def _table(file: str) -> pd.DataFrame:
-    """A file of data/, each row under its build target."""
-    table = pd.read_csv(data_file(file), dtype={"compute_capability": str})
-    return table.set_index("SM" + table["compute_capability"].str.replace(".", ""))
+def _table(file: str) -> tuple[dict[str, str], ...]:
+    """The rows of a file of data/, each with its build target; without pandas, which a build need not wait for."""
+    with data_file(file).open(encoding="utf-8", newline="") as lines:
+        return tuple(row | {"target": _target(row["compute_capability"])} for row in csv.DictReader(lines))
+
+
+@cache
+def _capabilities() -> dict[str, dict[str, str]]:
+    """What data/compute_capabilities.csv says of each build target."""
+    return {row["target"]: row for row in _table("compute_capabilities.csv")}
 
 
 @cache
 def all_gpus() -> tuple[Gpu, ...]:
     """Every GPU of data/gpus.csv, in the order of the file."""
-    table = _table("gpus.csv")[[one.name for one in fields(Gpu)]].replace({"name": "-"}, {"name": " "}, regex=True)
-    return tuple(Gpu(*row) for row in table.astype(object).where(table.notna(), None).to_numpy())
+    return tuple(map(_gpu, _table("gpus.csv")))
+
+
+def _gpu(row: dict[str, str]) -> Gpu:
+    kinds: dict[Any, Any] = {"str": str, "int": int}
+    found = {one.name: kinds.get(one.type, float)(row[one.name]) if row[one.name] else None for one in fields(Gpu)}
+    known: dict[str, Any] = found | {"name": row["name"].replace("-", " ")}
+    return Gpu(**known)
 
 
 @cache
 def _names() -> dict[str, str]:
     """The build target of every name in data/gpus.csv and data/gpu_names.csv."""
-    named = {name: str(target) for target, name in _table("gpu_names.csv")["name"].items()}
-    return {one.name: one.target for one in all_gpus()} | named
+    return {one.name: one.target for one in all_gpus()} | {
+        row["name"]: row["target"] for row in _table("gpu_names.csv")
+    }
+
+
+def _target(capability: str) -> str:
+    return "SM" + capability.replace(".", "")
 
 
 def _key(name: object) -> str:
@@ -92,7 +108,7 @@ def gpu(name: str | Gpu) -> Gpu:
     found, figures = _called(name), {one.name: one for one in all_gpus()}
     if known := [one for one in found if one in figures and _split(name)[2] <= _split(one)[2]]:
         return figures[_one_family(name, known)[0]]
-    target, arch = _names()[found[0]], _table("compute_capabilities.csv")["architecture"]
+    target, arch = _names()[found[0]], {key: row["architecture"] for key, row in _capabilities().items()}
     close = [one for one in _closest(found[0]) if one in figures and arch[_names()[one]] == arch[target]]
     fix = f"try {', '.join(close[:4])}" if close else f"take a GPU of another architecture than {arch[target]}"
     what = f"only its compute capability, {target[2:-1]}.{target[-1]} ({arch[target]})"
@@ -134,7 +150,7 @@ def _capability(where: object) -> str:
     """The target that a number or a target stands for: 8.9, "89", (8, 9), "sm_89" are SM89; else ""."""
     match = re.fullmatch(_CAPABILITY, str(where).strip(), re.IGNORECASE)
     target = f"SM{match[1]}{match[2]}" if match else ""
-    return "" if str(where).isdigit() and target not in _table("compute_capabilities.csv").index else target
+    return "" if str(where).isdigit() and target not in _capabilities() else target
 
 
 def target_of(where: str | float | Gpu | None) -> str:
@@ -171,8 +187,8 @@ def check_target(where: str | float | Gpu | None, trt: Any) -> str:
     example = {of: f" ({name})" for name, of in reversed(_names().items())}
     choice = f"choose one of {', '.join(name + example.get(name, '') for name in offered)}."
     why = f", which is too old: {offered[0]} and newer" if int(target[2:]) < int(offered[0][2:]) else ""
-    if builder := _table("compute_capabilities.csv")["tensorrt"].get(target):
-        choice = f"build on that GPU with {builder}, or {choice}"
+    if known := _capabilities().get(target):
+        choice = f"build on that GPU with {known['tensorrt']}, or {choice}"
     else:
         why = f": no GPU has compute capability {target[2:-1]}.{target[-1]}"
     raise AssetError(f"TensorRT-RTX {trt.__version__} cannot build for {target}{why}.", fix=choice)
@@ -181,4 +197,4 @@ def check_target(where: str | float | Gpu | None, trt: Any) -> str:
 def target_here() -> str:
     """The target of this machine's first GPU, as the NVIDIA driver reports it; "" without one."""
     found = compute_capability() if has_gpu() else None
-    return "SM" + found.replace(".", "") if found else ""
+    return _target(found) if found else ""

@@ -6,7 +6,7 @@ import hashlib
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from io import BufferedReader
@@ -215,18 +215,19 @@ def has_values(tensor: onnx.TensorProto) -> bool:
     return any(field.name.endswith("_data") for field, _ in tensor.ListFields())
 
 
-def _messages(message: Any) -> Iterator[Any]:
-    """`message` and those inside it, wherever they are; the parts of a tensor are left out, for its size."""
+def _messages(message: Any, without: Collection[str] = ()) -> Iterator[Any]:
+    """`message` and those inside it, wherever they are, but for some kinds; without a tensor's parts, for its size."""
     yield message
     for field, content in message.ListFields() if message.DESCRIPTOR.name != "TensorProto" else ():
-        if field.type == field.TYPE_MESSAGE:
+        if field.type == field.TYPE_MESSAGE and field.message_type.name not in without:
             for part in content if field.is_repeated else (content,):
-                yield from _messages(part)
+                yield from _messages(part, without)
 
 
 def tensors(message: Any) -> Iterator[onnx.TensorProto]:
     """Every TensorProto in a model, graph or node, wherever it is (attributes, branches, functions, sparse tensors)."""
-    return (part for part in _messages(message) if part.DESCRIPTOR.name == "TensorProto")
+    parts = _messages(message, ("ValueInfoProto", "StringStringEntryProto"))  # which are many, and hold none
+    return (part for part in parts if part.DESCRIPTOR.name == "TensorProto")
 
 
 def graphs(message: Any) -> list[onnx.GraphProto]:

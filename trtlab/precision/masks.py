@@ -15,7 +15,7 @@ from trtlab.onnx_model import tensors
 
 _HALF_REACH = 65504.0  # the largest number of FP16
 # A quarter of that, so that the sum of a score and some masks stays finite: a row that is masked whole gives no NaN.
-_LOWEST = {onnx.TensorProto.FLOAT16: -_HALF_REACH / 4, onnx.TensorProto.BFLOAT16: -(2.0**126)}
+_LOWEST: dict[int, float] = {onnx.TensorProto.FLOAT16: -_HALF_REACH / 4, onnx.TensorProto.BFLOAT16: -(2.0**126)}
 _LIMITING = ("Clip", "Max", "Min")  # here a number that far out is a limit
 
 
