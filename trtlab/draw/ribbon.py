@@ -52,9 +52,9 @@ def kernels(stages: Stages, room: float, many: int) -> list[str]:
 
 def _kernel(box: Box, many: int) -> Cell:
     texts = [tile_name(op, many) for _, op in box.nodes] or [errand(box.layer)]
-    inside = sum(width_of(text, 10, "bold") + 0.13 for text in texts)
+    inside = sum(width_of(text, 10, "bold") + 0.2 for text in texts)
     label = kernel(box.layer, box.nodes, many, [box.under], name=box.index)
-    return Cell(f"<td>{label}</td>", max(inside, width_of(box.under, 9)) + 0.12)
+    return Cell(f"<td>{label}</td>", max(inside, width_of(box.under, 9)) + 0.21)
 
 
 def vanished(gone: Sequence[tuple[str, str, str]], room: float, many: int) -> list[str]:
@@ -65,7 +65,7 @@ def vanished(gone: Sequence[tuple[str, str, str]], room: float, many: int) -> li
         for node, op, why in gone:
             if why == reason:
                 html = tile(node, op, many, gone=True)
-                cells.append(Cell(html, width_of(tile_name(op, many), 10, "bold") + 0.13))
+                cells.append(Cell(html, width_of(tile_name(op, many), 10, "bold") + 0.2))
         found += _flow(cells, room)
     return found
 
