@@ -205,7 +205,12 @@ def test_clear_empties_the_cache(cache: Path) -> None:
     assert not cache.exists()
     lab.build(tiny.conv(1))
     lab.build(tiny.conv(2))
+    exported = cache / "models" / "net.onnx"
+    exported.parent.mkdir()
+    exported.write_bytes(b"a model")
+    assert engine_cache.models() == [exported]
     assert engine_cache.clear() == 2
+    assert not exported.exists()
     assert not engine_cache.entries()
     assert not [path for path in cache.rglob("*") if path.is_file() and path.suffix != ".lock"]
 

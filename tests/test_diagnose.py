@@ -252,3 +252,9 @@ def test_diagnosis_in_words_and_html() -> None:
     assert str(two).splitlines() == ["First.", "  evidence: a", "  fix: mend it.", "then: Second.", "  fix: and it."]
     assert two._repr_html_().count("<table>") == 2
     assert two.translated(str.upper).causes[1] == Cause("SECOND.", "", "AND IT.")
+
+
+@pytest.mark.parametrize("path", ["nowhere.onx", "a/nowhere.log", "nowhere.plan"])
+def test_a_path_that_is_not_there_is_no_message(path: str) -> None:
+    assert lab.diagnose(path).cause == f"There is no file '{path}'."
+    assert lab.diagnose(f"it says {path}").causes == ()
