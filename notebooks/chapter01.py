@@ -1,14 +1,17 @@
-"""The exercises, bars and widget of chapter 01, from PyTorch to ONNX."""
+"""The logger, tables, bars, widget and exercises of chapter 01, from PyTorch to ONNX."""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import copy
 import io
 import tempfile
+import textwrap
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,21 +20,25 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from IPython.display import HTML
 from ipywidgets import VBox
 from onnxruntime.tools.onnx_model_utils import optimize_model
+from polygraphy.logger import G_LOGGER
 from torch import Tensor
 
-from trtlab import datasets, models, numerics
+from trtlab import datasets, models, numerics, trt
 from trtlab.building import build
 from trtlab.draw.frame import MARGIN, Picture, fit, key, message, plot, style, width_of
-from trtlab.draw.palette import KINDS, MUTED, kind_of_op
+from trtlab.draw.palette import KINDS, MUTED, kind_of_op, readable_name
+from trtlab.engine import Engine
 from trtlab.errors import BuildError, ModelError, TrtlabError
 from trtlab.exercises import Answer, Exercise
 from trtlab.export_checks import checklist
 from trtlab.models.export import hide_known_noise
 from trtlab.onnx_model import Model, read_model, read_whole
-from trtlab.shapes import Shapes, proposed_shapes
-from trtlab.widgets import dropdown, explorer
+from trtlab.profiles import guess
+from trtlab.shapes import Shapes
+from trtlab.widgets import dropdown, explorer, table
 
 Simplifier = Callable[[onnx.ModelProto], onnx.ModelProto]
 _TOLERANCE = 1e-4
@@ -46,7 +53,7 @@ def exercises() -> list[Exercise]:
             (
                 "checklist(answer) says which lines of the class are to blame, one row at a time.",
                 "The temperature may be a float32 buffer, and forward() needs no labels. What about .eval()?",
-                'The batch is dynamic when torch.onnx.export gets dynamic_shapes=({0: "batch"},).',
+                "It must take any batch: which argument of the first export on the page said so?",
             ),
             _well_exported,
         ),
@@ -56,7 +63,7 @@ def exercises() -> list[Exercise]:
                 "What TensorRT cannot read is made by one pass of onnxsim's optimizer; the page names it.",
                 "onnxsim.simplify has an argument that takes a list of passes to leave out, and another that turns the "
                 "whole optimizer off and folds constants all the same.",
-                "The first of them is called skipped_optimizers.",
+                "Build what you get, or ask checklist(answer): a misspelt name of a pass is ignored without a word.",
             ),
             _safely_simplified,
         ),
@@ -64,7 +71,7 @@ def exercises() -> list[Exercise]:
             "01.3",
             (
                 "No loop: most of PyTorch's functions work on all rows at once. Compute both results for all of them.",
-                "torch.where(condition, a, b) chooses; here the condition needs one truth value a row, not one in all.",
+                "The page's way without an If chose once for all rows. Here the condition needs one truth value a row.",
                 "x.sum(1) has the shape (batch,), and x (batch, features). What does keepdim=True do?",
             ),
             _branch_free,
@@ -103,7 +110,7 @@ def _safely_simplified(answer: Any) -> Answer:
     foreign = checklist(model)["operators"]
     if not foreign.ok:
         unheard = " (onnxsim skips over a misspelt name of a pass without a word.)" * ("Attention" in foreign.found)
-        return False, f"It holds operators that are {foreign.found}.{unheard}"
+        return False, f"TensorRT has {foreign.found}.{unheard}"
     if len(model.graph.node) >= len(before.graph.node):
         return False, f"It has {len(model.graph.node)} nodes, no fewer than the exported model."
     expected = network.torch_module()(torch.from_numpy(tokens)).numpy()
@@ -224,13 +231,89 @@ def _agrees(model: onnx.ModelProto, x: np.ndarray, expected: np.ndarray, what: s
     return True, f"It agrees with PyTorch to {worst:.0e}."
 
 
+class KeepingLogger(trt.ILogger):
+    """The logger of chapter 00, which keeps what TensorRT calls an error."""
+
+    def __init__(self) -> None:
+        trt.ILogger.__init__(self)
+        self.errors: list[str] = []
+
+    def log(self, severity: Any, message: str) -> None:
+        """Keep an error."""
+        if severity == trt.ILogger.ERROR:
+            self.errors.append(message)
+
+
+@cache
+def folder() -> Path:
+    """An empty folder for the files of this chapter; it goes when Python ends."""
+    made = tempfile.TemporaryDirectory(prefix="chapter01-")
+    atexit.register(made.cleanup)
+    return Path(made.name)
+
+
+def tensorrt(model: onnx.ModelProto, gpu: str | None = None, shapes: Shapes = None) -> Engine | str:
+    """The engine that TensorRT builds, or its words where it refuses; dynamic inputs get small sizes by default."""
+    try:
+        return build(model, gpu=gpu, shapes=shapes or guess(model) or None, progress=False)
+    except TrtlabError as error:
+        return error.diagnosis.evidence or error.message
+
+
+def in_short(result: Engine | str) -> str:
+    """What `tensorrt` returned, in two words."""
+    if isinstance(result, str):
+        return "refused"
+    return f"{len(result.kernels)} kernel{'s' if len(result.kernels) != 1 else ''}"
+
+
+def in_lines(message: str) -> str:
+    """A message of TensorRT, wrapped, without the name of the C++ function that wrote it."""
+    lines = message.split(" In operator()")[0].splitlines()
+    return "\n".join(wrapped for line in lines for wrapped in textwrap.wrap(line, 95))
+
+
+def sizes(model: onnx.ModelProto) -> list[int | str]:
+    """The shape of the first input: numbers, and names where it is dynamic."""
+    return [dim.dim_param or dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim]
+
+
+def foreign(model: onnx.ModelProto) -> str:
+    """The operators of `model` that ONNX does not define."""
+    return ", ".join(sorted({f"{node.domain}::{node.op_type}" for node in model.graph.node if node.domain}))
+
+
+def about_training(warned: Sequence[warnings.WarningMessage]) -> str:
+    """What the exporter's warnings say of training mode: the first two sentences."""
+    said = next(str(one.message) for one in warned if "training mode" in str(one.message))
+    return ". ".join(said.split(". ")[:2]).rstrip(".") + "."
+
+
+def by_the_old_exporter(module: torch.nn.Module, x: Tensor) -> onnx.ModelProto:
+    """What torch.onnx.export(dynamo=False) writes."""
+    written = io.BytesIO()
+    with without_export_noise():
+        torch.onnx.export(module, (x,), written, dynamo=False)
+    return onnx.load_from_string(written.getvalue())
+
+
+def what_each_does(engine: Engine, model: onnx.ModelProto) -> HTML:
+    """A table of the kernels with the ONNX operations that each runs."""
+    ops = engine.fate(model).set_index("node")["op"]
+    rows = [
+        (number, layer.type, readable_name(layer), ", ".join(ops[name] for name in layer.onnx_nodes) or "none")
+        for number, layer in enumerate(engine.kernels, 1)
+    ]
+    return table(["", "type", "TensorRT's name", "ONNX node"], rows)
+
+
 def simplified_picture(model: onnx.ModelProto, tool: Simplifier, name: str) -> Picture:
     """Run a simplifier called `name` over `model` and draw the nodes before and after, with what TensorRT says to each.
 
     Dynamic inputs are built at batch 1. The model itself is not changed.
     """
     versions = {"as it is": model, name: tool(copy.deepcopy(model))}
-    remarks = {title: _verdict(version) for title, version in versions.items()}
+    remarks = {title: in_short(tensorrt(version)) for title, version in versions.items()}
     before, after = (len(version.graph.node) for version in versions.values())
     return nodes_by_kind(versions, f"{name}: {before} nodes become {after}", remarks=remarks)
 
@@ -243,15 +326,6 @@ def simplifier_explorer(networks: Mapping[str, onnx.ModelProto], tools: Mapping[
         model=dropdown("Model", list(networks)),
         tool=ipywidgets.ToggleButtons(options=list(tools), description="Simplifier", style=wide),
     )
-
-
-def _verdict(model: onnx.ModelProto) -> str:
-    """What TensorRT makes of `model`, in two or three words."""
-    try:
-        kernels = build(model, shapes=proposed_shapes(model) or None, progress=False).kernels
-    except TrtlabError:
-        return "TensorRT refuses it"
-    return f"{len(kernels)} kernel{'s' if len(kernels) != 1 else ''}"
 
 
 def nodes_by_kind(
@@ -323,6 +397,14 @@ def optimized_by_onnxruntime(model: Model, level: Literal["basic", "extended", "
 
 # They repeat what an exception or the exported model says as well.
 _LOGGERS = ("torch.fx.experimental.symbolic_shapes", "torch.onnx._internal.exporter._compat")
+
+
+def hide_export_noise() -> None:
+    """Hide, for the rest of this Python, logs and one warning of the exporter that concern no reader."""
+    global _hidden
+    _hidden = contextlib.ExitStack()
+    _hidden.enter_context(hide_known_noise(*_LOGGERS))
+    G_LOGGER.module_severity = G_LOGGER.ERROR  # Polygraphy's
 
 
 @contextlib.contextmanager

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-import struct
-from collections.abc import Callable, Mapping, Sequence
-from math import ceil, floor, log10
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from math import log10
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -14,117 +16,145 @@ import ipywidgets
 import numpy as np
 import onnx
 import pandas as pd
+from IPython.display import HTML, display
 from ipywidgets import VBox
 from matplotlib.axes import Axes
+from ml_dtypes import float4_e2m1fn, float8_e4m3fn, int4
 from onnx.reference import ReferenceEvaluator
+from onnxconverter_common import float16
 
-from trtlab import datasets, models
 from trtlab.building import build
-from trtlab.draw.frame import MARGIN, Picture, fit, key, label, message, plot, style, width_of
-from trtlab.draw.palette import CARD, KINDS, MUTED, TEXT, UNASKED, kind_of_op
-from trtlab.engine import Engine, owners
-from trtlab.errors import AssetError, BuildError, ModelError
+from trtlab.draw.frame import MARGIN, Card, Picture, key, label, plot, style, width_of
+from trtlab.draw.palette import CARD, EDGE, MUTED, QUANTITIES, TEXT
+from trtlab.engine import Engine, Layer
+from trtlab.errors import BuildError
 from trtlab.exercises import Answer, Exercise, a_model, same_numbers
-from trtlab.numerics import run, sqnr
+from trtlab.numerics import sqnr
 from trtlab.recordings import compare, recording
 from trtlab.toys import toy
 from trtlab.widgets import dropdown, explorer
 
-_PAIR = "q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z)"
-_BLOCK = "block (float16[8,64,28,28] x) => (float16[8,64,28,28] y) "
 _SAME_DB = 65.0  # rounding to FP16 leaves more than 70 dB; another scale, or none, less than 60
-_CLOSE_DB = 30.0  # without Q and DQ it is above 40 dB here, without the ReLU below 10
+_CLOSE_DB = 30.0  # without Q and DQ above 40, without the ReLU below 10
 _STEM = 2  # groups that lost most, one tick of the timer apart: asked for, two answers would be right
 
 
 def exercises() -> list[Exercise]:
     """05.1: write a quantizer. 05.2: why is this block not INT8? 05.3: who paid most for copies in a recording?"""
     return [
-        Exercise(
-            "05.1",
-            (
-                "One step is threshold / 127. Divide by it, and the values are in steps.",
-                "np.round rounds to the nearest step. Then what is beyond 127 steps has to go somewhere.",
-                "np.clip(…, -127, 127) comes before .astype(np.int8), because int8 wraps around.",
-            ),
-            _quantizer,
-        ),
-        Exercise(
-            "05.2",
-            (
-                "Which node's output does the convolution read? Look for the DequantizeLinear.",
-                "A compiler recognises DQ and convolution side by side. Here something stands between them.",
-                "max(0, round(x)) = round(max(0, x)): the ReLU may stand in front of the pair.",
-            ),
-            _repaired,
-        ),
-        Exercise(
-            "05.3",
-            (
-                'lab.recordings.recording("resnet18-a100-fp16") and "resnet18-a100-int8-qdq" are the two runs.',
-                "compare(a, b) has a column 'difference', in milliseconds, of b minus a with its copies: positive if "
-                "b is slower.",
-                "table['difference'].iloc[2:].idxmax() is the row, with 'layers' as index; 1 ms is 1,000 µs.",
-            ),
-            _lost_most,
-        ),
-    ]
+        Exercise("05.1", (
+            "How many steps is a value long? The answer is a number such as 30.6.",
+            "Which whole number is nearest? And which numbers can an int8 not hold?",
+            "Look at what np.int16(200).astype(np.int8) gives: what must be done before the conversion?",
+        ), _quantizer),
+        Exercise("05.2", (
+            "Build the block. What does the kernel that has 'y' among its onnx_nodes read?",
+            "Which of the four operators of the lesson did TensorRT move a DQ past? Is this one among them?",
+            "Take a negative and a positive number. Round and clip, then apply the ReLU. Now in the other order.",
+        ), _repaired),
+        Exercise("05.3", (
+            "lab.recordings.compare(half, naive) has one row for each group of layers, copies included.",
+            "Look at the sign of 'difference': which sign means that INT8 is slower? In which unit is it?",
+            "Which rows of the table does the question leave out?",
+        ), _lost_most),
+    ]  # fmt: skip
 
 
 def _quantizer(answer: Callable[[Any, float], Any]) -> Answer:
     if not callable(answer):
         return False, f"The answer is the function itself, not {type(answer).__name__}."
-    threshold = 2.54  # a step of 0.02
-    steps = np.array([0, 0.3, 0.7, -0.7, 1.2, -50.3, 126.8, -126.8], np.float32)
-    beyond = np.array([130, 400, -130, -400], np.float32)
-    inside, outside = (answer(values * np.float32(0.02), threshold) for values in (steps, beyond))
+    scale = 0.25  # so that a half step is exact
+    steps = np.array([0, 0.3, 0.7, -0.7, 1.2, -50.3, 126.8, -127.8], np.float32)
+    halves, beyond = np.array([0.5, 1.5, 2.5, -0.5], np.float32), np.array([130, 400, -130, -400], np.float32)
+    inside, tied, outside = (answer(values * np.float32(scale), scale) for values in (steps, halves, beyond))
     if not isinstance(inside, np.ndarray) or inside.dtype != np.int8:
         return False, f"It should return an array of int8, this is {getattr(inside, 'dtype', type(inside).__name__)}."
     if inside.shape != steps.shape:
         return False, f"{len(steps)} values went in, the shape {inside.shape} came out."
-    fault = _fault_inside(steps, inside)
-    if fault:
-        return False, fault
+    if outside.min() == -127:
+        return False, "ONNX's range begins at -128; to stop at -127 is a choice that is usual for weights."
+    wrong = np.flatnonzero(inside != np.round(steps))
+    if wrong.size:
+        became = f"{steps[wrong[0]]:.1f} steps became {inside[wrong[0]]}"
+        cut = np.array_equal(inside, np.trunc(steps)) or np.array_equal(inside, np.floor(steps))
+        return False, f"{became}: {'round to the nearest, do not cut off.' if cut else 'how long is a step?'}"
+    if not np.array_equal(tied, [0, 2, 2, 0]):
+        return False, f"0.5, 1.5, 2.5 and -0.5 steps became {', '.join(map(str, tied))}: ONNX rounds halves to even."
     if np.any(np.sign(outside) != np.sign(beyond)):
-        return False, "A value beyond the threshold changed its sign: int8 wraps around."
-    if outside.min() == -128:
-        return False, "A value became -128, which the symmetric range leaves unused."
-    if not np.array_equal(np.abs(outside.astype(int)), [127] * 4):
-        return False, "Not every value beyond the threshold becomes the last step on its side."
-    if not np.array_equal(answer(steps * np.float32(0.5), 63.5), inside):
-        return False, "Right for one threshold, but another one gives other steps than it should."
+        return False, "A value beyond the range changed its sign: int8 wraps around."
+    if not np.array_equal(outside, [127, 127, -128, -128]):
+        return False, "Not every value beyond the range becomes the last step on its side."
+    if not np.array_equal(answer(steps * np.float32(0.5), 0.5), inside):
+        return False, "Right for one scale, but another one gives other steps than it should."
     return True, "Divide, round, clip, convert: QuantizeLinear."
 
 
-def _fault_inside(steps: np.ndarray, codes: np.ndarray) -> str:
-    """What is wrong with the codes of values within the threshold, or ""."""
-    wrong = np.flatnonzero(codes != np.round(steps))
-    if not wrong.size:
-        return ""
-    if np.array_equal(codes, np.trunc(steps)) or np.array_equal(codes, np.floor(steps)):
-        return f"{steps[wrong[0]]:.1f} steps became {codes[wrong[0]]}: round to the nearest, do not cut off."
-    return f"A value of {steps[wrong[0]]:.1f} steps became {codes[wrong[0]]}: is one step threshold / 127?"
+_PAIR = "q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z)"
+_DQ = "w = DequantizeLinear(w8, sw)"
+_CONV = "y = Conv<pads=[1,1,1,1]>"
 
 
-def _block(nodes: str) -> onnx.ModelProto:
+def _block(nodes: str, **changes: Any) -> onnx.ModelProto:
+    """The block of the lesson with other nodes or other constants; only the constants that `nodes` names are there."""
     weights = np.random.default_rng(0).integers(-127, 128, (64, 64, 3, 3), dtype=np.int8)
-    text = f"{_BLOCK} {{ {nodes} w = DequantizeLinear(w8, sw) y = Conv<pads=[1,1,1,1]>(r, w) }}"
-    pair = {"s": np.float16(0.02), "z": np.int8(0)} if "(x, s, z)" in text else {}
-    return toy(text, w8=weights, sw=np.float16(0.0005), **pair)
+    known = {"s": np.float16(0.02), "z": np.int8(0), "w8": weights, "sw": np.float16(0.0005)}
+    known |= {"w": weights * known["sw"]} if _DQ[:5] not in nodes else {}
+    given = {name: value for name, value in (known | changes).items() if re.search(rf"\b{name}\b", nodes)}
+    return toy(f"block (float16[8,64,28,28] x) => (float16[8,64,28,28] y) {{ {nodes} }}", **given)
+
+
+def changes() -> dict[str, onnx.ModelProto]:
+    """The block with five changes, to guess which of them keep the convolution in INT8."""
+    many, both = np.linspace(0.0004, 0.0006, 64).astype(np.float16), f"{_PAIR} {_DQ} {_CONV}(d, w)"
+    per_channel = both.replace("(x,", "<axis=1>(x,").replace("(q,", "<axis=1>(q,")
+    return {
+        "Q/DQ at the input only": _block(f"{_PAIR} {_CONV}(d, w)"),
+        "DQ at the weights only": _block(f"{_DQ} {_CONV}(x, w)"),
+        "a weight scale for each output channel": _block(both.replace("(w8", "<axis=0>(w8"), sw=many),
+        "a weight scale for each input channel": _block(both.replace("(w8", "<axis=1>(w8"), sw=many),
+        "an activation scale for each channel": _block(per_channel, s=50 * many, z=np.zeros(64, np.int8)),
+    }
+
+
+def with_between(operator: str) -> onnx.ModelProto:
+    """The block with an operator, such as "Relu(d)", between the DQ and the convolution."""
+    return _block(f"{_PAIR} m = {operator} {_DQ} {_CONV}(m, w)")
+
+
+def what_the_convolution_reads(engines: Mapping[str, Engine]) -> pd.DataFrame:
+    """One row an engine of the block: its kernels, and the type of the convolution's input."""
+    rows = [(len(engine.kernels), convolution(engine).inputs[0].dtype) for engine in engines.values()]
+    return pd.DataFrame(rows, list(engines), ["kernels", "the convolution reads"])
+
+
+def convolution(engine: Engine) -> Layer:
+    """The kernel of the block that computes its convolution, the node called y."""
+    return next(kernel for kernel in engine.kernels if "y" in kernel.onnx_nodes)
+
+
+def in_int8(engine: Engine) -> list[Layer]:
+    """The kernels that read INT8 activations and hold INT8 weights."""
+    sides = [(kernel, kernel.inputs, kernel.constants) for kernel in engine.kernels]
+    return [kernel for kernel, *both in sides if all("INT8" in {one.dtype for one in side} for side in both)]
+
+
+def sizes(engines: Mapping[str, Engine]) -> pd.DataFrame:
+    """One row an engine: its kernels, those in INT8, its weights and what its kernels read and write, in MiB."""
+    moved = [(one, sum(kernel.nbytes for kernel in one.kernels)) for one in engines.values()]
+    rows = [(len(one.kernels), len(in_int8(one)), (one.weight_bytes or 0) >> 20, size >> 20) for one, size in moved]
+    return pd.DataFrame(rows, list(engines), ["kernels", "in INT8", "weights, MiB", "kernels move, MiB"])
 
 
 def _repaired(answer: onnx.ModelProto) -> Answer:
     a_model(answer)
     x = np.random.default_rng(1).uniform(-2.6, 2.6, (8, 64, 28, 28)).astype(np.float16)  # 127 steps of s reach 2.54
-    same_numbers(_block(f"{_PAIR} r = Relu(d)"), answer, {"x": x}, _same_block)
+    same_numbers(with_between("Relu(d)"), answer, {"x": x}, _same_block)
     try:
         engine = build(answer, progress=False)
     except BuildError as error:
         return False, f"The numbers are right, but TensorRT refuses the model. {error}"
-    for kernel in engine.kernels:
-        kinds = [{tensor.dtype for tensor in tensors} for tensors in (kernel.inputs, kernel.constants)]
-        if all("INT8" in kind for kind in kinds):
-            return True, "A DQ on both operands, right before the convolution: one INT8 kernel, and the same numbers."
+    if in_int8(engine):
+        return True, "Both operands reach the convolution as integers, and the numbers are the same."
     readers = [kernel for kernel in engine.kernels if "y" in kernel.onnx_nodes]
     types = " and ".join(sorted({tensor.dtype for kernel in readers for tensor in kernel.inputs})) or "no INT8"
     return False, f"The numbers are right, but the convolution still reads {types}."
@@ -133,9 +163,9 @@ def _repaired(answer: onnx.ModelProto) -> Answer:
 def _same_block(name: str, truth: np.ndarray, given: np.ndarray) -> str:
     """What distinguishes the answer from the block it was given; "" when nothing but the rounding of its output."""
     decibel = sqnr(truth, given)
+    said = f"{decibel:.0f} dB against the given block"
     if decibel >= _SAME_DB:
         return ""
-    said = f"{decibel:.0f} dB against the given block"
     if decibel >= _CLOSE_DB:
         return f"Close, but not the same numbers: {said}. Is x rounded with its scale?"
     return f"It computes something else: {said}. Did the ReLU or a scale change?"
@@ -175,10 +205,8 @@ def _how_much(microseconds: float, row: pd.Series) -> Answer:
 
 def threshold_explorer(tensors: Mapping[str, np.ndarray]) -> VBox:
     """Controls for tensor and threshold, in percent of the largest size; each change draws the histogram anew."""
-    share = ipywidgets.FloatLogSlider(
-        value=100, base=10, min=-1, max=2, step=0.05, description="% of max", readout_format=".1f",
-        continuous_update=False,
-    )  # fmt: skip
+    look: Any = {"description": "% of max", "readout_format": ".1f", "continuous_update": False}
+    share = ipywidgets.FloatLogSlider(value=100, base=10, min=-1, max=2, step=0.05, **look)
 
     def draw(name: str, share: float) -> Picture:
         return histogram(tensors[name], float(np.abs(tensors[name]).max()) * share / 100)
@@ -186,21 +214,27 @@ def threshold_explorer(tensors: Mapping[str, np.ndarray]) -> VBox:
     return explorer(draw, name=dropdown("Tensor", tuple(tensors)), share=share)
 
 
-_LEVELS = 127  # symmetric INT8: -127 … 127
-_FILL = KINDS["convolution"].fill
+def spread_channels(path: Path, factor: float) -> onnx.ModelProto:
+    """The digit CNN with the channels of one convolution 1 … `factor` times as large; the next divides by the same."""
+    model, by = onnx.load(path), np.geomspace(1, factor, 16, dtype=np.float32)
+    first, second = "block1.first.conv.weight", "block1.second.conv.weight"
+    changes = {first: by[:, None, None, None], f"{first}_bias": by, second: 1 / by[:, None, None]}
+    for tensor in model.graph.initializer:
+        if tensor.name in changes:
+            value = onnx.numpy_helper.to_array(tensor) * changes[tensor.name]
+            tensor.CopyFrom(onnx.numpy_helper.from_array(value, tensor.name))
+    return model
+
+
+_LEVELS = 127  # steps from 0 to the threshold
+_ROUNDED, _CLIPPED = QUANTITIES[1], QUANTITIES[3]
 
 
 def histogram(values: np.ndarray, thresholds: float | Mapping[str, float], title: str = "") -> Picture:
-    """Draw how often each size |x| occurs, on a logarithmic scale, with the threshold that INT8's 127 stands for.
-
-    `thresholds` is one number, and then what it clips is marked; or {name: number} to compare several. NaN and Inf are
-    left out. Raises AssetError where a threshold is not above zero.
-    """
+    """Draw how often each size |x| occurs, and one threshold with what it clips, or several, {name: threshold}."""
     alone = not isinstance(thresholds, Mapping)
     named = dict(thresholds) if isinstance(thresholds, Mapping) else {"threshold": float(thresholds)}
-    sizes = _sizes(values, named)
-    if not sizes.size:
-        return message("This tensor has no values to draw", ["It is empty, or holds only NaN and infinity."])
+    sizes = np.abs(np.asarray(values, float).ravel())
     limit = max(float(sizes.max()), *named.values()) * 1.04
     cut = named["threshold"] if alone else limit
     counts, edges = np.histogram(sizes, bins=128, range=(0, limit))
@@ -209,14 +243,14 @@ def histogram(values: np.ndarray, thresholds: float | Mapping[str, float], title
     note, found = f"{sizes.size:,} values, the largest {sizes.max():.3g}", ""
     if alone:
         rounding, clipping = _errors(sizes, cut)
-        decibel = -10 * log10(rounding + clipping) if rounding + clipping else float("inf")
         clipped = f"{int((sizes > cut).sum()):,} of {sizes.size:,} values clipped"
+        decibel = -10 * log10(max(rounding + clipping, 1e-12))
         note = f"threshold {cut:.3g}   ·   step {cut / _LEVELS:.3g}   ·   {clipped}   ·   SQNR {decibel:.1f} dB"
-        found = "Mostly clipping error: raise it" if clipping > rounding else "Mostly rounding error: lower it"
+        found = "Mostly clipping: raise the threshold" if clipping > rounding else "Mostly rounding: lower it"
     with style():
         card, axes = plot(title or found, 9.2, 4.1, note=note, left=0.62 + width_of(f"{powers[-1]:,}", 9.5))
         middle, inside, shown = (edges[:-1] + edges[1:]) / 2, edges[:-1] < cut, counts > 0
-        for chosen, color in ((inside & shown, _FILL), (~inside & shown, UNASKED.text)):
+        for chosen, color in ((inside & shown, _ROUNDED), (~inside & shown, _CLIPPED)):
             axes.bar(middle[chosen], counts[chosen], width=np.diff(edges)[chosen], color=color, linewidth=0)
         axes.set(yscale="log", ylim=(0.7, peak), xlim=(0, limit))
         axes.minorticks_off()
@@ -227,44 +261,70 @@ def histogram(values: np.ndarray, thresholds: float | Mapping[str, float], title
 
 
 def quantization_error(values: np.ndarray, marks: Mapping[str, float]) -> Picture:
-    """Draw the two errors of INT8 against the threshold: rounding grows with it, clipping shrinks; `marks` are named.
-
-    The error is the sum of the squared differences, relative to the sum of the squared values. Raises AssetError where
-    a mark is not above zero.
-    """
-    sizes = _sizes(values, marks)
-    if not sizes.any():
-        return message("This tensor has no error to draw", ["All its values are zero, NaN or infinity."])
-    top = max([float(sizes.max()), *marks.values()])
-    low = min([top / 100, *[value / 1.2 for value in marks.values()]])
-    places = np.geomspace(low, top * 1.15, 120)
+    """Draw the SQNR against the threshold, and what it is with one of the two errors alone; `marks` are named."""
+    sizes = np.abs(np.asarray(values, float).ravel())
+    top = float(sizes.max())
+    places = np.geomspace(top / 40, top * 1.15, 120)
     counts, edges = np.histogram(sizes, 2**15, (0, top))  # a tensor has millions of values, a curve 120 points
     centres = (edges[:-1] + edges[1:]) / 2
     centres[0] = 0.0  # most of them are exactly that
     rounding, clipping = np.array([_errors(centres, place, counts) for place in places]).T
-    best = places[np.argmin(rounding + clipping)]
-    least = max((rounding + clipping).min() / 8, 1e-12)
-    powers = range(floor(log10(low)), ceil(log10(top)) + 1)
-    ticks = [digit * 10.0**power for power in powers for digit in (1, 2, 5) if low <= digit * 10.0**power <= top]
-    levels = [10.0**-power for power in range(13) if least <= 10.0**-power <= 1]
+    both, *alone = -10 * np.log10(np.maximum([rounding + clipping, rounding, clipping], 1e-9))
+    ticks = [digit * 10.0**power for power in range(-6, 7) for digit in (1, 2, 5)]
+    ticks = [tick for tick in ticks if places[0] <= tick <= places[-1]]
     with style():
-        title = f"Too low clips, too high rounds: the error is least at a threshold of {best:.3g}"
-        note = f"{sizes.size:,} values, the largest {sizes.max():.3g}"
-        card, axes = plot(title, 9.2, 4.1, note=note, left=0.95, right=0.9)
-        axes.loglog(places, rounding + clipping, color=TEXT, linewidth=3.2)
-        axes.loglog(places, rounding, color=_FILL, linewidth=1.8)
-        axes.loglog(places, clipping, color=UNASKED.text, linewidth=1.8)
-        axes.set(ylim=(least, 3), xlim=(low, top * 1.15))
+        title = f"Too low clips, too high rounds: the SQNR is best at a threshold of {places[both.argmax()]:.3g}"
+        card, axes = plot(title, 9.2, 4.1, note=f"{sizes.size:,} values, the largest {top:.3g}", left=0.8, right=1.3)
+        for curve, color in ((both, TEXT), (alone[0], _ROUNDED), (alone[1], _CLIPPED)):
+            axes.semilogx(places, curve, color=color, linewidth=3.2 if color == TEXT else 1.8)
+        axes.set(ylim=(0, both.max() + 18), xlim=(places[0], places[-1]))
         axes.minorticks_off()
         axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
-        axes.set_yticks(levels, [f"{100 * level:g}%" for level in levels])
-        label(axes, "threshold: the |x| that 127 stands for", "squared error, of the signal")
-        axes.text(places[-1], rounding[-1], " rounding", color=_FILL, fontsize=10, va="top")
-        seen = np.flatnonzero(clipping > least * 4)
-        if seen.size:
-            at, ink = seen[len(seen) // 3], UNASKED.text
-            axes.text(places[at], clipping[at] / 1.6, "clipping ", color=ink, fontsize=10, ha="right", va="top")
+        label(axes, "threshold: the |x| that 127 stands for", "SQNR, dB")
+        axes.text(places[-1], alone[0][-1], " rounding alone", color=MUTED, fontsize=9.5, va="center")
+        axes.text(places[20], alone[1][20] + 3, "clipping alone", color=_CLIPPED, fontsize=9.5)
         _lines(axes, marks)
+    return card.figure
+
+
+def p_and_q(counts: Sequence[int], reach: int, levels: int) -> tuple[np.ndarray, np.ndarray]:
+    """P and Q of the entropy calibrator when the first `reach` bins of |x| share `levels` levels; each sums to 1."""
+    inside = np.asarray(counts[:reach], float)
+    p, q = inside.copy(), np.zeros(reach)
+    p[-1] += sum(counts[reach:])
+    for level in np.split(np.arange(reach), levels):
+        used = level[inside[level] > 0]
+        q[used] = inside[level].sum() / max(1, len(used))
+    return p / p.sum(), q / q.sum()
+
+
+def entropy_example(counts: Sequence[int], reaches: Sequence[int], levels: int, title: str) -> Picture:
+    """Draw P as a line and Q as bars for each reach, side by side, and the information that Q loses."""
+    with style():
+        card = Card(9.2, 3.9)
+        card.title(title, 14)
+        note = f"{len(counts)} bins of |x|, {levels} levels: the share of the values in each bin"
+        card.text(MARGIN, MARGIN + 0.42, note, 9.5, color=MUTED, gid="note")
+        width = (card.width - 0.7 - 0.25 * len(reaches)) / len(reaches)
+        for column, reach in enumerate(reaches):
+            p, q = p_and_q(counts, reach, levels)
+            lost = float((p[p > 0] * np.log(p[p > 0] / q[p > 0])).sum())
+            x = 0.7 + column * (width + 0.25)
+            axes = card.figure.add_axes((x / card.width, 0.95 / 3.9, width / card.width, 1.75 / 3.9), facecolor="none")
+            axes.bar(np.arange(reach), q, width=1, align="edge", color=_ROUNDED, edgecolor=CARD, linewidth=0.8)
+            axes.stairs(p, np.arange(reach + 1), color=TEXT, linewidth=2)
+            axes.bar(reach - 1, sum(counts[reach:]) / sum(counts), 1, counts[reach - 1] / sum(counts), align="edge",
+                     color="none", edgecolor=_CLIPPED, hatch="////", linewidth=0)  # fmt: skip
+            axes.axvspan(reach, len(counts), color=EDGE, alpha=0.5, linewidth=0)
+            axes.set(xlim=(0, len(counts)), ylim=(0, 0.5), xticks=range(0, len(counts) + 1, 4))
+            axes.set_yticks([0, 0.2, 0.4], ["0", "20%", "40%"] if column == 0 else [""] * 3)
+            axes.tick_params(labelsize=9, length=0)
+            axes.spines[["top", "right", "left"]].set_visible(False)
+            axes.set_xlabel("bin", fontsize=9)
+            words = f"threshold: bin {reach}"
+            card.text(x + width / 2, 1.0, f"{words}, lost {lost:.3f}", 10, weight="bold", ha="center", gid="lost")
+        key(card, {"Q: what INT8 can tell apart": _ROUNDED, "P: the values (line)": TEXT,
+                   "what is clipped, in P's last bin": _CLIPPED}, card.height - 0.3)  # fmt: skip
     return card.figure
 
 
@@ -289,143 +349,101 @@ def _errors(sizes: np.ndarray, threshold: float, counts: np.ndarray | int = 1) -
     return float(error[~clipped].sum()) / whole, float(error[clipped].sum()) / whole
 
 
-def _sizes(values: np.ndarray, named: Mapping[str, float]) -> np.ndarray:
-    """The finite magnitudes; raises AssetError where one of the thresholds to draw is not above zero."""
-    for name, value in named.items():
-        if not 0 < value < math.inf:
-            raise AssetError(f"The {name} is {value}.", fix="give a threshold above zero.")
-    sizes = np.abs(np.asarray(values, dtype=np.float64).ravel())
-    return np.asarray(sizes[np.isfinite(sizes)])
-
-
-def sensitivity(table: pd.DataFrame, title: str, *, top: int) -> Picture:
-    """Draw how much each node costs when it alone is quantized: `top` rows of `precision.sensitivity`, worst first.
-
-    `table` has the columns node, op and sqnr_db; a shorter bar is a noisier output.
-    """
-    worst = table.sort_values("sqnr_db").head(top)
-    names = [fit(str(name), 3.4, 9) for name in worst["node"]]
-    kinds = [kind_of_op(op) for op in worst["op"]]
-    left = MARGIN + max(width_of(name, 9) for name in names) + 0.12
-    with style():
-        note = f"the {len(worst)} most sensitive of {len(table)} nodes, quantized one at a time"
-        card, axes = plot(title, 9.2, 1.75 + 0.27 * len(worst), note=note, left=left, right=0.7, bottom=0.95)
-        bars = axes.barh(range(len(worst)), worst["sqnr_db"], height=0.76, color=[KINDS[kind].fill for kind in kinds])
-        axes.bar_label(bars, [f" {value:.1f}" for value in worst["sqnr_db"]], fontsize=9)
-        axes.set_yticks(range(len(worst)), names, fontsize=9)
-        axes.set_ylim(len(worst) - 0.5, -0.5)
-        axes.set_xlim(min(0, float(worst["sqnr_db"].min())), max(1, float(worst["sqnr_db"].max())) * 1.04)
-        label(axes, "SQNR of the output, dB (longer is better)", "", grid="x")
-        key(card, {kind: KINDS[kind].fill for kind in dict.fromkeys(kinds)}, card.height - 0.3)
-    return card.figure
-
-
 def accuracy_curve(table: pd.DataFrame, title: str) -> Picture:
-    """Draw the column cosine against int8_percent, the share of the work in INT8: a point a row, with its `label`."""
-    x, y = table["int8_percent"], table["cosine"]
+    """Draw the column sqnr_db against int8_percent, the share of the work in INT8: a point a row, with its `label`."""
+    x, y = table["int8_percent"], table["sqnr_db"]
     with style():
         card, axes = plot(title, 9.2, 4.1, left=0.95, right=0.5)
-        axes.plot(x, y, color=_FILL, linewidth=2, marker="o", markersize=6)
-        room = (y.max() - y.min()) * 0.15
-        axes.set_ylim(y.min() - room, y.max() + room)
-        low, high = axes.get_xlim()
+        axes.plot(x, y, color=TEXT, linewidth=2, marker="o", markersize=6)
+        axes.set_ylim(y.min() - 3, y.max() + 3)
         for place, height, words in zip(x, y, table["label"], strict=True):
-            left = place < low + 0.2 * (high - low)  # then the words go to the right of the point
-            axes.annotate(words, (place, height), (0 if left else -8, -14), textcoords="offset points", fontsize=9,
+            left = place == x.min()  # then the words go to the right of the point
+            axes.annotate(words, (place, height), (8, 3) if left else (-8, -14), textcoords="offset points", fontsize=9,
                           color=MUTED, ha="left" if left else "right")  # fmt: skip
-        axes.ticklabel_format(axis="y", useOffset=False)
-        label(axes, "multiply-adds in INT8, %", "cosine of the logits with FP32's")
+        label(axes, "multiply-adds in INT8, %", "SQNR of the logits, dB")
     return card.figure
 
 
-_REFUSAL = "because the model contains HW-specific datatypes:"
+def halved(path: Path) -> onnx.ModelProto:
+    """The model in FP16, converted without a look at its ranges: enough to count bytes. Chapter 04 has AutoCast."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*will be truncated")
+        return float16.convert_float_to_float16(onnx.load(path))
 
 
-def classifier() -> tuple[np.ndarray, np.ndarray]:
-    """EfficientNet-Lite0's trained classifier: weights, float32 (1280, 1000), and its inputs, float16 (20, 1280).
+def steps(items: Iterable[Any], doing: str) -> Iterator[Any]:
+    """Each of `items` in turn, with a bar that says how many are done; it disappears at the end."""
+    left = list(items)
+    bar = None if os.environ.get("TRTLAB_PROGRESS") == "0" else display(HTML(""), display_id=True)
+    for done, item in enumerate(left):
+        if bar:
+            bar.update(HTML(f"<progress value='{done}' max='{len(left)}'></progress> {doing}"))
+        yield item
+    if bar:
+        bar.update(HTML(""))
 
-    The inputs are what the network computes for the 20 photos of datasets.imagenet_photos().
+
+_HEAD = '<ir_version: 11, opset_import: ["": 23]> product '  # the first opset whose DequantizeLinear takes FP4
+_FORMATS = {
+    "FP16": "y = MatMul(x, w)",
+    "INT8": "xq = QuantizeLinear(x, xi, z) xd = DequantizeLinear(xq, xi, z)"
+    " wd = DequantizeLinear<axis=1>(wq, si) y = MatMul(xd, wd)",
+    "FP8": "xq = QuantizeLinear<output_dtype=17>(x, sx) xd = DequantizeLinear(xq, sx)"
+    " wd = DequantizeLinear(w8, s8) y = MatMul(xd, wd)",
+    "INT4 weights": "wd = DequantizeLinear<axis=0, block_size=BLOCK>(w4, s4) y = MatMul(x, wd)",
+    "FP4 weights": "s = DequantizeLinear(sb, top)"
+    " wd = DequantizeLinear<axis=0, block_size=16>(wf, s) y = MatMul(x, wd)",
+}
+
+
+def few_bits(w: np.ndarray, x: np.ndarray, block: int = 64) -> dict[str, onnx.ModelProto]:
+    """A model y = x @ w, x in FP16, in five formats; w is float32 (K, M), K a multiple of `block` and of 16.
+
+    `block` INT4 weights of a column share a scale; 16 FP4 weights share an FP8 scale, and these scales one more.
     """
-    model = onnx.load(models.efficientnet_lite0().onnx())
-    features, weights = next(node for node in model.graph.node if node.op_type == "Gemm").input[:2]
-    found = run(model, {"x": datasets.imagenet_photos().images}, outputs=[features, weights])
-    return np.ascontiguousarray(found[weights].T), found[features].astype(np.float16)
+    half, largest = np.float16, abs(w).max()
+    si, s8, top = (abs(w).max(0) / 127).astype(half), half(largest / 448), half(largest / (6 * 448))
+    s4 = (abs(w.reshape(-1, block, w.shape[1])).max(1) / 7).astype(half)
+    sb = (abs(w.reshape(-1, 16, w.shape[1])).max(1) / 6 / top).astype(float8_e4m3fn)
+    each = sb.astype(np.float32).repeat(16, axis=0) * top  # a scale for each weight
+    constants = {
+        "w": w.astype(half), "z": np.int8(0), "xi": half(abs(x).max() / 127), "sx": half(abs(x).max() / 448),
+        "wq": np.rint(w / si).clip(-127, 127).astype(np.int8), "si": si,
+        "w8": (w / s8).astype(float8_e4m3fn), "s8": s8,
+        "w4": np.rint(w / s4.repeat(block, axis=0)).astype(int4), "s4": s4,
+        "wf": (w / each).clip(-6, 6).astype(float4_e2m1fn), "sb": sb, "top": top,
+    }  # fmt: skip
+    found, ports = {}, f"(float16[N,{w.shape[0]}] x) => (float16[N,{w.shape[1]}] y)"
+    for name, nodes in _FORMATS.items():
+        read = {one: value for one, value in constants.items() if re.search(rf"[(, ]{one}[,)]", nodes)}
+        found[name] = toy(f"{_HEAD}{ports} {{ {nodes.replace('BLOCK', str(block))} }}", **read)
+    return found
 
 
-def product(nodes: Sequence[onnx.NodeProto], x: str = "x", **constants: np.ndarray) -> onnx.ModelProto:
-    """A model y = `x` @ w in FP16: `nodes` make the tensor "w" out of `constants`, and `x` where it is not the input.
-
-    The largest constant is the weights (K, M), the input "x" FP16 (N, K), the output "y" FP16 (N, M). Raises ModelError
-    where ONNX's checker finds a fault, such as a tensor that nothing makes.
-    """
-    inputs, outputs = max((np.shape(value) for value in constants.values()), key=math.prod)
-    half, helper = onnx.TensorProto.FLOAT16, onnx.helper
-    ports = [helper.make_tensor_value_info(*port) for port in (("x", half, ["N", inputs]), ("y", half, ["N", outputs]))]
-    weights = [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
-    last = helper.make_node("MatMul", [x, "w"], ["y"], "product")
-    graph = helper.make_graph([*nodes, last], "product", ports[:1], ports[1:], weights)
-    opset = helper.make_opsetid("", 23)  # the first whose DequantizeLinear takes FP4
-    model = helper.make_model(graph, opset_imports=[opset], ir_version=11)
-    try:
-        onnx.checker.check_model(model)
-    except onnx.checker.ValidationError as error:
-        reason = " ".join(str(error).split())[:200].rstrip(".")
-        raise ModelError(f"The nodes do not make a model: {reason}.", fix="compare them with the lesson's.") from error
-    return model
-
-
-def compare_formats(
-    models: Mapping[str, onnx.ModelProto], x: np.ndarray, y: np.ndarray, targets: Sequence[str]
-) -> pd.DataFrame:
-    """One row a model of `product`: size, SQNR of its result against `y`, and which targets build it.
-
-    Columns: format, bits (a weight, its scales included), KB (weights in the engine), SQNR (dB, on the CPU), kernel
-    reads (activation × weight types of the product's kernel, on the last target that builds it) and a column for each
-    target: "builds", or the types that TensorRT refuses there. Weights are taken to be (x's columns, y's columns).
-    """
-    count, rows = x.shape[1] * y.shape[1], []
-    for name, model in models.items():
-        built = {target: _engine_or_refusal(model, target, x.shape) for target in targets}
-        engine = next((found for found in reversed(built.values()) if isinstance(found, Engine)), None)
-        stored = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+def compare_formats(formats: Mapping[str, onnx.ModelProto], w: np.ndarray, x: np.ndarray, targets: Sequence[str]
+) -> pd.DataFrame:  # fmt: skip
+    """One row a model of `few_bits`: bits a weight, KB of weights, SQNR in dB, what the kernel reads, and targets."""
+    rows = {}
+    for name, model in formats.items():
+        built = {target: _engine(model, target, x.shape) for target in targets}
+        engine = next(found for found in reversed(built.values()) if found)
+        product = next(kernel for kernel in engine.kernels if "y" in kernel.onnx_nodes)
+        weights = next(one for one in (*product.inputs, *product.constants) if math.prod(one.shape) == w.size)
         (result,) = ReferenceEvaluator(model).run(None, {"x": x})  # ONNX Runtime 1.32 has no FP4
-        facts = {
-            "format": name,
-            "bits": round(8 * stored / count, 2),
-            "KB": engine and round((engine.weight_bytes or 0) / 1000),
-            "SQNR": round(sqnr(y, result), 1),
-            "kernel reads": engine and _operands(engine, count),
-        }
-        rows.append(facts | {target: "builds" if isinstance(e, Engine) else e for target, e in built.items()})
-    return pd.DataFrame(rows)
+        rows[name] = {
+            "bits": round(8 * sum(len(tensor.raw_data) for tensor in model.graph.initializer) / w.size, 2),
+            "KB": round((engine.weight_bytes or 0) / 1000),
+            "SQNR": round(sqnr(x.astype(float) @ w, result), 1),
+            "kernel reads": f"{product.inputs[0].dtype} × {weights.dtype}",
+        } | {target: "builds" if found else "no" for target, found in built.items()}
+    return pd.DataFrame(rows).T
 
 
-def _engine_or_refusal(model: onnx.ModelProto, target: str, shape: tuple[int, ...]) -> Engine | str:
-    """The engine, or the types for which TensorRT refuses the target; any other failure is raised."""
+def _engine(model: onnx.ModelProto, target: str, shape: tuple[int, ...]) -> Engine | None:
+    """The engine, or None where TensorRT says that the target has no such type."""
     try:
         return build(model, gpu=target, shapes={"x": shape}, progress=False)
     except BuildError as error:
-        if _REFUSAL not in error.message:
+        if "HW-specific datatypes" not in error.message:
             raise
-        types = error.message.partition(_REFUSAL)[2].strip(" .").split(", ")  # such as fp4_e2m1, fp8_e4m3
-        return "no " + ", ".join(name.partition("_")[0].upper() for name in types)
-
-
-def _operands(engine: Engine, count: int) -> str:
-    """The types that the product's kernel reads, such as "FP16 × INT4"; the weight is the tensor of `count` values."""
-    kernel = owners(engine)["product"]
-    weight = next(t for t in (*kernel.inputs, *kernel.constants) if math.prod(t.shape) == count)
-    return f"{kernel.inputs[0].dtype} × {weight.dtype}"
-
-
-def read_tensorrt_cache(path: Path) -> dict[str, float]:
-    """The scales in a calibration cache of TensorRT 10 or older, for quantize(scales=…): thresholds / 127, as ours are.
-
-    It is text, a line `tensor: FP32 number in hex` for each. Raises AssetError for a file that is none.
-    """
-    head, *lines = path.read_text(encoding="utf-8").splitlines() or [""]
-    if not head.startswith("TRT-"):
-        fix = "it starts with a line such as TRT-8601-EntropyCalibration2."
-        raise AssetError(f"'{path}' is not a calibration cache of TensorRT.", fix=fix)
-    parts = [line.rpartition(": ") for line in lines if line.strip()]
-    return {name: struct.unpack(">f", bytes.fromhex(digits.strip().zfill(8)))[0] for name, _, digits in parts}
+        return None

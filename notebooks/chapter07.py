@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
+import subprocess
+import sys
+import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,16 +20,17 @@ import onnx
 import pandas as pd
 from ipywidgets import VBox
 from matplotlib.axes import Axes
+from onnxconverter_common import float16
 
-from trtlab import memory, models
-from trtlab.building import build, build_each
+from trtlab import memory, models, trt
+from trtlab.building import build
+from trtlab.buildlog import read_build_log
 from trtlab.draw.frame import MARGIN, Picture, clean, key, label, message, plot, style, width_of
-from trtlab.draw.palette import BAR, KINDS, MUTED, TEXT, readable_name
-from trtlab.errors import BuildError, TrtlabError
+from trtlab.draw.palette import BAR, CARD, MUTED, QUANTITIES, TEXT, UNASKED, readable_name
+from trtlab.engine import Engine
+from trtlab.errors import BuildError
 from trtlab.exercises import Answer, Exercise, a_model, same_numbers, whole_number
-from trtlab.gpus import Gpu
 from trtlab.memory import Curve, Liveness, breakdown
-from trtlab.memory.curves import in_words
 from trtlab.onnx_model import Model
 from trtlab.tables import number, unit_of
 from trtlab.toys import toy
@@ -35,9 +44,8 @@ def exercises() -> list[Exercise]:
             "07.1",
             (
                 "A tensor is alive from the kernel that writes it to the last one that reads it. Who reads c1 last?",
-                "While c4 is computed three tensors are alive: its input, its output, and one that waits.",
-                "`from chapter07 import shortcut_network` has the network, and "
-                "lab.memory.liveness(lab.build(shortcut_network(), gpu=GPU)).peak_bytes tells, in bytes.",
+                "In a chain, two tensors are alive: what a kernel reads and what it writes. What is different here?",
+                "Write down, for each kernel, what it reads, what it writes, and what waits. Which row is the longest?",
             ),
             _shortcut,
         ),
@@ -178,9 +186,6 @@ def memory_explorer(model: Model, gpu: str = "RTX 4090") -> VBox:
     )
 
 
-_COLORS = ("convolution", "pointwise", "normalisation, reduction", "matrix multiplication")
-
-
 def growth(panels: Mapping[str, Mapping[str, Curve]], title: str) -> Picture:
     """Draw curves side by side: {what varies, with its unit: {what the line is: Curve}}; points were measured."""
     if not panels or not all(panels.values()):
@@ -202,12 +207,12 @@ def growth(panels: Mapping[str, Mapping[str, Curve]], title: str) -> Picture:
 
 
 def _lines(axes: Axes, curves: Mapping[str, Curve]) -> None:
-    for (words, curve), color in zip(curves.items(), _COLORS, strict=False):
+    for (words, curve), color in zip(curves.items(), (QUANTITIES[0], *QUANTITIES[3:]), strict=False):
         sizes = np.unique(np.linspace(curve.sizes[0], curve.sizes[-1], 60).astype(int))
         between = [curve.at(int(size)) / 2**20 for size in sizes]
-        axes.plot(sizes, between, color=KINDS[color].fill, linewidth=1.8)
+        axes.plot(sizes, between, color=color, linewidth=1.8)
         measured = [size / 2**20 for size in curve.activation_bytes]
-        axes.plot(curve.sizes, measured, "o", color=KINDS[color].fill, markersize=5)
+        axes.plot(curve.sizes, measured, "o", color=color, markersize=5)
         if len(curves) > 1:
             axes.annotate(words, (sizes[-1], between[-1]), (-8, 4), textcoords="offset points", fontsize=9,
                           color=MUTED, ha="right", parse_math=False)  # fmt: skip
@@ -215,7 +220,134 @@ def _lines(axes: Axes, curves: Mapping[str, Curve]) -> None:
     axes.set_ylim(0, None)
 
 
-_ROLES = {"written by this kernel": "#1A6FC9", "read by it": "#80C2F5", "kept for a later one": "#F4B42A"}
+def halved(model: Path) -> onnx.ModelProto:
+    """The model at that path with every number in FP16: enough to count bytes; chapter 04 does it well."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*will be truncated")  # FP16 has no numbers below 6e-8
+        return float16.convert_float_to_float16(onnx.load(model))
+
+
+SCRATCH = 8_192_000  # bytes that TensorRT-RTX 1.7 sets aside for a convolution or matrix product
+
+
+@dataclass(frozen=True)
+class Block:
+    """Bytes in the arena from `start` on, taken from kernel `first` to kernel `last`; no `name` for scratch memory."""
+
+    name: str
+    first: int
+    last: int
+    start: int
+    nbytes: int
+
+    @property
+    def end(self) -> int:
+        """The address behind it."""
+        return self.start + self.nbytes
+
+
+def first_fit(life: Liveness, scratch: int = SCRATCH) -> list[Block]:
+    """The lowest free address for each tensor of an engine, kernel after kernel, then for its scratch memory."""
+    blocks: list[Block] = []
+    for index, kernel in enumerate(life.kernels):
+        born = [(tensor.name, tensor.last, tensor.nbytes) for tensor in life.tensors if tensor.born == index]
+        wanted = [*born, *[("", index, scratch)] * (kernel.type != "kgen" and scratch > 0)]
+        for name, last, nbytes in wanted:
+            start = 0
+            for other in sorted((one for one in blocks if one.last >= index), key=lambda one: one.start):
+                if other.start - start >= nbytes:
+                    break
+                start = max(start, other.end)
+            blocks.append(Block(name, index, last, start, nbytes))
+    return blocks
+
+
+def memory_map(life: Liveness, title: str, kernels: int = 30) -> Picture:
+    """Draw which bytes each tensor has while the first `kernels` run, by first_fit()."""
+    unit = 2**20
+    with style():
+        card, axes = plot(title, 9.5, 4.9, bottom=1.0, right=0.4)
+        for block in first_fit(life):
+            fill, edge = (BAR, CARD) if block.name else (UNASKED.fill, UNASKED.text)
+            axes.bar(block.first + 0.5, block.nbytes / unit, block.last - block.first + 1, block.start / unit,
+                     align="edge", color=fill, edgecolor=edge, linewidth=0.8)  # fmt: skip
+        reserved = (life.reserved_bytes or 0) / unit
+        axes.axhline(reserved, color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)))
+        words = f"TensorRT reserves {reserved:.1f} MiB"
+        axes.text(kernels + 0.4, reserved, words, fontsize=9.5, color=MUTED, ha="right", va="bottom")
+        axes.set_xlim(0.5, kernels + 0.5)
+        axes.set_ylim(0, 1.12 * reserved)
+        label(axes, "kernel, in the order of execution", "address, MiB")
+        key(card, {"a tensor": BAR, "scratch memory of one kernel": UNASKED.text}, card.height - MARGIN)
+    return card.figure
+
+
+def chain(length: int) -> onnx.ModelProto:
+    """So many convolutions in a row; each writes 8 × 64 × 56 × 56 numbers, 6.1 MiB."""
+    names = ["x", *[f"c{number}" for number in range(1, length)], "y"]
+    body = " ".join(f"{new} = {_CONV}({old}, w)" for old, new in pairwise(names))
+    return toy(f"chain (float[8,64,56,56] x) => (float[8,64,56,56] y) {{ {body} }}", w=(64, 64, 3, 3))
+
+
+_BY_HAND = """
+import json, sys
+from trtlab import trt
+
+gpu, workspace, streams, shapes = json.loads(sys.argv[1])
+
+class Logger(trt.ILogger):
+    def __init__(self):
+        trt.ILogger.__init__(self)
+        self.said = []
+
+    def log(self, severity, message):
+        self.said.append((severity.name, message))
+
+logger = Logger()
+builder = trt.Builder(logger)
+network = builder.create_network(0)
+trt.OnnxParser(network, logger).parse(sys.stdin.buffer.read())
+config = builder.create_builder_config()
+config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+if gpu:
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(trt.ComputeCapability.SM89, 0)
+profile = builder.create_optimization_profile()
+for name, shape in shapes.items():
+    profile.set_shape(name, shape, shape, shape)
+config.add_optimization_profile(profile)
+if workspace is not None:
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
+if streams is not None:
+    config.max_aux_streams = streams
+builder.build_serialized_network(network, config)
+print(json.dumps(logger.said))
+"""
+
+
+def build_with(
+    model: onnx.ModelProto, *, workspace: int | None = None, streams: int | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+) -> tuple[Engine, str]:  # fmt: skip
+    """Compile with a limit of the workspace in bytes, or a number of auxiliary streams: (the engine, its first error).
+
+    The calls are those of chapter 00, in a process of their own: a build that failed can spoil the next one.
+    """
+    order = json.dumps([hasattr(trt, "ComputeCapability"), workspace, streams, dict(shapes or {})])
+    command = [sys.executable, "-c", _BY_HAND, order]
+    done = subprocess.run(command, input=model.SerializeToString(), capture_output=True, check=True)
+    said = json.loads(done.stdout.splitlines()[-1])
+    errors = [message for kind, message in said if kind == "ERROR"]
+    return read_build_log(message for _, message in said), errors[0] if errors else ""
+
+
+def reason(error: str) -> str:
+    """What TensorRT's first error says, without where in TensorRT's source it is."""
+    found = re.search(r"no tactics[^.]*|OutOfMemory \([^)]*\)", error)
+    return found[0] if found else error
+
+
+_ROLES = {"written by this kernel": QUANTITIES[0], "read by it": QUANTITIES[1], "kept for a later one": QUANTITIES[3]}
 
 
 def liveness(life: Liveness, title: str = "") -> Picture:
@@ -275,12 +407,12 @@ def _mark(axes: Axes, life: Liveness, unit: int, name: str) -> None:
 
 
 _COLORS_PARTS = {
-    "weights": KINDS["matrix multiplication"].fill,
-    "activations": KINDS["convolution"].fill,
-    "activations and scratch": KINDS["convolution"].fill,
-    "scratch and gaps": KINDS["pooling"].fill,
-    "inputs": KINDS["pointwise"].fill,
-    "outputs": KINDS["data movement"].fill,
+    "weights": QUANTITIES[0],
+    "activations": QUANTITIES[1],
+    "activations and scratch": QUANTITIES[1],
+    "scratch and gaps": QUANTITIES[2],
+    "inputs": QUANTITIES[3],
+    "outputs": QUANTITIES[4],
 }
 
 _ROW = 0.38  # inches a bar
@@ -312,68 +444,3 @@ def parts(tables: Mapping[str, pd.DataFrame], title: str) -> Picture:
         shown = {part: color for part, color in _COLORS_PARTS.items() if any(part in one for one in sizes.values())}
         key(card, shown, card.height - 0.3)
     return card.figure
-
-
-def detector(batch: int | str = "N", side: int | str = "S", width: int = 32) -> onnx.ModelProto:
-    """A network of a detector's plan: images (batch, 3, side, side) to three maps of 255 channels, a scale each.
-
-    A backbone of five strides of 2, two upsampled scales that are concatenated with earlier ones, three heads. The
-    side is a multiple of 32.
-    """
-    nodes: list[str] = []
-    weights: dict[str, Any] = {"up": [1.0, 1.0, 2.0, 2.0]}
-
-    def conv(name: str, x: str, channels: tuple[int, int], kernel: int = 3, stride: int = 1, silu: bool = True) -> None:
-        weights[f"{name}_w"], weights[f"{name}_b"] = (channels[1], channels[0], kernel, kernel), (channels[1],)
-        border = ",".join(4 * [str(kernel // 2)])
-        raw = f"{name}_c" if silu else name
-        nodes.append(f"{raw} = Conv<pads=[{border}],strides=[{stride},{stride}]>({x}, {name}_w, {name}_b)")
-        if silu:
-            nodes.append(f"{name}_s = Sigmoid({raw}) {name} = Mul({raw}, {name}_s)")
-
-    def upsampled(name: str, x: str, earlier: str, wide: int) -> None:
-        conv(f"{name}_in", x, (2 * wide, wide), 1)
-        nodes.append(
-            f'{name}_up = Resize<mode="nearest",coordinate_transformation_mode="asymmetric",nearest_mode="floor">'
-            f"({name}_in, , up) {name}_cat = Concat<axis=1>({name}_up, {earlier})"
-        )
-        conv(name, f"{name}_cat", (2 * wide, wide))
-
-    conv("stem", "x", (3, width), stride=2)
-    scales, wide = ["stem"], width
-    for level in range(1, 5):
-        down = f"down{level}"
-        conv(down, scales[-1], (wide, 2 * wide), stride=2)
-        wide *= 2
-        conv(f"thin{level}", down, (wide, wide // 2), 1)
-        conv(f"wide{level}", f"thin{level}", (wide // 2, wide))
-        nodes.append(f"scale{level} = Add({down}, wide{level})")
-        scales.append(f"scale{level}")
-    upsampled("middle", scales[4], scales[3], wide // 2)
-    upsampled("fine", "middle", scales[2], wide // 4)
-    for head, (x, channels) in {
-        "large": (scales[4], wide),
-        "medium": ("middle", wide // 2),
-        "small": ("fine", wide // 4),
-    }.items():
-        conv(head, x, (channels, 255), 1, silu=False)
-    ports = [f"float[{batch},255,{name}1,{name}2] {name}" for name in ("large", "medium", "small")]
-    return toy(
-        f"detector (float[{batch},3,{side},{side}] x) => ({', '.join(ports)}) {{ {' '.join(nodes)} }}", **weights
-    )
-
-
-def sweep(model: Model, shapes: Sequence[Mapping[str, Any]], gpu: str | float | Gpu | None = None) -> pd.DataFrame:
-    """Build `model` for each of `shapes`, maps as `build` takes them, and tell the figures: one row a shape.
-
-    Columns: shapes, activation_bytes, weight_bytes, scratch_bytes, kernels, error. A shape that fails keeps its
-    error in its row, without figures. Raises ModelError when there is no model.
-    """
-    numbers = ("activation_bytes", "weight_bytes", "scratch_bytes", "kernels")
-    rows: list[tuple[Any, ...]] = []
-    for one, found in zip(shapes, build_each(model, shapes, gpu), strict=True):
-        if isinstance(found, TrtlabError):
-            rows.append((in_words(one), *[None] * 4, found.message))
-        else:
-            rows.append((in_words(one), *(getattr(found, name) for name in numbers[:3]), len(found.kernels), ""))
-    return pd.DataFrame(rows, columns=["shapes", *numbers, "error"]).astype(dict.fromkeys(numbers, "Int64"))

@@ -173,6 +173,15 @@ class NotebookPage:
         box = self._control("widget-dropdown", label)
         box.locator("select").select_option(label=option)
 
+    def options(self, label: str) -> list[str]:
+        """What the dropdown behind `label` offers."""
+        found = self._control("widget-dropdown", label).locator("option").all_inner_texts()
+        return [option.replace("\N{NO-BREAK SPACE}", " ") for option in found]
+
+    def wait_for_text(self, text: str, seconds: float = 60) -> None:
+        """Wait until the outputs of the notebook's cells show `text`."""
+        self.page.locator(".jp-Notebook .jp-OutputArea").get_by_text(text).first.wait_for(timeout=1000 * seconds)
+
     def press(self, label: str, button: str) -> None:
         """Press one of the toggle buttons that stand behind `label`."""
         box = self._control("widget-toggle-buttons", label)

@@ -89,14 +89,17 @@ def read_by(statement: ast.stmt) -> set[str]:
 
 
 def changed_by(statement: ast.stmt, modules: set[str]) -> set[str]:
-    """The names whose object a statement may change: it sets a part of it, or calls its method and drops the result.
+    """The names whose object a statement may change: it sets a part of it, or drops what a call with it gives.
 
-    Functions of `modules` are taken to change nothing.
+    A folder changes too when a file is saved in it. Functions of `modules` do not change.
     """
     nodes = list(ast.walk(statement))
     parts: list[ast.AST] = [node for node in nodes if isinstance(node, (ast.Attribute, ast.Subscript))]
     changed = [part for part in parts if not isinstance(part.ctx, ast.Load)]  # type: ignore[attr-defined]
-    changed += [node.value.func for node in nodes if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)]
+    dropped = [node.value for node in nodes if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)]
+    for call in dropped:
+        printed = isinstance(call.func, ast.Name) and call.func.id == "print"
+        changed += [call.func, *([] if printed else call.args)]
     return {node.id for one in changed for node in ast.walk(one) if isinstance(node, ast.Name)} - modules
 
 

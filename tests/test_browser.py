@@ -7,13 +7,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 
+import chapter09_clinic
 import nbformat
 import pytest
 from browser import ROOT, Lab, NotebookPage, browser_page, chromium, jupyter_lab
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 CHAPTER = "00_start_here.ipynb"
-TINY, SIMPLIFIERS, PATTERNS = "tiny.ipynb", "simplifiers.ipynb", "patterns.ipynb"
+TINY, SIMPLIFIERS, PATTERNS, CLINIC = "tiny.ipynb", "simplifiers.ipynb", "patterns.ipynb", "clinic.ipynb"
 TINY_CELLS = [
     "import io\nimport ipywidgets as widgets\nimport matplotlib.pyplot as plt\nfrom IPython.display import display",
     """\
@@ -39,7 +40,8 @@ tools = {"onnxslim": onnxslim.slim, "ONNX Runtime, all": extended}""",
     "chapter01.simplifier_explorer(models, tools)",
 ]
 PATTERN_CELLS = ["import chapter02", "chapter02.pattern_explorer()"]
-NOTEBOOKS = {TINY: TINY_CELLS, SIMPLIFIERS: SIMPLIFIER_CELLS, PATTERNS: PATTERN_CELLS}
+CLINIC_CELLS = ["import chapter09_clinic", "chapter09_clinic.clinic()"]
+NOTEBOOKS = {TINY: TINY_CELLS, SIMPLIFIERS: SIMPLIFIER_CELLS, PATTERNS: PATTERN_CELLS, CLINIC: CLINIC_CELLS}
 
 pytestmark = [
     pytest.mark.browser,
@@ -104,5 +106,26 @@ def test_the_dropdown_and_the_toggle_redraw_the_picture(
         third = book.settled_pictures()
         assert book.pressed(toggle) == button
         assert len({*first, *second, *third}) == 3
+        assert book.error_texts() == []
+        assert book.errors == []
+
+
+@pytest.mark.slow
+def test_a_patient_of_the_clinic_is_guessed(lab: Lab) -> None:
+    case = chapter09_clinic.case("one_sided_qdq")
+    with browser_page() as page:
+        book = NotebookPage(page, lab, CLINIC)
+        book.run_all()
+        book.choose("Complaint", case.complaint)
+        book.wait_for_text(chapter09_clinic._alike(case.complaint)[0].symptom)
+        patients = book.options("Patient")
+        book.choose("Patient", next(one for one in patients if case.symptom[:40] in one))
+        book.wait_for_text(case.symptom)
+        wrong = next(one for one in book.options("Cause?")[1:] if one != case.title)
+        book.choose("Cause?", wrong)
+        book.wait_for_text("would say something else")
+        book.choose("Cause?", case.title)
+        book.wait_for_text(case.cure)
+        book.wait_for_text("The mended model, compiled just now: built")
         assert book.error_texts() == []
         assert book.errors == []

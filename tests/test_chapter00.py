@@ -30,9 +30,27 @@ def test_a_change_of_a_control_redraws_and_an_error_is_shown_not_raised(monkeypa
     assert network.label == "MLP 784-256-128-10"
 
 
-def test_a_wrong_count_is_told_in_which_direction() -> None:
-    check = exercises.get("00.1").check
-    right = next(count for count in range(10) if check(count))
-    assert "more than" in check(right - 1).message
-    assert "too many" in check(right + 1).message
-    assert "whole number" in check(float(right)).message
+@pytest.mark.parametrize(
+    ("name", "answer", "says"),
+    [
+        ("00.1", 0, "has each kernel a node"),  # nodes without a kernel
+        ("00.1", 1, "There are more"),  # the change of layout only, or the engine for eight pictures
+        ("00.1", 4, "too many"),  # kernels without a convolution
+        ("00.1", 2.0, "whole number"),
+        ("00.2", 52, "a pair of numbers"),
+        ("00.2", (52, 52), "The two plans differ"),  # min decides
+        ("00.2", (53, 53), "The two plans differ"),  # max decides
+        ("00.2", (53, 52), "wrong order"),
+        ("00.2", (53, 54), "shape_call"),  # all lines
+        ("00.2", (58, 59), "one line of the last list"),
+    ],
+)
+def test_a_wrong_count_is_told_why(name: str, answer: object, says: str) -> None:
+    verdict = exercises.get(name).check(answer)
+    assert not verdict
+    assert says in verdict.message
+
+
+def test_the_right_counts() -> None:
+    assert exercises.get("00.1").check(2)
+    assert exercises.get("00.2").check((52, 53))

@@ -13,17 +13,25 @@ import nbformat
 import numpy as np
 import onnx
 import pytest
-import tiny_models
 from matplotlib.text import Text
+from modelopt.onnx.quantization import quantize
 from notebook_runs import NOTEBOOKS, code_cells, run
+from onnxruntime.quantization import CalibrationDataReader, quantize_static
 
-from trtlab import exercises, precision
-from trtlab.errors import AssetError
+from trtlab import exercises, models, numerics, precision
+from trtlab.building import build
+from trtlab.errors import BuildError
 from trtlab.recordings import compare, recording
 from trtlab.toys import toy
 
 NOTEBOOK = NOTEBOOKS / "05_int8_calibration.ipynb"
-SHOW_AN_ENGINE = {"Q and DQ in the graph", "When INT8 does not pay", "Decide", "What goes wrong here"}
+SHOW_AN_ENGINE = {
+    'How a model says "compute this in INT8"',
+    "What may stand between DQ and the convolution?",
+    "A real network in one call",
+    "When INT8 does not pay",
+    "What goes wrong here",
+}
 
 
 def test_every_section_but_the_exercises_has_a_claim_that_is_checked() -> None:
@@ -57,31 +65,40 @@ def check(name: str) -> Callable[..., exercises.Verdict]:
     return exercises.get(name).check
 
 
-def in_steps(values: np.ndarray, threshold: float) -> np.ndarray:
-    return np.asarray(values) / (threshold / 127)
+def quantizer(low: int, high: int, rounded: Callable[[Any], Any] = np.round) -> Callable[[Any, float], np.ndarray]:
+    return lambda values, scale: np.clip(rounded(np.asarray(values) / scale), low, high).astype(np.int8)
 
 
-def test_the_quantizer_of_the_solution_is_right() -> None:
-    assert check("05.1")(lambda v, t: np.clip(np.round(in_steps(v, t)), -127, 127).astype(np.int8))
-    assert check("05.1")(lambda v, t: np.rint(np.clip(v, -t, t) * (127 / t)).astype("int8"))
+def test_onnx_itself_is_right_and_so_is_the_solution() -> None:
+    def by_onnx(values: np.ndarray, scale: float) -> np.ndarray:
+        text = f"q (float[{len(values)}] x) => (int8[{len(values)}] y) {{ y = QuantizeLinear(x, s, z) }}"
+        values = np.asarray(values, np.float32)
+        return numerics.run(toy(text, s=np.float32(scale), z=np.int8(0)), {"x": values})["y"]
+
+    for answer in (by_onnx, quantizer(-128, 127), lambda v, s: np.rint(np.clip(v / s, -128, 127)).astype("int8")):
+        verdict = check("05.1")(answer)
+        assert verdict, verdict.message
 
 
 @pytest.mark.parametrize(
     ("answer", "says"),
     [
-        (lambda v, t: np.clip(np.round(in_steps(v, t)), -127, 127), "array of int8"),
-        (lambda v, t: [1, 2], "array of int8"),
-        (lambda v, t: np.zeros(3, np.int8), "values went in"),
-        (lambda v, t: np.round(in_steps(v, t)).astype(np.int64).astype(np.int8), "changed its sign"),
-        (lambda v, t: np.clip(np.round(in_steps(v, t)), -128, 127).astype(np.int8), "-128"),
-        (lambda v, t: np.clip(in_steps(v, t), -127, 127).astype(np.int8), "nearest"),
-        (lambda v, t: np.clip(np.floor(in_steps(v, t)), -127, 127).astype(np.int8), "nearest"),
-        (lambda v, t: np.clip(np.round(v / t), -127, 127).astype(np.int8), "threshold / 127"),
-        (lambda v, t: np.clip(np.round(v / (t / 128)), -127, 127).astype(np.int8), "threshold / 127"),
-        (lambda v, t: np.clip(np.round(v / 0.02), -127, 127).astype(np.int8), "another one"),
-        (lambda v, t: np.clip(np.round(in_steps(v, t)), -100, 100).astype(np.int8), "threshold / 127"),
-        (lambda v, t: np.abs(np.clip(np.round(in_steps(v, t)), -127, 127)).astype(np.int8), "became"),
-        (lambda v: v, "could not read"),
+        (lambda v, s: np.clip(np.round(v / s), -128, 127), "array of int8"),
+        (lambda v, s: v, "array of int8"),
+        (lambda v, s: [1, 2], "array of int8"),
+        (lambda v, s: np.zeros(3, np.int8), "values went in"),
+        (lambda v, s: np.round(v / s).astype(np.int64).astype(np.int8), "changed its sign"),
+        (quantizer(-127, 127), "begins at -128"),
+        (quantizer(-128, 127, np.trunc), "nearest"),
+        (quantizer(-128, 127, np.floor), "nearest"),
+        (quantizer(-128, 127, lambda steps: np.floor(steps + 0.5)), "halves to even"),
+        (quantizer(-128, 127, lambda steps: np.trunc(steps + np.copysign(0.5, steps))), "halves to even"),
+        (lambda v, s: np.clip(np.round(v * s), -128, 127).astype(np.int8), "how long is a step"),
+        (lambda v, s: np.clip(np.round(v / (s / 127)), -128, 127).astype(np.int8), "how long is a step"),
+        (lambda v, s: np.clip(np.round(v / 0.25), -128, 127).astype(np.int8), "another one"),
+        (quantizer(-100, 100), "how long is a step"),
+        (lambda v, s: np.abs(np.clip(np.round(v / s), -127, 127)).astype(np.int8), "became"),
+        (lambda v, s: v[:, None, None, None, 7], "could not read"),
         (3, "function itself"),
     ],
 )
@@ -89,6 +106,20 @@ def test_a_wrong_quantizer_is_told_what_is_wrong(answer: Any, says: str) -> None
     verdict = check("05.1")(answer)
     assert not verdict
     assert says in verdict.message, verdict.message
+
+
+@pytest.mark.slow
+def test_onnx_runtimes_defaults_store_a_bias_that_tensorrt_refuses(tmp_path: Path) -> None:
+    class Zeros(CalibrationDataReader):
+        left = 1
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            self.left, had = 0, self.left
+            return {"x": np.zeros((2, 1, 28, 28), np.float32)} if had else None
+
+    quantize_static(models.digit_cnn().onnx(), tmp_path / "int8.onnx", Zeros())
+    with pytest.raises(BuildError, match="INT32"):
+        build(tmp_path / "int8.onnx", shapes={"x": (1, 1, 28, 28)})
 
 
 WEIGHTS = np.random.default_rng(0).integers(-127, 128, (64, 64, 3, 3), dtype=np.int8)
@@ -196,16 +227,23 @@ def test_the_threshold_explorer_draws_the_tensor_and_the_threshold_chosen(monkey
     assert "90 of 100 values clipped" in notes[2]
 
 
-def test_a_cache_of_tensorrt_10_gives_its_scales_to_quantize(tmp_path: Path) -> None:
-    path = tmp_path / "calibration.cache"
-    wanted = {"x": 0.02, "relu1": 0.03, "name: with a colon": 1.0, "flat": 0.01}
-    lines = [f"{name}: {struct.pack('>f', scale).hex().lstrip('0')}" for name, scale in wanted.items()]
-    path.write_text("\n".join(["TRT-8601-EntropyCalibration2", *lines, ""]))
-    scales = chapter05.read_tensorrt_cache(path)
-    assert scales == pytest.approx(wanted)
-    quantized = precision.quantize(tiny_models.conv("N"), None, scales=scales, base="fp32")
-    assert quantized.scales == pytest.approx({name: wanted[name] for name in ("x", "relu1", "flat")})
-    for other in ("", "hello"):
-        path.write_text(other)
-        with pytest.raises(AssetError, match="not a calibration cache of TensorRT"):
-            chapter05.read_tensorrt_cache(path)
+@pytest.mark.slow
+def test_modelopt_reads_a_cache_of_tensorrt_10_and_takes_an_unknown_calibrator_for_min_max(tmp_path: Path) -> None:
+    samples = {"x": np.random.default_rng(0).random((4, 1, 28, 28), dtype=np.float32)}
+    scales = precision.calibrate(models.digit_cnn().onnx(), samples, "percentile")
+    lines = [f"{name}: {struct.pack('>f', scale).hex()}" for name, scale in scales.items()]
+    cache = tmp_path / "calibration.cache"
+    cache.write_text("\n".join(["TRT-8601-EntropyCalibration2", *lines, ""]))
+
+    def thresholds(**options: Any) -> dict[str, float]:
+        path = tmp_path / "int8.onnx"
+        options |= {"calibration_eps": ["cpu"], "log_level": "CRITICAL", "output_path": str(path)}
+        quantize(str(models.digit_cnn().onnx()), calibration_data=samples, **options)
+        graph = onnx.load(path).graph
+        known = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        nodes = [node.input for node in graph.node if node.op_type == "QuantizeLinear"]
+        return {name: float(known[scale]) for name, scale, _ in nodes if known[scale].ndim == 0}
+
+    for name, scale in thresholds(calibration_method="max", calibration_cache_path=str(cache)).items():
+        assert scale == pytest.approx(scales[name.removesuffix("_cast_to_fp16")], rel=0.002)
+    assert thresholds(calibration_method="percentile") == thresholds(calibration_method="max")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from chapter06 import stuck
+from chapter06 import extra_work, in_batches, queue_explorer, queue_picture, sentence_lengths, stuck
 from notebook_runs import NOTEBOOKS, claiming_sections, noticing_sections
 
 from trtlab import exercises
@@ -20,17 +21,18 @@ from trtlab.toys import toy
 NOTEBOOK = NOTEBOOKS / "06_dynamic_shapes.ipynb"
 # Each spoils what these sections are about; together they reach every section that claims something.
 SPOILED = {
+    "every_profile_refused": {"Three shapes instead of one"},
     "profiles_ignored": {
-        "The line that everybody copies",
-        "What min, opt and max decide",
-        "One wide profile or several narrow ones?",
-        'Batch, sequence, side: and "use fixed shapes"',
-        "Which profiles? Ask the traffic",
+        "Max decides the memory",
+        "Opt chooses the kernels",
+        "Does a range cost more than one size?",
+        "Several profiles",
+        "A few fixed lengths",
     },
-    "nothing_refused": {"Every mistake, and who tells you", "Sizes that nobody knows: NonZero, NMS"},
-    "nothing_found": {"Every mistake, and who tells you", "Before the build: `profiles.check`"},
-    "cuts_at_random": {"Which profiles? Ask the traffic", "Play"},
-    "no_shape_tensors": {"Sizes that are values: shape tensors"},
+    "nothing_refused": {"Eight mistakes", "Sizes that depend on the data"},
+    "nothing_found": {"Before the build: `profiles.check`"},
+    "cuts_at_random": {"A few fixed lengths"},
+    "no_shape_tensors": {"Sizes that are values"},
 }
 
 
@@ -111,7 +113,8 @@ def test_a_model_that_is_not_free_is_told_why(answer: Callable[[], Any], says: s
     assert says in verdict.message, verdict.message
 
 
-OBSERVED = {"input_ids": [(1, length) for length in [8] * 50 + [16] * 30 + [40] * 10 + [100, 300, 512]]}
+LONGEST = [8] * 50 + [16] * 30 + [40] * 10 + [100, 300, 512]
+OBSERVED = {"input_ids": [(8, length) for length in LONGEST]}
 
 
 def test_weights_given_as_a_shape_are_the_same_numbers_again_as_the_chapter_says() -> None:
@@ -119,36 +122,67 @@ def test_weights_given_as_a_shape_are_the_same_numbers_again_as_the_chapter_says
 
 
 def tokens(low: int, opt: int, high: int) -> dict[str, Any]:
-    return {"input_ids": ((1, low), (1, opt), (1, high))}
+    return {"input_ids": ((8, low), (8, opt), (8, high))}
 
 
 def test_the_best_three_profiles_are_accepted() -> None:
     check = exercises.get("06.3").check
     best = suggest(transformer_encoder().onnx(), OBSERVED, multiple=8, count=3)
-    verdict = check(best.shapes, OBSERVED)
-    assert verdict
-    assert (
-        f"{best.chosen.padding:.1%} to the work; at most {1.05 * best.chosen.padding:.1%} was asked for"
-        in verdict.message
-    )
+    said = f"{best.chosen.padding:.1%} to the work; at most {1.05 * best.chosen.padding:.1%} was asked for"
+    for right in (best.shapes, best.shapes[::-1], tuple(best.shapes)):
+        verdict = check(right, LONGEST)
+        assert verdict
+        assert said in verdict.message
 
 
 @pytest.mark.parametrize(
     ("answer", "says"),
     [
-        ([tokens(1, 8, 512)], "three can do better, at most 49.1% is asked for"),
-        ([tokens(1, 8, 16), tokens(17, 30, 40)], "requests fit no profile"),
+        ([tokens(1, 8, 512)], "at most 49.1% is asked for. 100% of the padding goes up to 512"),
+        ([tokens(1, 8, 16), tokens(17, 30, 40)], "3 of the batches fit no profile, the first has 100 tokens"),
+        ([tokens(1, 8, 16), tokens(20, 30, 40), tokens(101, 300, 512)], "1 of the batches fit no profile"),
         ([tokens(1, 8, 16), tokens(17, 30, 42), tokens(43, 100, 512)], "not a multiple of 8"),
         ([tokens(1, 8, 16), tokens(17, 30, 40), tokens(41, 300, 520)], "fails"),
         ([tokens(n, n, n) for n in (8, 16, 40, 512)], "one to three profiles, not 4"),
+        ([{"input_ids": ((1, 1), (1, 8), (1, 512))}], "Each batch has eight rows"),
         ({"ids": ((1, 1), (1, 8), (1, 512))}, "no input 'ids'"),
-        ("512", "as tokens(1, 18, 32) makes it"),
-        ([(1, 16), (17, 40), (41, 512)], "as tokens(1, 18, 32) makes it"),
+        ("512", "as tokens(1, 16, 32) makes it"),
+        ([(1, 16), (17, 40), (41, 512)], "as tokens(1, 16, 32) makes it"),
         ({"input_ids": 512}, "The shape of input 'input_ids' is 512"),
         (suggest(transformer_encoder().onnx(), OBSERVED, multiple=8, count=3), "give its .shapes"),
     ],
 )
 def test_profiles_that_do_not_serve_the_traffic_are_told_why(answer: Any, says: str) -> None:
-    verdict = exercises.get("06.3").check(answer, OBSERVED)
+    verdict = exercises.get("06.3").check(answer, LONGEST)
     assert not verdict
     assert says in verdict.message, verdict.message
+
+
+@pytest.mark.parametrize("cuts", [(24, 32), (96, 192), (72, 144), (32, 64), (64, 104)])  # equal groups, thirds, …
+def test_the_real_queue_separates_the_wrong_ways_to_cut(cuts: tuple[int, int]) -> None:
+    longest = in_batches(sentence_lengths(), 8, 8).max(axis=1)
+    edges = [0, *cuts, -(-int(longest.max()) // 8) * 8]
+    answer = [tokens(low + 1, high, high) for low, high in itertools.pairwise(edges)]
+    verdict = exercises.get("06.3").check(answer, longest)
+    assert not verdict
+    assert "of the padding goes up to" in verdict.message
+
+
+def test_the_sentences_are_many_and_none_is_a_table() -> None:
+    lengths = sentence_lengths()
+    assert len(lengths) % 64 == 0
+    assert len(lengths) >= 960
+    assert np.array_equal(lengths, sentence_lengths())
+    assert np.quantile(lengths, 0.99) < 100
+    assert lengths.max() < 512
+    assert extra_work(in_batches(lengths, 1)) == 0
+    assert extra_work(in_batches(lengths, 8, 8)) < extra_work(in_batches(lengths, 8)) / 2
+
+
+def test_the_widget_draws_what_was_chosen() -> None:
+    lengths = np.array([3, 5, 9, 40, 40, 40, 40, 40])
+    picture = queue_picture(lengths, 2, 1, 2)
+    assert "more work: " in picture.get_label()
+    words = [text.get_text() for axes in picture.axes for text in axes.texts]
+    assert {"≤ 8", "≤ 40"} <= set(words)
+    assert len(queue_explorer(lengths).children) == 2

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
+import chapter07
 import numpy as np
 import onnx
 import pytest
@@ -28,14 +30,14 @@ def believing(how: str, sections: set[str]) -> set[str]:
 @pytest.mark.parametrize(
     ("how", "unmoved"),
     [
-        # Two engines that lie alike still grow alike and halve alike: the other lie is for these sections.
-        ("nothing_is_reused", {"To read: when it still does not fit", "What grows, and how fast", "Says the article"}),
-        ("memory_does_not_grow", {"To read: when it still does not fit"}),
+        # Two engines that lie alike still halve alike: the other lie is for that section.
+        ("nothing_is_reused", {"What articles say, checked"}),
+        ("memory_does_not_grow", set()),
     ],
 )
 def test_every_section_notices_an_engine_that_lies_about_its_memory(how: str, unmoved: set[str]) -> None:
     claiming = claiming_sections(NOTEBOOK)
-    assert len(claiming) >= 9
+    assert len(claiming) >= 6
     calm = believing(how, claiming) - unmoved
     assert not calm, f"sections that believe the engine: {calm}"
 
@@ -73,9 +75,19 @@ def test_the_right_number_of_mib_is_accepted() -> None:
         assert exercises.get("07.1").check(answer)
 
 
-def test_every_name_in_the_hints_is_at_hand_or_imported() -> None:
-    hints = " ".join(exercises.get("07.1").hints)
-    assert hints.index("import shortcut_network") < hints.index("shortcut_network()")
+def test_the_hints_do_not_hold_the_answer() -> None:
+    truth = f"{memory.liveness(lab.build(shortcut_network(), progress=False)).peak_bytes / MiB:.0f}"
+    assert not any(words in hint for hint in exercises.get("07.1").hints for words in (truth, "three", "peak_bytes"))
+
+
+@pytest.mark.parametrize("batch", [1, 10, 16])
+def test_first_fit_explains_what_tensorrt_reserves(batch: int) -> None:
+    engine = lab.build(lab.models.resnet50().onnx(), shapes={"x": (batch, 3, 224, 224)}, progress=False)
+    blocks = chapter07.first_fit(memory.liveness(engine))
+    for index in range(len(engine.kernels)):
+        alive = sorted((one.start, one.end) for one in blocks if one.first <= index <= one.last)
+        assert all(before[1] <= after[0] for before, after in pairwise(alive)), "two tensors have one address"
+    assert max(one.end for one in blocks) == engine.activation_bytes
 
 
 @pytest.mark.parametrize(

@@ -242,6 +242,7 @@ def test_the_engine_of_an_inspector_draws() -> None:
         ("__myl_TranMove_myl0_5", "kgen", ("a",), "copy"),
         ("Reformatting CopyNode for Input Tensor 0", "Reformat", (), "layout"),
         ("__myl_TranMean_myl0_5", "kgen", ("a",), "helper"),
+        ("copy_d2h___mye1012_myl0_2", "copy", (), "copy"),
         ("move_to_front", "gemm", (), "added"),
     ],
 )

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chapter07 import detector, growth, liveness, memory_explorer, memory_picture, parts, shortcut_network
+from chapter07 import growth, liveness, memory_explorer, memory_picture, parts, shortcut_network
 from PIL import Image
 
 import trtlab as lab
 from trtlab import memory
+from trtlab.draw.palette import QUANTITIES
 from trtlab.engine import Engine, Layer, Port, Tensor
-from trtlab.toys import PATTERNS
+from trtlab.toys import PATTERNS, detector
 
 MiB = 2**20
 
@@ -55,8 +56,8 @@ def test_bars_are_as_high_as_the_bytes_alive() -> None:
 
 def test_what_waits_for_a_later_kernel_is_drawn_apart() -> None:
     waiting, chain = (memory.liveness(build(model)) for model in (shortcut_network(), PATTERNS["Conv + ReLU"].model()))
-    amber = "#F4B42A"
-    assert share(liveness(waiting), amber) > 2 * share(liveness(chain), amber)
+    color = QUANTITIES[3]
+    assert share(liveness(waiting), color) > 2 * share(liveness(chain), color)
 
 
 def test_an_engine_without_figures_or_tensors_is_drawn_too() -> None:

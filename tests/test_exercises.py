@@ -13,7 +13,7 @@ from solved_notebooks import CHECK, NOTEBOOKS, solved
 
 from trtlab import AssetError, exercises
 
-CHAPTERS = sorted(path.stem for path in (Path(__file__).parent.parent / "notebooks").glob("chapter[0-9]*.py"))
+CHAPTERS = sorted(path.stem for path in (Path(__file__).parent.parent / "notebooks").glob("chapter[0-9][0-9].py"))
 
 
 def all_exercises() -> list[exercises.Exercise]:

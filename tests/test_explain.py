@@ -7,13 +7,15 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import tiny_models as tiny
 
 import trtlab as lab
 from trtlab import __main__ as command_line
-from trtlab.shapes import proposed_shapes
+from trtlab.profiles import guess
+from trtlab.toys import toy
 
 EVIL = "<script>alert('$1')</script>"
 
@@ -122,11 +124,69 @@ def test_a_range_of_shapes_leaves_bytes_unknown_and_says_so(tmp_path: Path) -> N
     assert "1×3×8×8 … 2×3×8×8 … 4×3×8×8" in text
 
 
-def test_proposed_shapes_give_one_symbol_one_size() -> None:
+def test_guessed_sizes_give_one_symbol_one_size() -> None:
     ids, mask = (tiny.value(name, ("N", "S"), onnx.TensorProto.INT64) for name in ("ids", "mask"))
     picture, fixed = tiny.value("picture", ("N", 3, "H", "W")), tiny.value("fixed", (2, 3))
     model = tiny.model([tiny.node("Relu", "fixed", "y")], [ids, mask, picture, fixed], "y")
-    assert proposed_shapes(model) == {"ids": (1, 128), "mask": (1, 128), "picture": (1, 3, 224, 224)}
+    assert guess(model) == {"ids": (1, 128), "mask": (1, 128), "picture": (1, 3, 224, 224)}
+    assert guess(tiny.mlp()) == {}
+
+
+# What the usual sizes do not fit, or what has none: the model, and the sizes that are found for it.
+GUESSES = {
+    "a head for 640 pixels": (
+        "h (float[N,3,H,W] x) => (float[M,8,400] y) { c = Conv<strides=[32,32]>(x, w) y = Reshape(c, s) }",
+        {"w": (8, 3, 32, 32), "s": np.array([-1, 8, 400])}, {"x": (1, 3, 640, 640)}),
+    "channels last": (
+        "n (float[a,b,c,3] x) => (float[a,b,c,3] y) { t = Transpose<perm=[0,3,1,2]>(x)"
+        " y = Transpose<perm=[0,2,3,1]>(t) }", {}, {"x": (1, 224, 224, 3)}),
+    "sound": (
+        "s (float[N,1,T] x) => (float[N,4,U] y) { y = Conv<strides=[160]>(x, w) }",
+        {"w": (4, 1, 400)}, {"x": (1, 1, 16000)}),
+    "two symbols that must agree": (
+        "a (float[B,S,64] q, float[B,T,64] k) => (float[B,S,64] y) { y = Add(q, k) }",
+        {}, {"q": (1, 128, 64), "k": (1, 128, 64)}),
+    "a symbol that is the sum of two": (
+        "k (float[B,4,P,8] past, float[B,4,S,8] now, float[B,1,1,T] mask) => (float[B,4,T,T] y) {"
+        " k = Concat<axis=2>(past, now) t = Transpose<perm=[0,1,3,2]>(k) m = MatMul(k, t) y = Add(m, mask) }",
+        {}, {"past": (1, 4, 128, 8), "now": (1, 4, 128, 8), "mask": (1, 1, 1, 256)}),
+    "dimensions without names": (
+        "c (float[?,3,?,?] a, float[?,3,?,?] b) => (float[A,6,B,C] y) { y = Concat<axis=1>(a, b) }",
+        {}, {"a": (1, 3, 224, 224), "b": (1, 3, 224, 224)}),
+    "77 tokens and 336 pixels": (
+        "c (float[N,3,H,W] x, int64[N,S] ids) => (float[N,S,8] y, float[N,9,8,1] z) { e = Gather(table, ids)"
+        " y = Add(e, places) c = Conv<strides=[112,112]>(x, w) r = Reshape(c, s) z = Add(r, patches) }",
+        {"table": (9, 8), "places": (1, 77, 8), "w": (8, 3, 112, 112), "s": np.array([1, -1, 8, 1]),
+         "patches": (1, 9, 8, 1)}, {"ids": (1, 77), "x": (1, 3, 336, 336)}),
+    "a shape tensor": (
+        "e (float[N,1] x, int64[2] size) => (float[A,B] y) { y = Expand(x, size) }", {}, {"x": (1, 1), "size": (1, 1)}),
+    "a shape tensor that must hold every element": (
+        "e (float[2,6] x, int64[2] size) => (float[A,B] y) { y = Reshape(x, size) }", {}, {"size": (1, 12)}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GUESSES)
+def test_sizes_are_guessed_so_that_the_model_builds_and_the_page_says_so(name: str, tmp_path: Path) -> None:
+    text, weights, sizes = GUESSES[name]
+    model = toy(text, **weights)
+    assert guess(model) == sizes
+    for port, shape in sizes.items():
+        assert f"{port}: {'×'.join(map(str, shape))}" in (shown := Page(report(tmp_path, model, overwrite=True)).text)
+        assert "No shapes were given for dynamic inputs, so these were guessed: " in shown
+    assert lab.profiles.check(model, sizes).ok
+    assert {port: ranges[1] for port, ranges in (lab.profiles.check(model).proposal or {}).items()} == sizes
+
+
+def test_where_no_guess_works_the_error_says_what_was_guessed(tmp_path: Path) -> None:
+    model = toy("r (float[N,3,H,W] x) => (float[A,7919,1009] y) { y = Reshape(x, s) }", s=np.array([-1, 7919, 1009]))
+    with pytest.raises(lab.BuildError, match=r"were guessed: x: 1×3×224×224\.") as caught:
+        report(tmp_path, model)
+    assert "node 'y' (Reshape)" in caught.value.message
+    assert caught.value.diagnosis.fix.startswith("give the sizes you really run: shapes={")
+    model.graph.node[0].op_type = "NoSuchOperator"
+    with pytest.raises(lab.BuildError) as caught:
+        report(tmp_path, model)
+    assert "guessed" not in caught.value.message, "no size would help"
 
 
 def test_an_existing_file_is_kept_unless_overwrite_is_asked_for(tmp_path: Path) -> None:
@@ -160,3 +220,6 @@ def test_the_command_line_writes_the_report(tmp_path: Path, capsys: pytest.Captu
     command_line.main(["explain", str(tmp_path / "my model.onnx"), "--gpu", "RTX 4090", "-o", str(output)])
     assert f"written: {output}" in capsys.readouterr().out
     assert "my model.onnx" in Page(output.read_text(encoding="utf-8")).text
+    onnx.save(tiny.conv("N"), tmp_path / "dynamic.onnx")
+    command_line.main(["explain", str(tmp_path / "dynamic.onnx"), "-o", str(output), "--overwrite"])
+    assert "guessed (--shapes gives others): {'x': (1, 3, 8, 8)}" in capsys.readouterr().out

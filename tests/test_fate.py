@@ -122,9 +122,9 @@ def test_reason_shape() -> None:
     assert table.loc["flat", "reason"] == "no-op"
 
 
-def test_reason_shape_for_what_chooses_a_branch() -> None:
+def test_reason_condition_for_what_chooses_a_branch() -> None:
     table = fates(tiny.branches())
-    assert table.loc["positive", "reason"] == "shape"
+    assert table.loc["positive", "reason"] == "condition"
     assert "unexplained" not in set(table["reason"])
 
 

@@ -93,9 +93,26 @@ def test_weights_beyond_the_range_stay_in_fp32() -> None:
 
 
 def test_weights_too_small_for_fp16_are_noted() -> None:
+    few = np.array([1e-9, *[0.5] * 7])
     network = conv("N")
-    network.graph.initializer[1].CopyFrom(tensor("b1", np.full(8, 1e-9)))
-    assert any("smaller than smallest fp16" in note for note in to_half(network, "fp16").notes)
+    network.graph.initializer[1].CopyFrom(tensor("b1", few))
+    found = to_half(network, "fp16")
+    assert found.kept.empty
+    assert any("smaller than smallest fp16" in note for note in found.notes)
+    network.graph.initializer[1].CopyFrom(tensor("b1", few * 1e-8))
+    found = to_half(network, "fp16")
+    assert found.kept["node"].tolist() == ["conv1"]
+    assert "most of the weights 'b1' are below 1e-6" in found.kept["reason"][0]
+    assert any("'conv1' stays in FP32" in note for note in found.notes)
+    assert to_half(network, "bf16").kept.empty
+
+
+def test_what_autocast_says_of_operators_reaches_no_screen(capfd: pytest.CaptureFixture[str]) -> None:
+    network = toy("t (float[1,4] x) => (float[1,4] y) { r = Range(z, n, o) y = Mul(x, r) }", z=0.0, n=4.0, o=1.0)
+    network.opset_import[0].version = 17
+    logging.basicConfig()
+    to_half(network, "fp16")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_an_operator_without_half_precision_is_kept_and_named() -> None:
@@ -113,8 +130,10 @@ def test_nodes_without_names_and_with_the_same_name_are_told_apart() -> None:
     assert [item.name for item in network.graph.node] == ["same", "same", "", "", "same"], "the model was changed"
 
 
-def test_weights_that_are_inputs_too_stay_out_of_the_interface() -> None:
+@pytest.mark.parametrize("version", [3, 10])  # of the IR: before 4 every weight had to be an input
+def test_weights_that_are_inputs_too_stay_out_of_the_interface(version: int) -> None:
     network = conv("N")
+    network.ir_version = version
     network.graph.input.extend(value(weight.name, tuple(weight.dims)) for weight in network.graph.initializer)
     for samples in (None, {"x": IMAGES}):
         found = to_half(network, "fp16", samples)
@@ -239,7 +258,12 @@ def test_nothing_is_printed_written_or_left_switched_on(tidy: Path, capfd: pytes
     capfd.readouterr()
     onnx.save(conv("N"), tidy / "m.onnx")
     kept = (tidy / "m.onnx").read_bytes()
-    to_half(tidy / "m.onnx", "fp16", {"x": IMAGES})
+    said = list[str]()
+    to_half(tidy / "m.onnx", "fp16", {"x": IMAGES}, progress=lambda phase, *_: said.append(phase))
+    assert list(dict.fromkeys(said)) == ["reading the model", "running the samples", "giving each node a type"]
+    old = conv("N")
+    old.opset_import[0].version = 11  # its conversion to a newer one says so
+    to_half(old, "fp16", {"x": IMAGES})
     assert capfd.readouterr() == ("", "")
     assert [path.name for path in tidy.iterdir()] == ["m.onnx"]
     assert (tidy / "m.onnx").read_bytes() == kept
@@ -286,4 +310,7 @@ def test_what_is_inside_a_branch_stays_in_fp32_and_is_counted() -> None:
     assert set(found.kept["reason"]) == {"AutoCast does not convert what is inside a branch"}
     assert repr(found).startswith("4 of 7 nodes in FP16")
     for base in ("fp16", "fp32"):
-        onnx.checker.check_model(quantize(network, samples, base=base).model, full_check=True)  # type: ignore[arg-type]
+        made = quantize(network, samples, base=base)  # type: ignore[arg-type]
+        onnx.checker.check_model(made.model, full_check=True)
+        assert list(made.left["op"]).count("Gemm") == 2
+        assert made.left["reason"].str.contains("branch").all()

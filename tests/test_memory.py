@@ -12,7 +12,6 @@ import onnx
 import pytest
 import tiny_models as tiny
 from chapter03 import try_settings
-from chapter07 import detector
 
 import trtlab as lab
 from trtlab import AssetError, BuildError, ModelError, ProfileError, TrtlabError, memory
@@ -20,7 +19,7 @@ from trtlab.buildlog import read_build_log
 from trtlab.engine import Engine, Layer, Port, Tensor
 from trtlab.logs import diagnose_text
 from trtlab.memory import fitting
-from trtlab.toys import PATTERNS, toy
+from trtlab.toys import PATTERNS, detector, toy
 
 MiB = 2**20
 GPU = "RTX 4090"

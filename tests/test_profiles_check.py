@@ -14,10 +14,12 @@ from chapter06 import ProfileResponse, try_profiles
 from profile_mistakes import ADD, CONV, EXPAND, GOOD, MISTAKES, RESIZE, SKIP, TABLE, WIDE_TABLE, Mistake, rows, sides, t
 
 import trtlab as lab
+from trtlab.building import build_each
 from trtlab.errors import ModelError, ProfileError
-from trtlab.profiles import check, read_shapes
+from trtlab.profiles import check, guess, read_shapes
 from trtlab.profiles.running import Trials
-from trtlab.shapes import Findings, check_profiles, inputs_of, proposed_shapes
+from trtlab.shapes import Findings, check_profiles, inputs_of
+from trtlab.toys import unchecked
 
 NAMES = [mistake.name for mistake in MISTAKES]
 AT_NODES = [one for one in MISTAKES if one.node and "2^31" not in one.name and one.name not in ("NonZero", "… between")]
@@ -69,6 +71,15 @@ def test_some_mistakes_raise_some_return_minus_one_and_many_are_silent(told: dic
     ignored = told["the second of two profiles is wrong"]
     assert ignored.built
     assert ignored.returned == (0, -1)
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=NAMES)
+def test_a_build_that_fails_says_what_check_says(mistake: Mistake, found: dict[str, Findings]) -> None:
+    (built,) = build_each(mistake.model(), [mistake.shapes])
+    if isinstance(built, lab.BuildError) and built.stage != "parse":  # where the parser stops, no size matters
+        told = [one for one in found[mistake.name] if one.mistake in built.message]
+        assert told, built
+        assert (built.diagnosis.cause, built.diagnosis.fix) == (told[0].mistake, told[0].fix)
 
 
 @pytest.mark.slow
@@ -246,6 +257,9 @@ def test_shape_tensors_are_told_from_ordinary_integers_as_tensorrt_does() -> Non
     for answer in try_profiles([(ids, None), (EXPAND(), {"size": ((1, 8), (2, 8), (4, 8))})]):
         assert answer.built
     assert inputs_of(EXPAND())["size"].holds_sizes
+    empty = t("r (float[3,2] x, int64[0] axes) => (float[1,1] y) { y = ReduceSum(x, axes) }")()
+    assert check(empty).ok
+    assert guess(empty) == {}
 
 
 @pytest.mark.parametrize("stacks", [False, True])
@@ -256,5 +270,16 @@ def test_the_count_of_a_loop_is_a_size_only_where_the_loop_stacks(stacks: bool) 
         {"o = Identity(v2)" if stacks else ""} }}> }}""".replace("[K,4]", "[K,4]" if stacks else "[4]"),
              go=np.array(True))()  # fmt: skip
     assert inputs_of(loop)["n"].holds_sizes == stacks
-    assert lab.build(loop, shapes=proposed_shapes(loop) or None, progress=False).layers
+    assert lab.build(loop, shapes=guess(loop) or None, progress=False).layers
     assert check(loop).ok != stacks
+
+
+def test_a_loop_that_never_ends_on_zeros_is_not_judged() -> None:
+    model = unchecked(
+        """endless (float[1,8] x) => (float[1,8] y) <bool go = {1}, float limit = {100}> {
+            [loop] y = Loop<body = once (int64 turn, bool before, float[1,8] a) => (bool again, float[1,8] b) {
+                b = Add(a, a)  most = ReduceMax<keepdims=0>(b)  again = Less(most, limit)
+            }>(, go, x)
+        }"""
+    )
+    assert not lab.diagnose(model).causes

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chapter06 import padding, padding_explorer, padding_picture
+from chapter06 import padding
 from profile_mistakes import CONV, EXPAND, STATIC, TABLE, t
 
 import trtlab as lab
@@ -160,11 +160,3 @@ def test_more_bad_arguments_are_refused() -> None:
     with pytest.raises(ProfileError, match="equally often"):
         suggest(NAMED(), {"p": [(1, 2)], "q": [(1, 2), (1, 3)]})
     assert suggest(EXPAND(), {"size": [(1, 8), (4, 8)]}, count=1).shapes == {"size": ((1, 8), (1, 8), (4, 8))}
-
-
-def test_the_widget_draws_what_was_chosen() -> None:
-    observed = lengths(3, 5, 9, 40)
-    found = suggest(SEQUENCE(), observed)
-    assert "3 profiles" in padding_picture(found, 3).get_label()
-    assert "4 profiles" in padding_picture(found, 8).get_label()  # four shapes, so no more than four
-    assert len(padding_explorer(SEQUENCE(), observed).children) == 2

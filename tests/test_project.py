@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from trtlab.course import CHAPTERS
+from trtlab.course import CHAPTERS, Chapter
 
 ROOT = Path(__file__).resolve().parent.parent
 READMES = ("README.md", "notebooks/README.md", "data/README.md")
@@ -114,6 +114,13 @@ def test_the_table_of_chapters_is_the_course() -> None:
         assert row.endswith(f" | {status} |"), row
 
 
+@pytest.mark.parametrize("chapter", [one for one in CHAPTERS if one.ready], ids=lambda one: one.file)
+def test_a_chapter_takes_the_minutes_that_the_tables_say(chapter: Chapter) -> None:
+    (head,) = re.findall(r"\| (\d+) minutes to read", read(f"notebooks/{chapter.file}"))
+    row = next(line for line in read("README.md").splitlines() if line.startswith(f"| {chapter.number:02d} |"))
+    assert row.split(" | ")[3] == head
+
+
 def test_the_notebooks_are_the_ready_chapters() -> None:
     written = {path.name for path in (ROOT / "notebooks").glob("*.ipynb")}
     assert written == {chapter.file for chapter in CHAPTERS if chapter.ready}
@@ -165,7 +172,8 @@ def test_every_data_file_has_its_source_and_licence() -> None:
     ]
     assert len(files) > 2
     for name in files:
-        assert name == "README.md" or f"`{name}`" in text, f"data/README.md does not name {name}"
+        listed = name if not name.startswith("clinic/") or name.endswith(".md") else "clinic/*.toml"
+        assert name == "README.md" or f"`{listed}`" in text, f"data/README.md does not name {name}"
 
 
 def test_no_file_holds_a_path_of_one_machine() -> None:

@@ -11,6 +11,7 @@ from tiny_models import FLOAT, model, node, value
 
 from trtlab.errors import AssetError
 from trtlab.numerics.running import batches
+from trtlab.toys import toy
 
 IMAGES = np.random.default_rng(0).random((10, 3), dtype=np.float32)
 DYNAMIC = model([node("Relu", "x", "y")], {"x": ("N", 3)}, "y")
@@ -108,3 +109,18 @@ def test_a_weight_among_the_inputs_needs_no_samples() -> None:
     network = model([node("Relu", "x", "y")], [value("x", ("N", 3)), value("w", (2,), FLOAT)], "y")
     network.graph.initializer.add(name="w", data_type=FLOAT, dims=[2], float_data=[1, 2])
     assert sizes({"x": IMAGES}, network) == [4, 4, 2]
+
+
+@pytest.mark.parametrize(
+    ("feed", "fix"),
+    [
+        ({"x": np.ones((1, 8, 8, 3), np.float32)}, "transpose(0, 3, 1, 2)"),
+        ({"x": np.ones((3, 8, 8), np.float32)}, "array[None]"),
+        ({"images": np.ones((1, 3, 8, 8), np.float32)}, "'x'"),
+    ],
+)
+def test_each_wrong_sample_has_a_fix_of_its_own(feed: dict[str, np.ndarray], fix: str) -> None:
+    network = toy("t (float[1,3,8,8] x) => (float[1,4,8,8] y) { y = Conv(x, w) }", w=(4, 3, 1, 1))
+    with pytest.raises(AssetError) as caught:
+        list(batches([feed], network))
+    assert fix in caught.value.diagnosis.fix

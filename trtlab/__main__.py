@@ -82,6 +82,8 @@ def _build(options: argparse.Namespace) -> None:
 def _explain(options: argparse.Namespace) -> None:
     output, shapes = options.output or "report.html", _shapes(options.shapes)
     print(f"written: {lab.explain(options.model, options.gpu, output, shapes, overwrite=options.overwrite)}")
+    if guessed := {} if shapes else lab.profiles.guess(options.model):
+        print(f"sizes of dynamic inputs were guessed (--shapes gives others): {guessed}")
 
 
 def _diagnose(options: argparse.Namespace) -> None:

@@ -19,16 +19,16 @@ from trtlab import cache as engine_cache
 from trtlab.buildlog import read_engine
 from trtlab.computer import memory_gib
 from trtlab.engine import Engine, Layer
-from trtlab.errors import AssetError, BuildError, ModelError, TrtlabError
+from trtlab.errors import AssetError, BuildError, ModelError, ProfileError, TrtlabError
 from trtlab.gpus import Gpu, check_target
 from trtlab.logs import diagnose_text, place_of_node
 from trtlab.onnx_model import Model, Source, check_model, digest_of, external_files, inlined, parse, read_source
 from trtlab.process import CompilerProcess, Progress, Transcript, cancelled, progress_display
 from trtlab.renaming import Names, rename_for_build
-from trtlab.shapes import Profile, Shapes, check_profiles, read_shapes
+from trtlab.shapes import Finding, Profile, Shapes, check_profiles, read_shapes
 from trtlab.tensorrt_choice import load_tensorrt
 
-_ASK = "look at the last lines of the error's .log; 'polygraphy debug reduce' finds the smallest part that fails."
+_ASK = "change what the message names; if it names nothing, 'polygraphy debug reduce' finds the part that fails."
 _WORD = re.compile(r"[\w./\-]+")
 _SUFFIX = re.compile(r"_(?:[A-Za-z]*Layer|output|\d+)$")  # of the layers that TensorRT makes of one node
 _AT_ONCE = 2  # compiler processes: a build uses about one core, and memory for two copies of the weights
@@ -107,18 +107,18 @@ def _compile(
     model, names, data = _prepared(source)
     try:
         external = external_files(model, source.path)  # refused where they may not be: TensorRT reads them
-        check_profiles(order["profiles"], model)
+        _check_profiles(order["profiles"], model)
         process.begin({**order, "task": "build", "path": str(source.path) if external else None}, data)
         check_model(model, source)
         del model, data
-        with progress_display(progress, source.title) as report:
+        with progress_display(progress, f"compiling {source.title}") as report:
             told = process.finish(seconds, memory, report)
     except BuildError as error:
         raise _in_own_names(error, names) from error
     if key and source.path and digest_of(source.path) != source.digest:
         raise ModelError(f"{source.title} changed while it was compiled.", fix="try again once it is written.")
     if told.error is not None or told.plan is None:
-        raise _failure(told, names, source)
+        raise _failure(told, names, source, order["profiles"])
     record = {"order": order, "messages": told.messages, "facts": told.facts, "names": asdict(names)}
     try:
         plan = engine_cache.store(key, record, told.plan) if key else told.plan
@@ -166,7 +166,23 @@ def _engine(record: dict[str, Any], plan: bytes | Path | None) -> Engine:
     )
 
 
-def _failure(told: Transcript, names: Names, source: Source) -> BuildError:
+def _check_profiles(profiles: list[Profile], model: onnx.ModelProto) -> None:
+    """Raise ProfileError, as profiles.check() words it, when `profiles` do not fit the inputs of `model`."""
+    try:
+        check_profiles(profiles, model)
+    except ProfileError as error:
+        finding = _mistakes(model, profiles)[0]
+        raise ProfileError(finding.mistake, fix=finding.fix) from error
+
+
+def _mistakes(model: Model, profiles: list[Profile]) -> list[Finding]:
+    """What profiles.check() finds to fix."""
+    from trtlab.profiles import check  # here: it loads ONNX Runtime, which only a build that fails need wait for
+
+    return [one for one in check(model, profiles) if one.verdict == "fix"]
+
+
+def _failure(told: Transcript, names: Names, source: Source, profiles: list[Profile]) -> BuildError:
     """The BuildError for what the compiler process reported, in the model's own names."""
     error, where = told.error or {}, told.place
     said = [error.get("message", ""), *(told.spoken("ERROR") if told.stage == "build" else [])]
@@ -176,6 +192,12 @@ def _failure(told: Transcript, names: Names, source: Source) -> BuildError:
     verb = {"parse": "import", "profile": "accept the profile for"}.get(told.stage, "compile")
     reason = " ".join(known.evidence.split()) or "it gives no reason"
     message = f"TensorRT cannot {verb} {source.title}{names.restore(where)}: {reason}."
+    found = _mistakes(source, profiles) if told.stage in ("build", "profile") else []
+    same = [one for one in found if not one.silent or (node and one.node == names.restore(node))]
+    found = same or found * (not known.fix)
+    if found:
+        known = replace(known, cause=found[0].mistake, fix=found[0].fix, reference="")
+        message = f"{message} {found[0].mistake}"
     diagnosis = replace(known, cause=known.cause if known.fix else message, fix=known.fix or _ASK)
     return BuildError(message, stage=told.stage, log=names.restore(told.log), diagnosis=diagnosis)
 

@@ -35,7 +35,7 @@ CHAPTERS = (
     Chapter(6, "dynamic_shapes", "Dynamic shapes", _COMPUTE, ready=True),
     Chapter(7, "memory", "Memory", _BUILD, ready=True),
     Chapter(8, "performance", "Performance", _TIME),
-    Chapter(9, "troubleshooting", "Troubleshooting", _COMPUTE),
+    Chapter(9, "troubleshooting", "Troubleshooting", _COMPUTE, ready=True),
     Chapter(10, "resnet_efficientnet", "From ResNet-50 to EfficientNet", _TIME),
     Chapter(11, "yolo", "YOLO", _TIME),
     Chapter(12, "bert", "BERT", _TIME),

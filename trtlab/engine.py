@@ -172,10 +172,10 @@ class Engine:
         """One row an ONNX node, in the graph's order: node, op, layer (or None), reason ("" when a layer runs it).
 
         A node in no layer is `constant` (known at build time), `unreachable` (no output depends on it), `no-op` (its
-        output is its input, perhaps with another shape), `shape` (it computes sizes or chooses a branch), `duplicate`
-        (another node computes the same), `cancelled` (a Transpose that others undo), `layout` (one at a matrix product,
-        which reads and writes in any order), `in place` (a Concat whose parts are written where they belong, as the
-        engine's tensors show) or `unexplained`.
+        output is its input, perhaps with another shape), `shape` (it computes sizes), `condition` (it decides for
+        an If or a Loop), `duplicate` (another node computes the same), `cancelled` (a Transpose that others undo),
+        `layout` (one at a matrix product, which reads and writes in any order), `in place` (a Concat whose parts are
+        written where they belong, as the engine's tensors show) or `unexplained`.
         """
         import pandas as pd
 

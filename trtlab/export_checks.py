@@ -8,10 +8,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import numpy as np
 import onnx
 
 from trtlab import tables
 from trtlab.graph import RANDOM, SIZE_INPUTS, Facts, facts_of, reads
+from trtlab.messages import meaning, table, way_out
 from trtlab.onnx_model import Model, graphs
 
 
@@ -71,15 +73,16 @@ def checklist(model: Model | Facts) -> Checklist:
 
     `model` is a path, bytes or a ModelProto, which is not changed. Raises ModelError when it is no ONNX model.
     """
-    facts, told = facts_of(model), dict[str, tuple[str, str]]()
-    for rule in (_inference_mode, _inputs, _names, _decided_by_inputs, _batch, _constants, _types, _operators):
-        for name, verdict, words, where in rule(facts):
+    facts, told = facts_of(model), dict[str, tuple[str, str, str]]()
+    about = _inference_mode, _inputs, _names, _decided_by_inputs, _batch, _constants, _types, _operators, _importers
+    for rule in about:
+        for name, verdict, words, where, *own in rule(facts):
             if shown := list(dict.fromkeys(where)):
                 more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
-                told.setdefault(name, (verdict, f"{words} {', '.join(shown[:3])}{more}".strip()))
+                told.setdefault(name, (verdict, f"{words} {', '.join(shown[:3])}{more}".strip(), "".join(own)))
     counts = {"inputs": len(facts.inputs), "nodes": len(facts.nodes), "constants": len(facts.constants)}
-    rows = [(name, *told.get(name, ("ok", fine.format(**counts))), advice) for name, fine, advice in CHECKS]
-    return Checklist(Check(name, what, found, advice * (what != "ok")) for name, what, found, advice in rows)
+    rows = [(name, *told.get(name, ("ok", fine.format(**counts), "")), advice) for name, fine, advice in CHECKS]
+    return Checklist(Check(name, what, found, own or usual * (what != "ok")) for name, what, found, own, usual in rows)
 
 
 # The name of a check, what it says when all is well, and what to do otherwise.
@@ -116,8 +119,8 @@ CHECKS = (
      "export again without the tool that made them; TensorRT looks for a plugin of that name"),
 )  # fmt: skip
 # What a rule asks: the name of a check, the verdict and its words where nodes or tensors are so, and which are.
-# Of several findings of one check the first counts.
-Findings: TypeAlias = Iterator[tuple[str, str, str, Iterable[str]]]
+# Of several findings of one check the first counts; a fifth part is its own advice.
+Findings: TypeAlias = Iterator[tuple[str, str, str, Iterable[str]] | tuple[str, str, str, Iterable[str], str]]
 # Operators whose output has as many rows as the data asks for, and what to do instead; TensorRT-RTX 1.7 has none.
 DATA_DEPENDENT = {
     "NonZero": "multiply by a mask (Where) instead of picking what is not zero, or pick a fixed k by TopK.",
@@ -132,7 +135,8 @@ _WEIGHTS = {"Conv": (1, 2), "ConvTranspose": (1, 2), "Gemm": (1, 2), "BatchNorma
 
 
 def _label(node: onnx.NodeProto) -> str:
-    return node.name if node.op_type in node.name else f"{node.name or '(unnamed)'} ({node.op_type})"
+    op = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
+    return node.name if re.search(rf"{op}(?![a-z])", node.name) else f"{node.name or '(unnamed)'} ({op})"
 
 
 def _inference_mode(facts: Facts) -> Findings:
@@ -228,9 +232,24 @@ def _operators(facts: Facts) -> Findings:
     after = [norm for norm in of("BatchNormalization") if norm.input[0] in products]
     foldable = [norm for norm in after if len(facts.readers[norm.input[0]]) == 1]
     yield "batch norm", "look", "right after a convolution:", map(_label, foldable)
-    foreign = [node for node in facts.nodes if node.domain not in ("", "ai.onnx")]
-    names = [f"{node.name or '(unnamed)'} ({node.domain}::{node.op_type})" for node in foreign]
-    yield "operators", "fix", "not ONNX's own:", names
+
+
+def _importers(facts: Facts) -> Findings:
+    """What TensorRT's parser has no importer for, and how it wants quantized tensors."""
+    none = {op for ops in table()["importers"].values() for op in ops.split()}
+    nodes = [node for node in facts.nodes if node.domain not in ("", "ai.onnx") or node.op_type in none]
+    ways = " ".join(dict.fromkeys(way_out(node.op_type) for node in nodes))
+    yield "operators", "fix", "no importer for", map(_label, nodes), ways
+    shifted, integers = list[str](), list[str]()
+    for node in (node for node in facts.nodes if node.op_type in ("QuantizeLinear", "DequantizeLinear")):
+        shifted += [_label(node)] * bool(np.any(facts.value(node, 2)))
+        integers += [_label(node)] * (facts.types.get(node.input[0]) == onnx.TensorProto.INT32)
+    for words, where, says in (
+        ("zero points other than 0 at", shifted, "Non-zero zero point is not supported"),
+        ("INT32 (a bias?) at", integers, "only activation types allowed as input to this layer"),
+    ):
+        rule = meaning(says)
+        yield "operators", "fix", words, where, rule[1].fix if rule else ""
 
 
 def _types(facts: Facts) -> Findings:

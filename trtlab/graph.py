@@ -24,8 +24,9 @@ SIZE_INPUTS = {
     "Pad": (1, 3), "ConstantOfShape": (0,), "Range": (0, 1, 2), "Squeeze": (1,), "Unsqueeze": (1,), "Split": (1,),
     "TopK": (1,), "ReduceMean": (1,), "ReduceSum": (1,), "ReduceMax": (1,), "ReduceMin": (1,), "OneHot": (1,),
 }  # fmt: skip
-# And where it takes no data either, but a choice or a tensor for its shape.
-_NO_DATA = SIZE_INPUTS | {"If": (0,), "Loop": (0, 1), "Shape": (0,), "Size": (0,)}
+# And where it takes no data either, but a tensor for its shape, or a choice.
+_SIZES = SIZE_INPUTS | {"Loop": (0,), "Shape": (0,), "Size": (0,)}
+_NO_DATA = _SIZES | {"If": (0,), "Loop": (0, 1)}
 _VIEWS = {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}  # the same elements in the same order
 _KEEPING_SHAPE = {"Expand", "Slice", "Pad", "Tile", "Concat", "Split", "Resize"}  # views where the shape stays the same
 # The constant that changes nothing, and the inputs where it may stand.
@@ -85,9 +86,11 @@ def unfused_bytes(model: Model, shapes: Mapping[str, Sequence[int]] | None = Non
     """Bytes that one kernel a node would read and write in all: its inputs, weights and outputs, each tensor once.
 
     Views, Shape and constants count 0. `shapes` fixes the dynamic inputs, as in {"x": (8, 3, 224, 224)}. The sizes are
-    those of ONNX's shape inference; None where it cannot tell one.
+    those of ONNX's shape inference; None where it cannot tell one, or where an If or a Loop has kernels of its own.
     """
     proto = read_model(model)
+    if len(graphs(proto.graph)) > 1:
+        return None
     sizes = sized_tensors(proto, shapes or {})
     running = [node for node in proto.graph.node if node.op_type not in _VIEWS | {"Shape", "Constant"}]
     moved = [name for node in running for name in {*node.input, *node.output} - {""}]
@@ -143,7 +146,7 @@ class Facts:
     def _reasons(self) -> list[str]:
         graph, duplicates, undone = self.graph, _duplicates(self.graph), self._undone()
         known, sized = _known_beforehand(graph)
-        used, data = (needed(graph, self.outputs, besides) for besides in ({}, _NO_DATA))
+        used, chosen, data = (needed(graph, self.outputs, besides) for besides in ({}, _SIZES, _NO_DATA))
         products = [node for node in graph.node if node.op_type in (*PRODUCTS, "Einsum")]
         at_product = {name for node in products for name in (*node.input, *node.output)}
 
@@ -152,7 +155,8 @@ class Facts:
             tests = {
                 "unreachable": not used & written,
                 "constant": written <= known,
-                "shape": written <= sized or not data & written,
+                "shape": written <= sized or not chosen & written,
+                "condition": not data & written,
                 "no-op": self._changes_nothing(node),
                 "duplicate": written & duplicates,
                 "cancelled": turns and written & undone,

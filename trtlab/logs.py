@@ -4,70 +4,22 @@ from __future__ import annotations
 
 import io
 import re
+import tomllib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
 from trtlab.errors import Cause, Diagnosis
+from trtlab.files import data_file
 from trtlab.messages import CAUSES, CONSEQUENCES, NOISE, WARNINGS, Rule, meaning, plain
 from trtlab.tables import shape_text
 
 _LONGEST, _FEW, _SHORT, _DIFFERENT, _MOST = 20_000, 3, 200, 5_000, 3  # characters, lines (twice), kinds of them, causes
-_COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\0\r]")
-
-# What begins a line before its message: time, severity and who says it; and the severity in it.
-_LEVELS = r"VERBOSE|DEBUG|INFO|WARNING|WARN|ERROR|INTERNAL_ERROR|CRITICAL|FATAL"
-_START = re.compile(
-    rf"""^(?: [\s>]+ | [\w.-]+\s+\|\s(?=\[)
-    | \[(?: [VIWEF!] | TRT | TensorRT | (?:[\d/:.\ T-]{{8,}})? \s* (?:{_LEVELS})? )\]:?
-    | \[(?: [VIWEF]:onnxruntime[^\]]* | libprotobuf[^\]]* | \s*(?:{_LEVELS})\s*:\d+(?:@[\d.]+)? )\]:?
-    | (?:{_LEVELS})(?=:|\s-|\s\[)[:\s-]* | -\ (?={_LEVELS})
-    | \d{{4}}-\d\d-\d\d[\ T][\d:.,]+ | \d\d:\d\d:\d\d[\d.,]* | [VIWEF]\d{{4}}\ [^\]]{{0,90}}\] )*""",
-    re.VERBOSE,
-)
-_LEVEL = re.compile(rf"\b(?:{_LEVELS})\b|(?<=\[)[VIWEF!](?=[\]:])|\b[VIWEF](?=\d{{4}} )")
-# What a shell, a scheduler or a progress bar prints around a program: its times, its exit code, the next prompt.
-_SHELL = re.compile(
-    r"^(?:(?:real|user|sys)\s+\d+m[\d.,]+s$|make(?:\[\d+\])?: \*\*\*|[\w.-]+@[\w.-]+:\S*[$#]|\s*\d+%\|"
-    r"|Process finished with|Command (?:exited with|terminated by)|srun: .* Exited with|wandb: |Prompt executed in)"
-)
-# What says that a text is about TensorRT.
-_TENSORRT = re.compile(
-    r"[Tt]ensor[Rr][Tt]|\b(?:TRT|trt)|nvinfer|nvonnxparser|Error Code \d+: |execute_async|enqueueV|pycuda"
-)
-_WARNS = re.compile(r"^(?:\S+: )?\w*Warning: ")
-
-# Words of which every line of interest has one: the rest of a long log is passed over without a further look.
-_WORDS = (
-    "rror", "RROR", "[E]", "[F]", "[!]", "FAIL", "PASSED", "ail", "xception", "ssert", "ot ", "No ", "no ", "n't",
-    "ust ", "out of", "xceed", "Unknown", "nsupported", "UNSUPPORTED", "None", "parsing node", "ame: ", "op_type",
-    "Invalid", "plugin", "[W", "arning", "Killed", "bad_alloc", "ismatch", "Detected", "differ", "annot", "nullptr",
-    "nullBinding", "File ", "Provider",
-)  # fmt: skip
-_ALWAYS = ("PASSED", "FAILED", "arsing node")  # what counts in a line of any severity
-_COMMAND = re.compile(
-    r"^(?:&&&& |\$ )|\bCommand(?: line)?: |^(?:# )?(?:\S*[/\\])?(?:trtexec|polygraphy|python3?)(?:\.exe)? .*-"
-)
-_PASSED = re.compile(r"&&&& PASSED|PASSED \| (?:Runtime|Command)")
-_FAILED = re.compile(r"&&&& FAILED|FAILED \| (?:Runtime|Command)")
-_ANNOUNCES = re.compile(
-    r"While parsing node number|--- (?:Begin|End) node|Invalid Node - |In function \w+:$|^(?:Node )?name: "
-    r"|During handling|Traceback \(|ssertion engine != nullptr failed|^[\s^~*=-]*$"
-)
-_BREAKS = re.compile(
-    r"^[\w.]*(?:Error|Exception|Fail|Interrupt)\b:?|\bError Code \d+: |terminate called|Segmentation fault"
-    r"|core dumped|^Aborted"
-)
-_TROUBLE = re.compile(
-    r"error|fail|exception|invalid|cannot|could not|unable|n't\b|not (?:found|supported)|abort|killed", re.IGNORECASE
-)
-_NODES = tuple(map(re.compile, (
-    r'While parsing node number \d+ \[(?P<op>[^\s\]]+)(?: -> "(?P<makes>[^"]*)")?',
-    r"In node -?\d+ with name: (?P<node>.*?) and operator: (?P<op>\w*) \(", r"Invalid Node - (?P<node>\S+)",
-    r"In node -?\d+ \((?:import|check)(?!Model|Input|Init|Fallback)(?P<op>[A-Z]\w+)\)",
-    r'^(?: {4})?(?:Node name: |name: ")(?P<node>[^"]+)"?$', r'^(?: {4})?op_type: "(?P<op>\w+)"',
-    r"(?:Parsing node|Static check for parsing node): (?P<node>.*) \[(?P<op>[^\[\]]*)\]$",
-)))  # fmt: skip
+with data_file("log_lines.toml").open("rb") as _file:
+    _SAYS, _WORDS, _AT = tomllib.load(_file).values()
+_INTEREST, _ALWAYS, _MARKS = _WORDS["interest"], _WORDS["always"], _WORDS["marks"]
+_NODES = tuple(map(re.compile, _SAYS.pop("nodes")))
+_LINE = {name: re.compile(text) for name, text in _SAYS.items()}
 
 
 def diagnose_text(text: str) -> Diagnosis:
@@ -119,6 +71,11 @@ class _Reading:
     other: bool = False  # is there more than the warnings that a rule knows?
     open: bool = False  # may the next line belong to `unknown`?
     frame: bool = False
+    skipped: str = ""  # what was said last of a tactic that was skipped
+    above: str = ""  # a message that the next line may go on with, as wide as `width`, from line `began`
+    width: int = 0
+    began: int = 0
+    warned: bool = False
     node: str = ""
     op: str = ""
 
@@ -126,22 +83,31 @@ class _Reading:
         """Read the next line."""
         self.line += 1
         if self.line > _SHORT and self._is_dull(line):
-            self.open = False
+            self.open, self.above = False, ""
             return
-        line = _COLOUR.sub("", line[:_LONGEST]).rstrip()
-        self.tensorrt = self.tensorrt or bool(_TENSORRT.search(line))
-        if self._is_frame(line) or self._is_verdict(line) or not line.strip() or _SHELL.search(line):
+        line = _LINE["colour"].sub("", line[:_LONGEST]).rstrip()
+        self.tensorrt = self.tensorrt or bool(_LINE["tensorrt"].search(line))
+        if self._is_frame(line) or self._is_verdict(line) or not line.strip() or _LINE["shell"].search(line):
             return
-        start = _START.match(line)
+        start = _LINE["start"].match(line)
         head, message = (line[: start.end()], line[start.end() :]) if start else ("", line)
-        levels = _LEVEL.findall(head)
+        message, *later = (
+            _LINE["later"].split(message, maxsplit=1) if any(mark in message for mark in _MARKS) else [message]
+        )
+        levels = _LINE["level"].findall(head)
         self._locate(message if head.strip() else line)
-        level = levels[-1] if levels else "W" if _WARNS.search(message) else ""
-        self._weigh(message, "E" if level.endswith("ERROR") else level[:1])
+        level = levels[-1] if levels else "W" if _LINE["warns"].search(message) else ""
+        level = "E" if level.endswith("ERROR") or (level[:1] == "I" and self._is_grave(message, level)) else level[:1]
+        self._weigh(message, level)
+        self.above = "" if head.strip() else self.above
+        self._unwrap(message if head.strip() else line, level, len(line))
+        for rest in later:
+            self.line -= 1
+            self.take(rest)
 
     def _is_dull(self, line: str) -> bool:
         """Can this line of a long log be passed over?"""
-        if not any(word in line for word in _WORDS):
+        if not self.above and not any(word in line for word in _INTEREST):
             return True
         start = line[:60]
         weightless = "[V]" in start or "[I]" in start or len(self.different) > _DIFFERENT
@@ -154,13 +120,13 @@ class _Reading:
 
     def _is_verdict(self, line: str) -> bool:
         """Is this line a command, or the verdict about one? What a run said that passed in the end is forgotten."""
-        if _PASSED.search(line):
+        if _LINE["passed"].search(line):
             del self.found[self.settled :]
             self.unknown, self.quiet, self.other, self.open = [], line, True, False
             self.different.clear()
-        elif _FAILED.search(line):
+        elif _LINE["failed"].search(line):
             self.settled, self.failed = len(self.found), True
-        elif not _COMMAND.search(line):
+        elif not _LINE["command"].search(line):
             return False
         return True
 
@@ -169,24 +135,27 @@ class _Reading:
         for pattern in _NODES if any(word in line for word in ("ode", "ame", "op_")) else ():
             if match := pattern.search(line):
                 told = match.groupdict()
-                if "makes" in told:
-                    self.node, self.op = "", told["op"]
-                self.node = told.get("node") or self.node
+                self.node = told.get("node") or ("" if "makes" in told else self.node)
                 self.op = told.get("op") or self.op
 
     def _weigh(self, message: str, level: str) -> None:
         """Keep what a message of a severity (its first letter, or "") tells."""
         if len(self.kept) < _SHORT:
             self.kept.append(message)
-        if level and level in "VID":
+        if level and level in "VID" and not _LINE["tells"].search(message):
             self.quiet, self.other, self.open = self.quiet or message, True, False
             return
-        key = re.sub(r"\d+", "", message) + self.node + level
-        if key in self.different or len(self.different) > _DIFFERENT:
+        self.skipped = message if "Skipping tactic" in message else self.skipped
+        if not self._is_new(message + self.node + level):
             return
-        self.different.add(key)
         if known := meaning(message, self.node, self.op, warning=level == "W"):
-            self._add(_Found(*known, self.node, self.line))
+            if known[0].after_its_reason:  # forget the line before
+                self.found = [one for one in self.found if one.line < self.line - 1]
+                self.unknown = self.unknown if self.unknown_line < self.line - 1 else []
+            rule, cause = known
+            if self.skipped and rule.after_tactics:
+                cause = replace(cause, evidence=f"{cause.evidence}\n{plain(self.skipped)}")
+            self._add(_Found(rule, cause, self.node, self.line))
             self.other |= known[0].kind != WARNINGS
             self.quiet = self.quiet or (message if level == "W" else "")
             self.open = False
@@ -194,24 +163,50 @@ class _Reading:
                 self._wonder(message, level)
         elif level == "W":
             self.quiet, self.other = self.quiet or message, True
-        elif not _ANNOUNCES.search(message):
+        elif not _LINE["announces"].search(message):
             self.other |= not (self.found and self.found[-1].rule.kind == WARNINGS)
             self._wonder(message, level)
 
+    def _is_new(self, message: str, most: int = _DIFFERENT) -> bool:
+        key = re.sub(r"\d+", "", message)
+        if key in self.different or len(self.different) > most:
+            return False
+        self.different.add(key)
+        return True
+
+    def _is_grave(self, message: str, level: str) -> bool:
+        """Does a line of information tell an error all the same? Where TensorRT writes [I] it means it."""
+        known = meaning(message) if level == "INFO" and self._is_new(f"{message} I", _DIFFERENT // 2) else None
+        return bool(_LINE["grave"].search(message)) or (known is not None and known[0].kind == CAUSES)
+
+    def _unwrap(self, message: str, level: str, width: int) -> None:
+        """Look at a message that was broken at some width together with its beginning, for rules that fit no part."""
+        above, whole = self.above, ""
+        if above:
+            whole = f"{above}{'' if self.width in (80, 100, 120, 132) else ' '}{message}"
+            known = meaning(whole, self.node, self.op, self.warned) if self._is_new(whole) else None
+            before = [one for one in self.found if one.line < self.began]
+            part = {one.rule: one.cause.text for one in self.found[len(before) :]}.get(known[0]) if known else None
+            if known and part != known[1].text and (not part or above[-1] not in ".)!"):
+                self.found = before
+                self.unknown = self.unknown if self.unknown_line < self.began else []
+                self._add(_Found(*known, self.node, self.began))
+        elif level in ("E", "F", "!", "W") or (not level and _LINE["breaks"].search(message)):
+            whole, self.began, self.warned = message, self.line, level == "W"
+        self.above, self.width = whole if 50 <= width <= 132 and len(whole) < 600 else "", width
+
     def _add(self, new: _Found) -> None:
         same = [old for old in self.found if (old.rule, old.cause.evidence) == (new.rule, new.cause.evidence)]
-        if not new.node or any(old.node == new.node for old in same):
-            if same:
-                return
-        elif same and not same[0].node:
+        known = any(not new.node or old.node == new.node for old in same)
+        if same and not known and not same[0].node:
             same[0].cause, same[0].node = new.cause, new.node
-            return
-        self.found.append(new)
+        elif not known:
+            self.found.append(new)
 
     def _wonder(self, message: str, level: str) -> None:
         """Keep the first error that no rule knows, with the lines without a severity that follow it."""
-        self.trouble |= bool(_TROUBLE.search(message))
-        if (level or _BREAKS.search(message)) and not self.unknown:
+        self.trouble |= bool(_LINE["trouble"].search(_LINE["names"].sub("", message)))
+        if (level or _LINE["breaks"].search(message)) and not self.unknown:
             self.unknown, self.unknown_line, self.open = [message], self.line, True
         elif self.open and not level and len(self.unknown) < _SHORT:
             self.unknown.append(message)
@@ -221,7 +216,8 @@ class _Reading:
     def diagnosis(self) -> Diagnosis:
         """What all of it means."""
         causes = self._told(CAUSES) or ([] if self.unknown else self._told(NOISE))
-        if not causes and not self._unknown_comes_first():
+        lines = [one.line for one in self.found if one.rule.kind == CONSEQUENCES]
+        if not causes and not (self.unknown and lines and self.unknown_line < lines[0]):  # an unknown cause of these
             for cause in self._told(CONSEQUENCES):
                 words = f"{cause.text} The reason is not in this text: {cause.fix}"
                 return Diagnosis(words, cause.evidence, reference=cause.reference)
@@ -240,26 +236,15 @@ class _Reading:
         kept = [one for one in found if one.node or one.rule not in placed]  # the same again, but where it is
         return list({one.cause.text: one.cause for one in reversed(kept)}.values())[::-1]
 
-    def _unknown_comes_first(self) -> bool:
-        lines = [one.line for one in self.found if one.rule.kind == CONSEQUENCES]
-        return bool(self.unknown and lines and self.unknown_line < lines[0])
 
-
-# What the parser says that it is at.
-_AT = (
-    (re.compile(r"ModelImporter\.cpp:\d+: ERROR: (?P<name>.*):\d+ In function importInput:"), "input"),
-    (re.compile(r"(?:Parsing node|Static check for parsing node): (?P<name>.*) \[(?P<op>[^\[\]]*)\]$"), "node"),
-    (re.compile(r"Importing initializer: (?P<name>.*)$"), "weight"),
-    (re.compile(r"Adding network input: (?P<name>.*) with dtype: "), "input"),
-)
 _READS = re.compile(r"\[(.*?) -> \(([-\d, ]*)\)\[(\w+)\]\]")
 
 
 def place_of_parser(messages: Sequence[str]) -> str:
     """What the parser was at when the log ends: " at node 'conv1' (Conv)", " at weight 'w1'", or ""."""
     for message in reversed(messages):
-        for pattern, kind in _AT:
-            if match := pattern.match(message):
+        for kind, pattern in map(dict.values, _AT):
+            if match := re.match(pattern, message):
                 op = match.groupdict().get("op")
                 return f" at {kind} '{match['name']}'" + (f" ({op})" if op else "")
     return ""

@@ -27,6 +27,8 @@ class Rule:
     see: str = ""
     warned: bool = False
     needs_tensorrt: bool = False
+    after_its_reason: bool = False
+    after_tactics: bool = False
     proof: str = ""
 
 
@@ -45,9 +47,8 @@ def rules() -> tuple[Rule, ...]:
     found = []
     for kind in KINDS:
         for row in known[kind]:
-            says = re.compile(_fill(row["says"], words))
-            see = known["references"].get(row.get("see"), row.get("see", ""))
-            found.append(Rule(**row | {"kind": kind, "says": says, "see": see}))
+            says, see = re.compile(_fill(row["says"], words)), row.get("see", "")
+            found.append(Rule(**row | {"kind": kind, "says": says, "see": known["references"].get(see, see)}))
     return tuple(found)
 
 
@@ -68,10 +69,15 @@ def meaning(line: str, node: str = "", op: str = "", warning: bool = False) -> t
 def _words(groups: dict[str, str], node: str, op: str) -> dict[str, str]:
     """What the names in a rule's sentences stand for."""
     op = groups.get("op", op).replace("aten.", "aten::")
-    way = next(row["way"] for row in table()["ways_out"] if re.fullmatch(row["operator"], op))
     since, now = _removed().get(groups.get("name", ""), ("", ""))
-    told = {"way": way, "since": since, "now": now, "place": node and f" at node '{node}'"}
+    told = {"way": way_out(op), "since": since, "now": now, "place": node and f" at node '{node}'"}
     return table()["words"] | told | groups | {"op": f"the operator {op}" if op else "an operator of this model"}
+
+
+def way_out(op: str) -> str:
+    """What serves instead of an operator that TensorRT does not import."""
+    way = next(row["way"] for row in table()["ways_out"] if re.fullmatch(row["operator"], op))
+    return _fill(way, {**table()["words"], "op": op})
 
 
 @cache

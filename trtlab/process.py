@@ -175,7 +175,7 @@ class CompilerProcess:
         last = self._errors.read().decode(errors="replace").strip().rpartition("\n")[2]
         said = f" It said: {last[:200].rstrip('.')}." if last else ""
         stage, message = "crash", f"TensorRT crashed ({how}) in {told}.{said}"
-        fix = "simplify the model around the node named here; 'polygraphy debug reduce' finds the part."
+        fix = "'polygraphy debug reduce' finds the smallest part that does it; write that part with other operators."
         if how == "SIGKILL":
             stage, fix = "memory", "build for smaller shapes, or on a machine with more memory."
             message = f"The system ended TensorRT (SIGKILL) in {told}: most likely memory ran out."
@@ -208,7 +208,7 @@ def progress_display(wish: bool | Progress, title: str) -> Iterator[Progress | N
         nonlocal shown, handle
         now = time.monotonic()
         if now - start >= PATIENCE_SECONDS and now - shown > 0.1:
-            shown, handle = now, show(handle, f"compiling {title}: {phase}", done, total)
+            shown, handle = now, show(handle, f"{title}: {phase}", done, total)
 
     try:
         yield report

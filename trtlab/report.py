@@ -16,15 +16,17 @@ from trtlab import draw, tables
 from trtlab.building import build
 from trtlab.draw.fusion import finding, vanished
 from trtlab.engine import Engine
-from trtlab.errors import AssetError
+from trtlab.errors import AssetError, BuildError
 from trtlab.export_checks import checklist
 from trtlab.files import write_atomically
 from trtlab.gpus import Gpu
 from trtlab.graph import Facts
 from trtlab.onnx_model import Model, read_model, read_source
 from trtlab.process import Progress
-from trtlab.shapes import Shapes, proposed_shapes
+from trtlab.profiles import guess
+from trtlab.shapes import Shapes
 
+_GIVE = "give the sizes you really run: shapes={…}, or --shapes name=1x3x224x224 on the command line."
 _DRAWN_WHOLE = 20  # nodes of a model that is also drawn before and after
 
 
@@ -39,20 +41,34 @@ def explain(
 ) -> Path:
     """Compile `model` and write what TensorRT made of it to the HTML file `output`; returns its path.
 
-    Dynamic inputs for which `shapes` is not given are built at batch 1 with sizes that the page names. `progress` is
-    that of `build`. Raises what
-    `build` raises, and AssetError when `output` exists (unless `overwrite`) or cannot be written.
+    Without `shapes` dynamic inputs get sizes that profiles.guess() finds; the page says so, or the error of a build
+    that fails. `progress` is that of `build`. Raises what `build` raises, and AssetError when `output` exists (unless
+    `overwrite`) or cannot be written.
     """
     path = Path(output)
     if path.exists() and not (overwrite and path.is_file()):
         raise AssetError(f"'{path}' exists.", fix="choose another name or pass overwrite=True (--overwrite).")
     source = read_source(model)
     proto = read_model(source)
-    guessed = {} if shapes else proposed_shapes(proto)
-    engine = build(source, gpu=gpu, shapes=shapes or guessed or None, progress=progress)
+    guessed = {} if shapes else guess(proto)
+    try:
+        engine = build(source, gpu=gpu, shapes=shapes or guessed or None, progress=progress)
+    except BuildError as error:
+        if not guessed or error.stage in ("model", "target", "parse", "cancelled"):  # which sizes do not change
+            raise
+        fix = f"{_GIVE} Or: {error.diagnosis.fix}"
+        diagnosis = dataclasses.replace(error.diagnosis, fix=fix)
+        message = f"{error.message} {guesses(guessed)}"
+        raise type(error)(message, stage=error.stage, log=error.log, diagnosis=diagnosis) from error
     name = source.path.name if source.path else proto.graph.name or "model"
     write_atomically(path, page(engine, proto, name=name, guessed=guessed))
     return path
+
+
+def guesses(guessed: dict[str, tuple[int, ...]]) -> str:
+    """The sentence that says which sizes were guessed."""
+    shapes = "; ".join(f"{name}: {tables.shape_text(shape)}" for name, shape in guessed.items())
+    return f"No shapes were given for dynamic inputs, so these were guessed: {shapes}."
 
 
 def page(engine: Engine, model: onnx.ModelProto, *, name: str, guessed: dict[str, tuple[int, ...]]) -> str:
@@ -81,9 +97,7 @@ def _warnings(engine: Engine, fate: pd.DataFrame, guessed: dict[str, tuple[int, 
     """What the reader should know before trusting the page, and what to do about it."""
     found = {}
     if guessed:
-        shapes = "; ".join(f"{name}: {tables.shape_text(shape)}" for name, shape in guessed.items())
-        what = f"No shapes were given for dynamic inputs, so these were used: {shapes}."
-        found[what] = "Give the sizes you really run: shapes={…}, or --shapes name=1x3x224x224 on the command line."
+        found[guesses(guessed)] = _GIVE.capitalize()
     unknown = sum(layer.nbytes is None for layer in engine.kernels)
     if unknown:
         what = f"The bytes of {unknown} kernels are unknown: their shapes are dynamic."

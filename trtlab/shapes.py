@@ -179,7 +179,7 @@ def input_mistakes(profiles: Sequence[Profile], inputs: Mapping[str, Input]) -> 
                 shape = f"has dynamic dimensions ({tables.shape_text(port.dims)})"
                 what = "is a shape tensor: its values are sizes," if port.holds_sizes else shape
                 who = f"profile {number} does not name it" if profiles else "shapes= was not given"
-                yield Finding(f"Input '{name}' {what} and {who}.", _pass(port), REFUSES, name, profile=number)
+                yield Finding(f"Input '{name}' {what} and {who}.", give_sizes(port), REFUSES, name, profile=number)
 
 
 def _misfits(port: Input, sizes: Range, number: int) -> Iterator[Finding]:
@@ -189,7 +189,7 @@ def _misfits(port: Input, sizes: Range, number: int) -> Iterator[Finding]:
         values = f"holds {count} size{'s' * (count != 1)}, the profile gives {len(opt)}."
         rank = f"has {count} dimensions ({tables.shape_text(port.dims)}), the shape {opt} has {len(opt)}."
         mistake = f"Input '{name}' {values if port.holds_sizes else rank}"
-        yield Finding(mistake, _pass(port), REFUSES, name, profile=number)
+        yield Finding(mistake, give_sizes(port), REFUSES, name, profile=number)
         return
     if 0 in opt and not port.holds_sizes:
         mistake, does = f"Input '{name}': the opt shape {opt} is empty.", "builds an engine for empty tensors"
@@ -208,45 +208,13 @@ def _misfits(port: Input, sizes: Range, number: int) -> Iterator[Finding]:
             yield Finding(mistake, fix, REFUSES, name, axis, profile=number)
 
 
-def _pass(port: Input) -> str:
+def give_sizes(port: Input, sizes: Range | None = None) -> str:
+    """What to do where the sizes of an input are missing: `sizes` are some that run."""
+    if not port.sizes:
+        return f"leave '{port.name}' out of shapes: it is a scalar."
     what = "values" if port.holds_sizes else "sizes"
-    return f"pass shapes={default_profile({port.name: port})} with the {what} you expect."
-
-
-def default_profile(inputs: Mapping[str, Input], given: Mapping[str, Range] | None = None) -> Profile:
-    """A range for every dynamic input: 1 to 8 for a batch, 224 for an image's side, 1 to 128 for a sequence.
-
-    What is `given` counts where it fits: put in order, and for other inputs that have the same symbol.
-    """
-    given, spoken, found = given or {}, dict[str, Shape](), Profile()
-    for name in sorted(inputs, key=lambda name: name not in given):
-        port, columns = inputs[name], list[Shape]()
-        fits = name in given and len(given[name][0]) == len(port.sizes)
-        for axis, size in enumerate(port.sizes):
-            if isinstance(size, int):
-                column: Shape = (size, size, size)
-            elif fits:
-                low, opt, high = sorted(shape[axis] for shape in given[name])
-                column = low, max(opt, 1), max(high, 1)
-                spoken.setdefault(size, column)
-            else:
-                column = spoken.setdefault(size, _guess(port, axis))
-            columns.append(column)
-        if port.dynamic:
-            least, best, most = zip(*columns, strict=True)
-            found[name] = (least, best, most)
-    return {name: found[name] for name in inputs if name in found}
-
-
-def _guess(port: Input, axis: int) -> Shape:
-    if len(port.dims) == 4 and axis > 1:
-        return 224, 224, 224
-    return (1, 1, 8) if axis == 0 or port.holds_sizes else (1, 128, 128)
-
-
-def proposed_shapes(model: onnx.ModelProto) -> dict[str, Shape]:
-    """One shape for each dynamic input, where none were given: batch 1, image side 224, sequence 128."""
-    return {name: sizes[1] for name, sizes in default_profile(inputs_of(model)).items()}
+    shown = sizes or f"(min, opt, max), each of {len(port.sizes)} {what}"
+    return f"pass shapes={{{port.name!r}: {shown}}}" + f" with the {what} you expect." * bool(sizes) + "." * (not sizes)
 
 
 def inputs_of(model: onnx.ModelProto) -> dict[str, Input]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import onnx
 
 from trtlab.errors import ModelError
+from trtlab.files import data_file
 
 _HEADER = '<ir_version: 10, opset_import: ["": 20]>'
 TYPES = {"FP32": "float", "FP16": "float16"}  # the name in a model's text of each precision
@@ -21,19 +23,32 @@ def toy(text: str, **weights: Any) -> onnx.ModelProto:
     its value: a number or a list. Floating-point weights have the type of the model's first input. Raises ModelError
     where the text or a shape is wrong.
     """
+    model = unchecked(text, **weights)
     try:
-        model = onnx.parser.parse_model(_HEADER + text)
-        kind = onnx.helper.tensor_dtype_to_np_dtype(model.graph.input[0].type.tensor_type.elem_type)
-        for name, weight in weights.items():
-            value = _random(name, weight) if isinstance(weight, tuple) else np.asarray(weight)
-            value = value.astype(kind) if value.dtype.kind == "f" else value
-            model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
-        for node in model.graph.node:
-            node.name = node.output[0]
         onnx.checker.check_model(model, full_check=True)
-    except (onnx.parser.ParseError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ModelError(f"This is not a model: {error}", fix="compare it with trtlab.toys.PATTERNS.") from error
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise _no_model(error) from error
     return model
+
+
+def unchecked(text: str, **weights: Any) -> onnx.ModelProto:
+    """The same for any text that is ONNX, also where the model is wrong; a text may bring versions and node names."""
+    try:
+        model = onnx.parser.parse_model(text if text.lstrip().startswith("<") else _HEADER + text)
+    except onnx.parser.ParseError as error:
+        raise _no_model(error) from error
+    kind = onnx.helper.tensor_dtype_to_np_dtype(model.graph.input[0].type.tensor_type.elem_type)
+    for name, weight in weights.items():
+        value = _random(name, weight) if isinstance(weight, tuple) else np.asarray(weight)
+        value = value.astype(kind) if value.dtype.kind == "f" else value
+        model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+    for node in model.graph.node:
+        node.name = node.name or node.output[0]
+    return model
+
+
+def _no_model(error: Exception) -> ModelError:
+    return ModelError(f"This is not a model: {error}", fix="compare it with trtlab.toys.PATTERNS.")
 
 
 def _random(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -53,50 +68,53 @@ class Pattern:
         return toy(self.text.replace("float[", f"{TYPES[precision]}["), **self.weights)
 
 
-_IMAGE = "(float[8,64,56,56] x) => (float[8,64,56,56] y)"
-_TOKENS = "(float[1,512,256] x) => (float[1,512,256] y)"
-_FILTERS, _SQUARE = (64, 64, 3, 3), (256, 256)
+def _pattern(text: str, weights: dict[str, Any]) -> Pattern:
+    shapes = {name: tuple(map(int, size.split("×"))) for name, size in weights.items() if isinstance(size, str)}
+    return Pattern(text, weights | shapes)
 
-PATTERNS = {
-    "Pointwise chain": Pattern(
-        f"chain {_IMAGE} {{ a = Mul(x, k) b = Add(a, k) c = Sigmoid(b) d = Mul(c, x)"
-        " e = Tanh(d) f = Sub(e, k) g = Abs(f) y = Sqrt(g) }",
-        {"k": 0.5}),
-    "Conv + ReLU": Pattern(
-        f"conv {_IMAGE} {{ c = Conv<pads=[1,1,1,1]>(x, w) y = Relu(c) }}", {"w": _FILTERS}),
-    "Conv + batch norm + ReLU": Pattern(
-        f"norm {_IMAGE} {{ c = Conv<pads=[1,1,1,1]>(x, w) n = BatchNormalization(c, scale, shift, mean, var)"
-        " y = Relu(n) }",
-        {"w": _FILTERS, "scale": (64,), "shift": (64,), "mean": (64,), "var": [1.0] * 64}),
-    "Residual block": Pattern(
-        f"block {_IMAGE} {{ c1 = Conv<pads=[1,1,1,1]>(x, w1, b1) r = Relu(c1)"
-        " c2 = Conv<pads=[1,1,1,1]>(r, w2, b2) s = Add(c2, x) y = Relu(s) }",
-        {"w1": _FILTERS, "b1": (64,), "w2": _FILTERS, "b2": (64,)}),
-    "Linear + GELU": Pattern(
-        f"gelu {_TOKENS} {{ h = MatMul(x, w) b = Add(h, bias) y = Gelu(b) }}", {"w": _SQUARE, "bias": (256,)}),
-    "Layer norm, spelled out": Pattern(
-        f"layernorm {_TOKENS} {{ m = ReduceMean(x, axis) d = Sub(x, m) q = Mul(d, d) v = ReduceMean(q, axis)"
-        " e = Add(v, eps) s = Sqrt(e) n = Div(d, s) g = Mul(n, gain) y = Add(g, bias) }",
-        {"axis": [-1], "eps": 1e-5, "gain": (256,), "bias": (256,)}),
-    "Attention": Pattern(
-        f"attention {_TOKENS} {{ q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv)"
-        " qb = Add(q, bq) kb = Add(k, bk) vb = Add(v, bv)"
-        " q4 = Reshape(qb, heads) k4 = Reshape(kb, heads) v4 = Reshape(vb, heads)"
-        " qh = Transpose<perm=[0,2,1,3]>(q4) kh = Transpose<perm=[0,2,3,1]>(k4) vh = Transpose<perm=[0,2,1,3]>(v4)"
-        " s = MatMul(qh, kh) t = Mul(s, scale) p = Softmax(t) m = MatMul(p, vh)"
-        " mt = Transpose<perm=[0,2,1,3]>(m) mr = Reshape(mt, tokens) y = MatMul(mr, wo) }",
-        {"wq": _SQUARE, "wk": _SQUARE, "wv": _SQUARE, "wo": _SQUARE, "bq": (256,), "bk": (256,), "bv": (256,),
-         "heads": [1, 512, 4, 64], "tokens": [1, 512, 256], "scale": 0.125}),
-    "Transformer MLP": Pattern(
-        f"mlp {_TOKENS} {{ h = MatMul(x, w1) hb = Add(h, b1) a = Gelu(hb) o = MatMul(a, w2) ob = Add(o, b2)"
-        " r = Add(ob, x) y = LayerNormalization<axis=-1>(r, gain, bias) }",
-        {"w1": (256, 1024), "b1": (1024,), "w2": (1024, 256), "b2": (256,), "gain": (256,), "bias": (256,)}),
-    "Sibling convolutions": Pattern(
-        "siblings (float[8,64,56,56] x) => (float[8,128,56,56] y) { a = Conv<pads=[1,1,1,1]>(x, w1)"
-        " b = Conv<pads=[1,1,1,1]>(x, w2) y = Concat<axis=1>(a, b) }",
-        {"w1": _FILTERS, "w2": _FILTERS}),
-    "Three heads": Pattern(
-        "heads (float[64,256] x) => (float[64,80] cls, float[64,4] box, float[64,1] obj) {"
-        " c = MatMul(x, w1) cls = Add(c, b1) d = MatMul(x, w2) box = Add(d, b2) e = MatMul(x, w3) obj = Add(e, b3) }",
-        {"w1": (256, 80), "b1": (80,), "w2": (256, 4), "b2": (4,), "w3": (256, 1), "b3": (1,)}),
-}  # fmt: skip
+
+with data_file("patterns.toml").open("rb") as _file:
+    PATTERNS = {name: _pattern(**row) for name, row in tomllib.load(_file).items()}
+
+
+def detector(batch: int | str = "N", side: int | str = "S", width: int = 32) -> onnx.ModelProto:
+    """A network of a detector's plan: images (batch, 3, side, side) to three maps of 255 channels, a scale each.
+
+    A backbone of five strides of 2, two upsampled scales that are concatenated with earlier ones, three heads. The
+    side is a multiple of 32.
+    """
+    nodes: list[str] = []
+    weights: dict[str, Any] = {"up": [1.0, 1.0, 2.0, 2.0]}
+
+    def conv(name: str, x: str, channels: tuple[int, int], kernel: int = 3, stride: int = 1, silu: bool = True) -> None:
+        weights[f"{name}_w"], weights[f"{name}_b"] = (channels[1], channels[0], kernel, kernel), (channels[1],)
+        border = ",".join(4 * [str(kernel // 2)])
+        raw = f"{name}_c" if silu else name
+        nodes.append(f"{raw} = Conv<pads=[{border}],strides=[{stride},{stride}]>({x}, {name}_w, {name}_b)")
+        if silu:
+            nodes.append(f"{name}_s = Sigmoid({raw}) {name} = Mul({raw}, {name}_s)")
+
+    def upsampled(name: str, x: str, earlier: str, wide: int) -> None:
+        conv(f"{name}_in", x, (2 * wide, wide), 1)
+        nodes.append(
+            f'{name}_up = Resize<mode="nearest",coordinate_transformation_mode="asymmetric",nearest_mode="floor">'
+            f"({name}_in, , up) {name}_cat = Concat<axis=1>({name}_up, {earlier})"
+        )
+        conv(name, f"{name}_cat", (2 * wide, wide))
+
+    conv("stem", "x", (3, width), stride=2)
+    scales, wide = ["stem"], width
+    for level in range(1, 5):
+        conv(down := f"down{level}", scales[-1], (wide, 2 * wide), stride=2)
+        wide *= 2
+        conv(f"thin{level}", down, (wide, wide // 2), 1)
+        conv(f"wide{level}", f"thin{level}", (wide // 2, wide))
+        nodes.append(f"scale{level} = Add({down}, wide{level})")
+        scales.append(f"scale{level}")
+    upsampled("middle", scales[4], scales[3], wide // 2)
+    upsampled("fine", "middle", scales[2], wide // 4)
+    for name, x, channels in zip(("large", "medium", "small"), (scales[4], "middle", "fine"), (1, 2, 4), strict=True):
+        conv(name, x, (wide // channels, 255), 1, silu=False)
+    ports = [f"float[{batch},255,{name}1,{name}2] {name}" for name in ("large", "medium", "small")]
+    head = f"detector (float[{batch},3,{side},{side}] x) => ({', '.join(ports)})"
+    return toy(f"{head} {{ {' '.join(nodes)} }}", **weights)

@@ -6,12 +6,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import ipywidgets
-from IPython.display import display
+from IPython.display import HTML, display
 from ipywidgets import VBox
 
+from trtlab import tables
 from trtlab.errors import TrtlabError
 
 GPUS = ("RTX 4090", "RTX 5090", "RTX 3090", "A100 SXM4 40GB", "L4", "T4", "H100 SXM5 80GB")
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> HTML:
+    """Rows as a table: text left, numbers right, no cell cut."""
+    return HTML(tables.rows(columns, rows))
 
 
 def dropdown(description: str, options: Sequence[Any]) -> ipywidgets.Dropdown:

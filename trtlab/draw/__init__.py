@@ -1,5 +1,7 @@
-"""Every picture that chapters share: `before_after`, `fusion`, `memory`, `recordings`, in one palette."""
+"""Every picture that chapters share, in one palette."""
 
+from trtlab.draw.agreement import agreement
+from trtlab.draw.bars import bars
 from trtlab.draw.before_after import before_after
 from trtlab.draw.frame import Picture
 from trtlab.draw.fusion import fusion

@@ -10,26 +10,13 @@ import pandas as pd
 
 from trtlab.draw import ribbon
 from trtlab.draw.frame import GLUE, Picture, clean
-from trtlab.draw.palette import type_of
+from trtlab.draw.palette import OPERATORS, type_of
 from trtlab.draw.stages import Box, stages
 from trtlab.draw.tiles import paper, picture, words
 from trtlab.engine import Engine, Layer, fused_bytes
 from trtlab.graph import Facts
 from trtlab.onnx_model import Model
 from trtlab.tables import in_unit, number, unit_of
-
-REASONS = {
-    "constant": "constant: computed while building",
-    "unreachable": "unreachable: no output needs it",
-    "no-op": "no-op: changes nothing",
-    "shape": "shape: arithmetic on sizes only",
-    "duplicate": "duplicate: computed once already",
-    "cancelled": "cancelled: undone by another Transpose",
-    "in place": "in place: its parts are written where they belong",
-    "layout": "layout: the product beside it reads it in that order",
-    "bookkeeping": "bookkeeping: between the kernels",
-    "unexplained": "unexplained: in no kernel",
-}
 
 
 def fusion(engine: Engine, model: Model | Facts, *, title: str | None = None) -> Picture:
@@ -88,7 +75,7 @@ def nodes_of(layer: Layer, fate: pd.DataFrame) -> list[tuple[str, str]]:
 def vanished(engine: Engine, fate: pd.DataFrame) -> list[tuple[str, str, str]]:
     """The nodes in no kernel: name, operation, and the reason in words."""
     gone = fate[~fate["layer"].isin([layer.name for layer in engine.kernels])]
-    reasons = [REASONS.get(reason or "bookkeeping", reason) for reason in gone["reason"]]
+    reasons = [OPERATORS["reasons"].get(reason or "bookkeeping", reason) for reason in gone["reason"]]
     return list(zip(gone["node"], gone["op"], reasons, strict=True))
 
 

@@ -8,11 +8,11 @@ import pandas as pd
 
 from trtlab.draw.frame import MARGIN, Picture, clean, key, label, message, plot, style, width_of
 from trtlab.draw.fusion import footer
-from trtlab.draw.palette import readable_name
+from trtlab.draw.palette import QUANTITIES, readable_name
 from trtlab.engine import Engine
 from trtlab.tables import in_unit, unit_of
 
-PARTS: Any = {"reads inputs": "#80C2F5", "reads constants": "#F4B42A", "writes outputs": "#1A6FC9"}
+PARTS: Any = {"reads inputs": QUANTITIES[1], "reads constants": QUANTITIES[3], "writes outputs": QUANTITIES[0]}
 NAMED = 24  # bars at most have names; narrower ones have numbers
 
 

@@ -115,13 +115,27 @@ def _feeds(samples: Samples) -> Iterator[Feed]:
         yield feed
 
 
+def _cure(name: str, array: np.ndarray | None, ports: Mapping[str, Input]) -> str:
+    """What makes a feed one that the model takes."""
+    if array is None or name not in ports:
+        return f"name each input as the model does: {', '.join(map(repr, ports))}."
+    dims = ports[name].dims
+    if array.ndim == len(dims) - 1:
+        return "add the axis that counts samples in front: array[None]."
+    if array.ndim == 4 == len(dims) and array.shape[3] == dims[1] != array.shape[1]:
+        return "bring the channels before height and width: array.transpose(0, 3, 1, 2)."
+    if array.dtype != (kind := _dtype(ports[name].kind)):
+        return f"convert them: array.astype({str(kind)!r})."
+    return "the first axis counts samples, in whole batches; the others are the model's."
+
+
 def _check(name: str, array: np.ndarray | None, ports: Mapping[str, Input], number: int) -> None:
     """ONNX Runtime would say some of this too, but ONNX's reference evaluator and AutoCast would not."""
     if array is None or name not in ports or not _fits(array, ports[name]):
         given = "nothing" if array is None else f"{array.dtype} {shape_text(array.shape)}"
         takes = [f"{_dtype(port.kind)} {shape_text(port.dims)} for '{port.name}'" for port in ports.values()]
         what = f"The samples (feed {number}) give {given} for '{name}', and the model takes {' and '.join(takes)}."
-        raise AssetError(what, fix="the first axis counts samples, in whole batches; .astype() changes the type.")
+        raise AssetError(what, fix=_cure(name, array, ports))
     bad = ~np.isfinite(array) if array.dtype.kind in "fcV" else np.zeros(1, bool)  # V: bfloat16 and its like
     if bad.any():
         first = tuple(int(i) for i in np.argwhere(bad)[0])

@@ -21,6 +21,7 @@ from trtlab.graph import Facts, inferred
 from trtlab.numerics.running import Samples, batches
 from trtlab.onnx_model import Model, graph_inputs, graphs, node_names, read_whole, tensors
 from trtlab.precision.masks import check_finite, put_back, set_aside
+from trtlab.process import Progress, progress_display
 
 Kind = Literal["fp16", "bf16"]
 _REASONS = {  # names of AutoCast's rules
@@ -52,15 +53,16 @@ class HalfModel:
 
 
 def to_half(
-    model: Model, kind: Kind, samples: Samples | None = None, *, keep: Sequence[str] = (), data_max: float = 512
-) -> HalfModel:
+    model: Model, kind: Kind, samples: Samples | None = None, *, keep: Sequence[str] = (), data_max: float = 512,
+    progress: bool | Progress = True,
+) -> HalfModel:  # fmt: skip
     """Convert a model to FP16 or BF16 with ModelOpt's AutoCast, and leave in FP32 what would not survive.
 
     That is: the nodes named in `keep`, and loops; those that read or write a value beyond ±`data_max` on the samples
     (at 512, FP16 numbers are 0.5 apart); those with a weight beyond ±65,504; and operators that ONNX has no such form
     of. Without samples no activation is judged. AutoCast holds all tensors of all samples at once, so give it tens of
     them. Inputs and outputs stay FP32. Files are written only to a temporary folder. Attention masks count for no
-    range: minus infinity stays what it is, and FP32's minimum becomes a number as good.
+    range: minus infinity stays what it is, and FP32's minimum becomes a number as good. `progress` is that of build().
 
     Raises ModelError for a model that is in half precision already, with NaN or infinite weights (no masks), with
     operators that are not ONNX's own, or of more than 2 GiB, and AssetError for samples that do not fit and for unknown
@@ -70,24 +72,39 @@ def to_half(
         raise AssetError(f"There is no half precision '{kind}'.", fix="ask for 'fp16' or 'bf16'.")
     proto = named_copy(read_whole(model))
     _check(proto, keep)
-    own, masks = {node.name for node in _nodes(proto)}, set_aside(proto)
-    with tempfile.TemporaryDirectory(prefix="trtlab-half-") as folder:
+    small = _too_small(proto) if kind == "fp16" else {}
+    own, masks = {node.name for node in nodes_of(proto)}, set_aside(proto)
+    shown = progress_display(progress, f"converting to {kind.upper()}")
+    with shown as report, tempfile.TemporaryDirectory(prefix="trtlab-half-") as folder:
         for number, feed in enumerate(batches(samples, proto) if samples is not None else ()):
             np.savez(Path(folder, f"{number:06d}.npz"), **feed)  # type: ignore[arg-type]
         path = Path(folder, "model.onnx")
         path.write_bytes(proto.SerializeToString())
         limit, data = (np.inf, None) if samples is None else (data_max, folder)
-        converted, log = _autocast(path, kind, data, keep, limit)
+        converted, log = _autocast(path, kind, data, [*keep, *small], limit, report)
     kept = _kept_nodes(converted, [text for _, text in log], data_max)
-    nodes = _nodes(converted)
+    kept["reason"] = [small.get(node, reason) for node, reason in zip(kept["node"], kept["reason"], strict=True)]
+    nodes = nodes_of(converted)
     casts = sum(node.op_type == "Cast" and node.name not in own for node in nodes)
     notes = [] if data else ["No samples were given, so no activation was judged: only weights, operators and names."]
+    notes += [f"Node '{node}' stays in FP32: {reason}." for node, reason in small.items()]
     notes += put_back(converted, masks, kind)
     notes += [_sentence(text) for level, text in log if level >= logging.WARNING]
     return HalfModel(converted, kind, kept, len(nodes) - casts, casts, tuple(dict.fromkeys(notes)))
 
 
-def _nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+def _too_small(model: onnx.ModelProto) -> dict[str, str]:
+    """Why a node cannot be in FP16: most of its weights are so small that FP16 holds a few bits of them, or none."""
+    small = set()
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            sizes = np.abs(onnx.numpy_helper.to_array(tensor))
+            small |= {tensor.name} if 2 * np.count_nonzero(sizes >= 2**-20) < np.count_nonzero(sizes) else set()
+    pairs = [(node.name, name) for node in model.graph.node for name in node.input if name in small]
+    return {node: f"most of the weights '{name}' are below 1e-6, too small for FP16" for node, name in pairs}
+
+
+def nodes_of(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     """The nodes of the main graph and, after them, those in the branches of its Ifs; a loop counts for one."""
     inner = [graph for node in model.graph.node if node.op_type == "If" for graph in graphs(node)]
     return [node for graph in (model.graph, *inner) for node in graph.node]
@@ -97,6 +114,7 @@ def named_copy(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy to convert: nodes have names of their own, outputs their shapes, and no weight is an input too."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
+    copy.ir_version = max(copy.ir_version, 4)  # before, every weight had to be one
     for name, node in zip(node_names(model.graph), copy.graph.node, strict=True):
         node.name = name
     del copy.graph.input[:], copy.graph.output[:]
@@ -127,24 +145,34 @@ def _check(model: onnx.ModelProto, keep: Sequence[str]) -> None:
 
 
 def _autocast(
-    path: Path, kind: Kind, data: str | None, keep: Sequence[str], data_max: float
+    path: Path, kind: Kind, data: str | None, keep: Sequence[str], data_max: float, report: Progress | None
 ) -> tuple[onnx.ModelProto, list[tuple[int, str]]]:
     """The converted model, and what AutoCast logged on the way; nothing of it reaches the screen."""
     from modelopt.onnx.autocast import convert_to_mixed_precision  # five seconds, and it sets up the loggers
     from polygraphy.logger import G_LOGGER
 
     log: list[tuple[int, str]] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: log.append((record.levelno, record.getMessage()))  # type: ignore[method-assign]
+    handler, phase = logging.Handler(), 0
+
+    def hear(record: logging.LogRecord) -> None:
+        nonlocal phase
+        text = record.getMessage()
+        log.extend([(record.levelno, text)] * record.name.startswith("modelopt"))
+        phase = max(phase, 2 if text.startswith(("Node ", "Skipping")) else int("Running ONNX" in text))
+        if report:
+            report(("reading the model", "running the samples", "giving each node a type")[phase], phase, 3)
+
+    handler.emit = hear  # type: ignore[method-assign]
     patterns = [re.escape(name) + "$" for name in keep]
     with contextlib.ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings(action="ignore"))
         stack.enter_context(G_LOGGER.verbosity(G_LOGGER.CRITICAL))
-        for logger in (logging.getLogger(name) for name in ("modelopt.onnx", "modelopt.onnx.autocast")):
+        for logger in map(logging.getLogger, ("", "onnxscript", "modelopt.onnx", "modelopt.onnx.autocast")):
             stack.callback(logger.__dict__.update, handlers=logger.handlers, propagate=logger.propagate)
             stack.callback(logger.setLevel, logger.level)
-            logger.handlers, logger.propagate = [handler], False
-            logger.setLevel(logging.DEBUG)  # that an operator is not supported is only said there
+            ours = logger.name.startswith("modelopt")
+            logger.handlers, logger.propagate = [handler if ours else logging.NullHandler()], False
+            logger.setLevel(logging.DEBUG if ours else logger.level)  # what is not supported is only said there
         try:
             settings = {"data_max": data_max, "keep_io_types": True, "calibration_data": data}
             converted = convert_to_mixed_precision(str(path), kind, patterns, ["Loop", "Scan"], **settings)
@@ -159,7 +187,7 @@ def _autocast(
 
 def _kept_nodes(model: onnx.ModelProto, log: Sequence[str], data_max: float) -> pd.DataFrame:
     """The nodes that AutoCast left in FP32, in the model's order, with its reason in plain words."""
-    found, inside = [], _nodes(model)[len(model.graph.node) :]
+    found, inside = [], nodes_of(model)[len(model.graph.node) :]
     for node in model.graph.node:
         skipped = f"Skipping node {node.name}: "
         no_form = f"Node {node.name} (op type: {node.op_type}) is not supported in"

@@ -90,7 +90,8 @@ def idle_quantization(engine: Engine) -> Cause | None:
     if not weights + activations:
         return None
     why = "only the weights are quantized." if weights else "only activations are quantized, and no weights."
-    why = "an operator stands between the Q/DQ nodes and the product." if weights and activations else why
+    both = "an operator stands between the Q/DQ nodes and the product, or a scale there is a list on the wrong axis."
+    why = both if weights and activations else why
     first = (weights + activations)[0]
     evidence = f"kernel '{first.name}' makes {', '.join(map(str, first.outputs))} of what is quantized"
     fix = "put Q/DQ nodes directly before both inputs of each Conv, MatMul and Gemm, as lab.precision.quantize() does."

@@ -18,12 +18,12 @@ import pandas as pd
 
 from trtlab.engine import Engine, Port
 from trtlab.errors import AssetError, ModelError
-from trtlab.graph import reads
+from trtlab.graph import PRODUCTS, reads
 from trtlab.numerics import cosine, run, sqnr
 from trtlab.numerics.running import Samples, batches
 from trtlab.onnx_model import Model, read_whole
 from trtlab.precision.calibration import LARGEST, Calibrator, calibrate
-from trtlab.precision.half import to_half
+from trtlab.precision.half import nodes_of, to_half
 from trtlab.precision.in_engine import multiply_adds
 from trtlab.precision.placement import Inputs, Left, activation_names, place, prepare
 
@@ -37,7 +37,7 @@ class Quantized:
     """A model with Q/DQ pairs. `scales`: tensor -> its scale in the model; `quantized`: the nodes in INT8.
 
     `sums` are the residual sums with a pair at their other input. `left` has one row (node, op, reason) for each
-    convolution or matrix product of the main graph that is not INT8, and for each node that stays in FP32 on FP16.
+    convolution or matrix product that is not INT8, loops left aside, and for each node that stays in FP32 on FP16.
     """
 
     model: onnx.ModelProto
@@ -89,10 +89,13 @@ def quantize(
         half = to_half(quantized, "fp16", few)
         quantized = half.model
         left += half.kept.itertuples(index=False, name=None)
-    inside = tuple(name for name, sides in inputs.items() if len(sides) == 2)
+    else:
+        inside = nodes_of(proto)[len(proto.graph.node) :]
+        left += [(one.name, one.op_type, "it is inside a branch") for one in inside if one.op_type in PRODUCTS]
+    whole = tuple(name for name, sides in inputs.items() if len(sides) == 2)
     sums = tuple(node.name for node in proto.graph.node if node.op_type == "Add" and node.name in inputs)
     table = pd.DataFrame(left, columns=["node", "op", "reason"])
-    return Quantized(quantized, own, inside, sums, table, base)
+    return Quantized(quantized, own, whole, sums, table, base)
 
 
 def _weight_scales(model: onnx.ModelProto, inputs: Inputs, per_channel: bool) -> Scales:

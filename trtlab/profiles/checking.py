@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import itertools
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from trtlab.export_checks import DATA_DEPENDENT
+from trtlab.messages import table
 from trtlab.onnx_model import Model, read_model
+from trtlab.profiles.guessing import first_guess, near, nearest
 from trtlab.profiles.running import Failure, Sizes, Trials
-from trtlab.shapes import REFUSES, Finding, Findings, Profile, Shapes, default_profile, input_mistakes, read_all
+from trtlab.shapes import REFUSES, Finding, Findings, Profile, Shapes, give_sizes, input_mistakes, read_all
 from trtlab.tables import shape_text
 
-_MOST_TRIALS = 400  # of a search for sizes that run
 _CORNERS = ("min", "opt", "max")
 _AT_OPT = "may refuse ('kOPT values … violate shape constraints'), or take the right size for granted and build"
 _AT_EDGE = (
     "builds, at most with a warning ('Profile kMAX values are not self-consistent'); fails when such a size comes"
 )
+_SEEN = "not asked: ONNX Runtime cannot run it; TensorRT refuses most such nodes, and builds some, such as a Gather"
 _BETWEEN = "builds without a word; fails when such a size comes"
 _TOO_LARGE = "builds without a word, and reports too little memory"
 _NO_LAYER = "TensorRT-RTX 1.7 refuses it; full TensorRT builds NonZero and NMS, and only a run tells the output's size"
-_CURES = {
-    "Reshape": "let the exporter compute the size (-1, or from Shape) instead of writing it down",
-    "Concat": "expand the smaller part to the other's sizes before it is joined",
-    "Gather": "stay within the rows of the table, or train a longer one",
-}
 
 
 def check(model: Model, shapes: Shapes = None) -> Findings:
@@ -40,22 +37,30 @@ def check(model: Model, shapes: Shapes = None) -> Findings:
     findings += [one for one in input_mistakes(profiles, inputs) if (one.input, one.profile) not in unread]
     tried = [_of_profile(trials, given, number) for number, given in enumerate(profiles or [{}])]
     refused = list(_data_dependent(trials))
-    across = _across([default_profile(inputs, one) for one in profiles], trials)
+    across = _across([first_guess(inputs, one) for one in profiles], trials)
     findings += [*itertools.chain.from_iterable(found for found, _ in tried), *refused, *across]
     working = [proposal for _, proposal in tried if proposal is not None and not refused]
     proposal = None if len(working) < len(tried) else working if len(working) > 1 else working[0]
-    return Findings(tuple(findings), proposal)
+    return Findings(tuple(_with_sizes(one, trials, tried) for one in findings), proposal)
+
+
+def _with_sizes(finding: Finding, trials: Trials, tried: Sequence[tuple[list[Finding], Profile | None]]) -> Finding:
+    """The finding, and where it is that sizes are missing, some that run."""
+    port, found = trials.inputs.get(finding.input), tried[finding.profile][1]
+    lacks = port and found and finding.fix == give_sizes(port)
+    return replace(finding, fix=give_sizes(port, found[port.name])) if port and found and lacks else finding
 
 
 def _of_profile(trials: Trials, given: Profile, number: int) -> tuple[list[Finding], Profile | None]:
     """What is wrong with one profile at the nodes, once it fits the inputs, and the nearest one that works."""
-    profile = default_profile(trials.inputs, given)
+    profile = first_guess(trials.inputs, given)
     findings, asked = list(_disagreements(trials, profile, number)), trials.corners(profile)
     failures: dict[tuple[str, bool], tuple[Failure, list[int]]] = {}
     for corner in (1, 2, 0):
         if failure := trials.failure(asked[corner]):
             failures.setdefault((failure.node, failure.large), (failure, []))[1].append(corner)
-    running = _nearest(trials, asked) if failures else asked
+    opt = asked[1] if given or not failures else near(trials, asked[1])  # what was guessed may be far from what runs
+    running = nearest(trials, [asked[0], opt, asked[2]]) if failures else asked
     if not failures:
         findings += _between(trials, asked, number)
     elif running is None or profile.keys() <= given.keys():  # else the sizes that fail are not the reader's
@@ -73,15 +78,22 @@ def _node_finding(
     every = " and ".join(", ".join(_CORNERS[corner] for corner in sorted(corners)).rsplit(", ", 1))
     place = f"At {every} ({shapes})" if shapes else "At every run"
     said = failure.reason if failure.large else f"node '{failure.node}' ({failure.op}) fails: {failure.reason}"
-    does = _TOO_LARGE if failure.large else REFUSES if not shapes else _AT_OPT if 1 in corners else _AT_EDGE
+    does = _TOO_LARGE if failure.large else _SEEN if not shapes else _AT_OPT if 1 in corners else _AT_EDGE
     before, after = ({group: [sizes[group] for sizes in one] for group in trials.groups} for one in (asked, running))
     changed = [group for group in trials.groups if before[group] != after[group]]
     if len(changed) == 1:
         name, axis = trials.groups[changed[0]][0]
     sizes = ", ".join(f"{group} {_words(after[group])}" for group in changed)
     fixes = [f"use sizes that run: {sizes}"] if changed else []
-    fixes += [_CURES[failure.op]] if failure.op in _CURES and not failure.large else []
-    fix = "; or ".join(fixes) or "change the model at this node."
+    fixes += (
+        [table()["cures"].get(failure.op, "")]
+        if not failure.large
+        else ["compute it in parts, or reduce it before it grows"]
+    )
+    fix = (
+        "; or ".join(filter(None, fixes))
+        or f"change what '{failure.node}' reads, or its attributes, until these agree."
+    )
     return Finding(f"{place} {said}.", fix, does, name, axis, failure.node, failure.tensor, number)
 
 
@@ -143,54 +155,3 @@ def _across(profiles: Sequence[Profile], trials: Trials) -> Iterator[Finding]:
                 mistake = f"Sizes {reach + 1} to {low - 1} of {_title(trials, group)} fit no profile."
                 fix = "widen one of them, unless such sizes never come."
                 yield Finding(mistake, fix, _BETWEEN, name, axis, verdict="look")
-
-
-def _nearest(trials: Trials, asked: Sequence[Sizes]) -> list[Sizes] | None:
-    """The min, opt and max nearest to those `asked` that run, or None when the search finds none."""
-    last = len(trials.failures) + _MOST_TRIALS
-
-    def runs(sizes: Sizes) -> bool:
-        return len(trials.failures) < last and trials.failure(sizes) is None
-
-    low, opt, high = asked
-    if not opt:  # no size is dynamic
-        return None
-    alike: dict[tuple[int, ...], list[str]] = {}  # the sides of an image: each is changed alone, and then both
-    for group in trials.groups:
-        alike.setdefault(tuple(sizes[group] for sizes in asked), []).append(group)
-    parts = [*([group] for group in trials.groups), *alike.values(), list(trials.groups)]
-    said = " ".join(failure.reason for failure in trials.failures.values() if failure)
-    named = {int(number) for number in re.findall(r"\d+", said)}
-    others = (opt | dict.fromkeys(part, size)
-              for part in parts for size in _near(opt[part[0]], low[part[0]], high[part[0]], named))  # fmt: skip
-    best = next(filter(runs, itertools.chain([opt], others, [low, high])), None)
-    if best is None:
-        return None
-    least = {group: min(low[group], best[group]) for group in trials.groups}
-    most = {group: max(high[group], best[group]) for group in trials.groups}
-    return [_towards(least, best, parts, named, runs), best, _towards(most, best, parts, named, runs)]
-
-
-def _towards(
-    wanted: Sizes, good: Sizes, parts: list[list[str]], named: set[int], runs: Callable[[Sizes], bool]
-) -> Sizes:
-    """The sizes nearest to `wanted` that run, the largest part first, beginning at `good`."""
-    if runs(wanted):
-        return wanted
-    for part in reversed(parts):
-        if len({(wanted[group], good[group]) for group in part}) > 1:
-            continue
-        end, start = wanted[part[0]], good[part[0]]
-        low, high = min(start, end), max(start, end)
-        between = (size for size in _near(end, low, high, named) if low <= size <= high and size != start)
-        good = next((new for size in between if runs(new := good | dict.fromkeys(part, size))), good)
-    return good
-
-
-def _near(wanted: int, low: int, high: int, named: set[int]) -> list[int]:
-    """Sizes to try, the nearest first, those from `low` to `high` before the rest."""
-    sizes = {low + (high - low) * part // 16 for part in range(17)} | named | {1}
-    for step in (2, 4, 8, 16, 32, 64):  # some models run at multiples alone
-        sizes |= {wanted // step * step, -(-wanted // step) * step}
-    possible = [size for size in sizes if 0 < size < 2**20]
-    return sorted(possible, key=lambda size: (not low <= size <= high, abs(size - wanted)))

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import math
 import re
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ import onnx
 import onnxruntime
 
 from trtlab.graph import Sized, reads, sized_tensors
+from trtlab.messages import table
 from trtlab.onnx_model import has_values, node_names, without_weights
 from trtlab.shapes import Profile, Shape, inputs_of
 from trtlab.tables import shape_text
@@ -23,6 +25,7 @@ Sizes = dict[str, int]  # one for each group of dimensions that go together
 LIMIT = 2**31 - 1  # elements of one tensor: TensorRT counts them in 32 bits
 _MOMENT = 2**22  # elements in a whole model: a run of it takes about a tenth of a second
 _AFFORDABLE = 2**27  # elements that the nodes left of a larger model read and write
+_PATIENCE = 3  # seconds; what runs longer is not judged
 _FLOATS = {1, 10, 16}  # of onnx.TensorProto: FLOAT, FLOAT16, BFLOAT16
 
 
@@ -85,7 +88,7 @@ class Trials:
             port = self.inputs.get(value.name)
             if port and port.holds_sizes:
                 dtype = onnx.helper.tensor_dtype_to_np_dtype(port.kind)
-                array = np.asarray(shapes[value.name], dtype).reshape([size or 0 for size in port.dims])
+                array = np.asarray(shapes.get(value.name, ()), dtype).reshape([size or 0 for size in port.dims])
                 model.graph.initializer.append(onnx.numpy_helper.from_array(array, value.name))
                 model.graph.input.remove(value)
         return model, sized_tensors(model, shapes)
@@ -144,7 +147,7 @@ class _Attempt:
             self._run(few)
         except Exception as error:  # onnxruntime has a class for each of its codes; what it does not know is no fault
             said = next((found for pattern in _SAID if (found := re.search(pattern, str(error), re.DOTALL))), None)
-            if said and said[1] in self.nodes and not re.search("alloc|by zero|implement", said[2]):
+            if said and said[1] in self.nodes and not re.search("alloc|by zero|implement|terminate flag", said[2]):
                 with contextlib.suppress(Exception):  # some sizes only a run tells; without it the message says less
                     self.known |= self._run([*itertools.takewhile(lambda node: node.name != said[1], few)])
                 return self._named(said[1], said[2])
@@ -181,7 +184,14 @@ class _Attempt:
         kinds = {name: onnx.helper.tensor_dtype_to_np_dtype(one.elem_type) for name, one in read.items()}
         zeros = {name: np.zeros(one.shape, kinds[name]) for name, one in read.items()}
         outputs = [one.name for one in session.get_outputs()]
-        return {name: Sized(array.shape, 0) for name, array in zip(outputs, session.run(outputs, zeros), strict=True)}
+        options = onnxruntime.RunOptions()
+        timer = threading.Timer(_PATIENCE, setattr, (options, "terminate", True))  # on zeros a loop may never end
+        timer.start()
+        try:
+            found = session.run(outputs, zeros, options)
+        finally:
+            timer.cancel()
+        return {name: Sized(array.shape, 0) for name, array in zip(outputs, found, strict=True)}
 
 
 _SAID = (r"while running \w+ node\. Name:'(.+?)' Status Message: (.*)",
@@ -191,17 +201,8 @@ _SAID = (r"while running \w+ node\. Name:'(.+?)' Status Message: (.*)",
 def _plain(message: str) -> str:
     """The reason in one line that begins in lower case, without the place in ONNX Runtime's source."""
     text = " ".join(message.split()).rstrip(".")
-    for pattern, clearer in _CLEARER.items():
+    for pattern, clearer in table()["clearer"].items():
         if found := re.search(pattern, text):
             return found.expand(clearer)
-    text = re.sub(r"^(/?\S+\.(h|cc):\d+ )+(.* was false\. )?", "", text)
+    text = re.sub(r"^(/?\S+\.(h|cc):\d+ )+(.* was false\. |[^(]*onnxruntime::.*?\)( \[with .*?\])? )?", "", text)
     return text[:1].lower() + text[1:]
-
-
-_CLEARER = {
-    r"Can't merge shape info|Non concat axis dimensions": "its parts differ in a dimension that is not joined",
-    r"Dimension could not be inferred": "its elements do not fill the shape asked for",
-    r"^Incompatible dimensions$": "these do not broadcast",
-    r"Incompatible dimensions for matrix multiplication": "these do not multiply",
-    r"idx=(-?\d+) must be within the inclusive range \[-(\d+),.*": r"index \1 is past the end of \2 rows",
-}
