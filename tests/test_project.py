@@ -50,6 +50,15 @@ def project_files() -> list[Path]:
     return [ROOT / name for name in listed if (ROOT / name).is_file()]
 
 
+def page(chapter: Chapter) -> str:
+    """What stands in a notebook: its cells and the text of their outputs, numbers without separators."""
+    cells = json.loads(read(f"notebooks/{chapter.file}"))["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    parts = [cell["source"] for cell in cells] + [output.get("text", []) for output in outputs]
+    parts += [one for output in outputs for kind, one in output.get("data", {}).items() if kind.startswith("text/")]
+    return re.sub(r"(?<=\d)[,_](?=\d{3})", "", "\n".join("".join(part) for part in parts))
+
+
 def targets() -> set[str]:
     return set(re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE))
 
@@ -119,6 +128,19 @@ def test_a_chapter_takes_the_minutes_that_the_tables_say(chapter: Chapter) -> No
     (head,) = re.findall(r"\| (\d+) minutes to read", read(f"notebooks/{chapter.file}"))
     row = next(line for line in read("README.md").splitlines() if line.startswith(f"| {chapter.number:02d} |"))
     assert row.split(" | ")[3] == head
+
+
+def test_the_figures_of_the_map_stand_on_their_pages() -> None:
+    """What was compiled (C) or measured (M) here stands in a chapter of its row: text, output, or a folded check."""
+    missing = []
+    for row in re.findall(r"^\| (.*?) \| (\d\d.*?) \| .* \| (.*) \|$", read("notebooks/README.md"), re.MULTILINE):
+        claim, chapters, evidence = row
+        pages = " ".join(page(one) for one in CHAPTERS if one.ready and f"{one.number:02d}" in chapters)
+        ours = " ".join(re.findall(r"\b[CM]: (.*?)(?= [PRN]: |$)", evidence))
+        for figure in re.findall(r"(?<![-\w.])\d[\d,]*(?:\.\d+)?(?!\w)", re.sub(r"TensorRT\S*( \S+)|`.*?`", "", ours)):
+            if float(figure.replace(",", "")) > 12 and figure.replace(",", "") not in pages:
+                missing.append((claim, figure))
+    assert not missing
 
 
 def test_the_notebooks_are_the_ready_chapters() -> None:
