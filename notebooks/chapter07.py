@@ -1,4 +1,4 @@
-"""The exercises of chapter 07, memory."""
+"""Chapter 07, memory: its exercises, its toys, its pictures and its widget."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from numbers import Real
@@ -232,44 +232,31 @@ SCRATCH = 8_192_000  # bytes that TensorRT-RTX 1.7 sets aside for a convolution 
 
 @dataclass(frozen=True)
 class Block:
-    """Bytes in the arena from `start` on, taken from kernel `first` to kernel `last`; no `name` for scratch memory."""
+    """Bytes that are taken from kernel `first` to kernel `last`; no `name` for scratch memory."""
 
     name: str
     first: int
     last: int
-    start: int
     nbytes: int
 
-    @property
-    def end(self) -> int:
-        """The address behind it."""
-        return self.start + self.nbytes
 
-
-def first_fit(life: Liveness, scratch: int = SCRATCH) -> list[Block]:
-    """The lowest free address for each tensor of an engine, kernel after kernel, then for its scratch memory."""
+def wanted(life: Liveness) -> list[Block]:
+    """Kernel after kernel: each tensor that it writes, then the scratch memory of a convolution or matrix product."""
     blocks: list[Block] = []
     for index, kernel in enumerate(life.kernels):
-        born = [(tensor.name, tensor.last, tensor.nbytes) for tensor in life.tensors if tensor.born == index]
-        wanted = [*born, *[("", index, scratch)] * (kernel.type != "kgen" and scratch > 0)]
-        for name, last, nbytes in wanted:
-            start = 0
-            for other in sorted((one for one in blocks if one.last >= index), key=lambda one: one.start):
-                if other.start - start >= nbytes:
-                    break
-                start = max(start, other.end)
-            blocks.append(Block(name, index, last, start, nbytes))
+        blocks += [Block(one.name, index, one.last, one.nbytes) for one in life.tensors if one.born == index]
+        blocks += [Block("", index, index, SCRATCH)] * (kernel.type != "kgen")
     return blocks
 
 
-def memory_map(life: Liveness, title: str, kernels: int = 30) -> Picture:
-    """Draw which bytes each tensor has while the first `kernels` run, by first_fit()."""
+def memory_map(packed: Iterable[tuple[Block, int]], life: Liveness, title: str, kernels: int = 30) -> Picture:
+    """Draw the addresses of blocks, given as (block, start), while the first `kernels` run."""
     unit = 2**20
     with style():
         card, axes = plot(title, 9.5, 4.9, bottom=1.0, right=0.4)
-        for block in first_fit(life):
+        for block, start in packed:
             fill, edge = (BAR, CARD) if block.name else (UNASKED.fill, UNASKED.text)
-            axes.bar(block.first + 0.5, block.nbytes / unit, block.last - block.first + 1, block.start / unit,
+            axes.bar(block.first + 0.5, block.nbytes / unit, block.last - block.first + 1, start / unit,
                      align="edge", color=fill, edgecolor=edge, linewidth=0.8)  # fmt: skip
         reserved = (life.reserved_bytes or 0) / unit
         axes.axhline(reserved, color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)))

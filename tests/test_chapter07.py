@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
-import chapter07
 import numpy as np
 import onnx
 import pytest
@@ -78,16 +76,6 @@ def test_the_right_number_of_mib_is_accepted() -> None:
 def test_the_hints_do_not_hold_the_answer() -> None:
     truth = f"{memory.liveness(lab.build(shortcut_network(), progress=False)).peak_bytes / MiB:.0f}"
     assert not any(words in hint for hint in exercises.get("07.1").hints for words in (truth, "three", "peak_bytes"))
-
-
-@pytest.mark.parametrize("batch", [1, 10, 16])
-def test_first_fit_explains_what_tensorrt_reserves(batch: int) -> None:
-    engine = lab.build(lab.models.resnet50().onnx(), shapes={"x": (batch, 3, 224, 224)}, progress=False)
-    blocks = chapter07.first_fit(memory.liveness(engine))
-    for index in range(len(engine.kernels)):
-        alive = sorted((one.start, one.end) for one in blocks if one.first <= index <= one.last)
-        assert all(before[1] <= after[0] for before, after in pairwise(alive)), "two tensors have one address"
-    assert max(one.end for one in blocks) == engine.activation_bytes
 
 
 @pytest.mark.parametrize(
