@@ -30,7 +30,7 @@ def fusion(engine: Engine, model: Model | Facts, *, title: str | None = None) ->
     unit, name = unit_of(max(sizes)) if sizes else (0, "")
     boxes = _boxes(engine, fate, unit)
     notes = ["" if found in (title or found) else found, *_notes(engine, gone)]
-    room = 10 if many <= 16 else 12.5 if many <= 48 else 16  # inches; a page shows short rows larger
+    room = 10 if many <= 16 else 12  # inches; a page shows short rows larger
     rows = [
         *[words(line, 10) for line in textwrap.wrap(GLUE.join(filter(None, notes)), int(13 * room))],
         *ribbon.key(boxes, name, room, gone=bool(gone)),
