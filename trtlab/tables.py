@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from itertools import zip_longest
 from numbers import Real
 from typing import Any
 
@@ -18,8 +19,9 @@ def facts(rows: Mapping[str, Any]) -> str:
 
 
 def rows(columns: Iterable[object], rows: Sequence[Sequence[Any]], note: str = "") -> str:
-    """A table with a head and, below it, a `note`. A cell that is one of MARKS' keys becomes its coloured mark."""
-    head = "".join(f"<th {_side('')}>{escape(str(name))}</th>" for name in columns)
+    """A table with a head, each name above its column, and below a `note`. A key of MARKS becomes its coloured mark."""
+    named = zip_longest(columns, rows[0] if rows else (), fillvalue="")
+    head = "".join(f"<th {_side(content)}>{escape(str(name))}</th>" for name, content in named)
     body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
     return f"<table><tr>{head}</tr>{body}</table>" + (f"<p>{escape(note)}</p>" if note else "")
 
