@@ -94,7 +94,8 @@ def show_fields(line: str) -> HTML:
     """A line of TensorRT's list of layers as a table: a row a field, cut to the width of a page."""
     names = "LayerType|Inputs|Constants|Outputs|TacticName|StreamId|Metadata"
     fields = [field.replace("\x1f", " ").split(": ", 1) for field in re.split(f", (?={names})", line)]
-    return HTML(facts({name: value if len(value) < 90 else f"{value[:88].rsplit(', ', 1)[0]}, …" for name, value in fields}))
+    cut = {name: f"{value[:88].rsplit(', ', 1)[0]}, …" for name, value in fields if len(value) >= 90}
+    return HTML(facts(dict(fields) | cut))
 
 
 def compiled_picture(network: ReferenceModel, gpu: str, batch: int) -> Picture:
