@@ -1,23 +1,25 @@
-"""The exercises, diagram, bars, widget and version table of chapter 03, builder, runtime, context."""
+"""Chapter 03, builder, runtime, context: what TensorRT says to a setting or a file, its pictures, its exercises."""
 
 from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import onnx
 import pandas as pd
+from IPython.display import HTML
 from ipywidgets import VBox
 
+from trtlab import trt
 from trtlab.building import build
 from trtlab.buildlog import read_engine
-from trtlab.draw.frame import MARGIN, Card, Picture, clean, fit, message, style, width_of
-from trtlab.draw.palette import KINDS, MUTED, TEXT, UNASKED
+from trtlab.draw.bars import bars
+from trtlab.draw.frame import Picture, message
 from trtlab.engine import Engine
 from trtlab.errors import AssetError, BuildError
 from trtlab.exercises import Answer, Exercise, whole_number
@@ -25,14 +27,13 @@ from trtlab.files import data_file
 from trtlab.gpus import Gpu, check_target
 from trtlab.gpus import gpu as find_gpu
 from trtlab.messages import plain
-from trtlab.models import efficientnet_lite0
+from trtlab.models import resnet50
 from trtlab.onnx_model import Model, parse, read_source
 from trtlab.process import CompilerProcess
 from trtlab.shapes import Shapes, read_shapes
-from trtlab.tables import mib, number
 from trtlab.tensorrt_choice import load_tensorrt
 from trtlab.toys import toy
-from trtlab.widgets import dropdown, explorer
+from trtlab.widgets import dropdown, explorer, table
 
 _BUDGET = 2**30  # bytes, in 03.1
 
@@ -49,17 +50,17 @@ def exercises() -> list[Exercise]:
             "03.1",
             (
                 "Look at the first picture of the chapter: what does a context own, and what does the engine own?",
-                "Take the weights off the 1 GiB once. What is left is for activations.",
-                "batch8.weight_bytes and batch8.activation_bytes are bytes; 1 GiB is 2**30 of them.",
+                "What is there once comes off the 1 GiB first.",
+                "resnet.weight_bytes and resnet.activation_bytes are bytes; 1 GiB is 2**30 of them.",
             ),
             _contexts,
         ),
         Exercise(
             "03.2",
             (
-                "num_compute_capabilities says how many targets there are, set_compute_capability(target, index) each.",
-                "max_aux_streams counts the streams beside the main one.",
-                "The section on verbosity names the three levels; lab.gpu('RTX 3090').target is a build target.",
+                "num_compute_capabilities says how many targets there are; lab.gpu('RTX 3090').target names one.",
+                "How many streams are there beside the main one, if there is one stream?",
+                "profiling_verbosity decides what a plan tells of its layers: DETAILED, LAYER_NAMES_ONLY or NONE.",
             ),
             _config,
         ),
@@ -68,42 +69,47 @@ def exercises() -> list[Exercise]:
 
 def _contexts(answer: int) -> Answer:
     whole_number(answer)
-    engine = build(efficientnet_lite0().onnx(), shapes={"x": (8, 3, 224, 224)}, progress=False)
+    engine = build(resnet50().onnx(), shapes={"x": (1, 3, 224, 224)}, progress=False)
     weights, activations = engine.weight_bytes or 0, engine.activation_bytes or 1
     truth = (_BUDGET - weights) // activations
     if answer == truth:
-        return True, f"Weights once, {weights / 2**20:.0f} MiB, and {truth} times {activations / 2**20:.0f} MiB."
+        return True, f"Weights once, {weights / 2**20:.0f} MiB, and {truth} times {activations / 2**20:.1f} MiB."
     if answer == _BUDGET // (weights + activations):
-        return False, "That would be so many engines: a context brings no weights of its own."
+        return False, "That would be so many engines: what does a second context bring with it?"
+    if answer == _BUDGET // activations:
+        return False, "There is something that is needed before the first context."
     needed = (weights + answer * activations) / 2**20
     if answer > truth:
         return False, f"{answer} contexts and the weights would take {needed:,.0f} MiB; there are 1,024."
     return False, f"{answer} contexts and the weights take {needed:,.0f} MiB: one more would still fit."
 
 
-_CHECKS = {
-    "config.num_compute_capabilities == 2": "There should be two targets.",
-    "{config.get_compute_capability(i) for i in range(2)} == "
-    "{trt.ComputeCapability.SM86, trt.ComputeCapability.SM120}": "The two targets are not those of the two cards.",
-    "config.max_aux_streams == 0": "TensorRT may still add streams to the main one.",
-    "config.profiling_verbosity == trt.ProfilingVerbosity.NONE": "The layers would still tell their names.",
-}
+def _config(answer: Callable[[Any], None]) -> Answer:
+    if not callable(answer):
+        return False, f"The answer is a function of the config, not {type(answer).__name__}."
+    trt = load_tensorrt()
+    builder = trt.Builder(trt.Logger(trt.Logger.INTERNAL_ERROR))
+    config = builder.create_builder_config()
+    answer(config)
+    if config.num_compute_capabilities != 2:
+        return False, f"There should be two targets, not {config.num_compute_capabilities}."
+    wanted = {trt.ComputeCapability.SM86, trt.ComputeCapability.SM120}
+    if {config.get_compute_capability(index) for index in range(2)} != wanted:
+        return False, "The two targets are not those of the two cards."
+    if config.max_aux_streams != 0:
+        return False, "TensorRT may still add streams to the main one."
+    if config.profiling_verbosity != trt.ProfilingVerbosity.NONE:
+        return False, "The layers would still tell their names."
+    return True, "Two cards, one stream, no names."
 
 
-def _config(answer: str) -> Answer:
-    if not isinstance(answer, str):
-        return False, f"The answer is text with lines of Python, not {type(answer).__name__}."
-    checks = "\n".join(f"assert {check}, {says!r}" for check, says in _CHECKS.items())
-    trial = try_setting(_products(), f"{answer}\n{checks}", gpu="RTX 4090")
-    if trial.engine is None:
-        return False, f"{trial.said.removeprefix('AssertionError: ')}"
-    return True, f"It builds, in {trial.plan_bytes:,} bytes for both cards."
-
-
-def _products() -> onnx.ModelProto:
+def products() -> onnx.ModelProto:
+    """Three matrix products side by side, in FP32."""
     return toy(
-        "two (float[64,256] x) => (float[64,256] a, float[64,256] b) { a = MatMul(x, w1) b = MatMul(x, w2) }",
-        w1=(256, 256), w2=(256, 256),
+        """three (float[1,512,256] x) => (float[1,512,256] q, float[1,512,256] k, float[1,512,256] v) {
+        q = MatMul(x, wq)   k = MatMul(x, wk)   v = MatMul(x, wv)
+        }""",
+        wq=(256, 256), wk=(256, 256), wv=(256, 256),
     )  # fmt: skip
 
 
@@ -128,9 +134,12 @@ class Trial:
         """How many CUDA streams the engine's kernels run on; 0 without an engine or its layers."""
         return len({layer.stream for layer in self.engine.kernels}) if self.engine else 0
 
-    def differs(self, other: Trial) -> bool:
-        """True when the other trial made another engine: other layers, memory figures or no engine at all."""
-        return self.engine != other.engine
+    def verdict(self, default: Trial) -> str:
+        """What the setting did beside a default build: gone, refused, needs a GPU, works, no effect."""
+        if self.engine is None:
+            found = "needs a GPU" if "CUDA_SUCCESS" in self.said else "refused"
+            return "gone" if self.said.startswith("AttributeError") else found
+        return "works" if self.engine != default.engine else "no effect"
 
 
 def try_setting(
@@ -215,190 +224,158 @@ def check_plan(plan: bytes | str | Path, name: str = "", *, time_limit: float = 
     return PlanCheck(name, len(plan), state, words)
 
 
-TARGETS = {
-    "RTX 4090": ("SM89",),
-    "RTX 3090, 4090, 5090": ("SM86", "SM89", "SM120"),
-    "RTX 4090 and T4": ("SM89", "SM75"),
-    "T4": ("SM75",),
-}
-
-STREAMS = ("any", "1", "2", "3")
-VERBOSITIES = ("DETAILED", "LAYER_NAMES_ONLY", "NONE")
-
-
-def setting_lines(targets: tuple[str, ...], streams: str = "any", verbosity: str = "DETAILED") -> str:
-    """The lines that one writes for it: build targets such as ("SM86", "SM89"), streams in all, verbosity."""
-    lines = [f"config.num_compute_capabilities = {len(targets)}"]
-    lines += [
-        f"config.set_compute_capability(trt.ComputeCapability.{target}, {index})"
-        for index, target in enumerate(targets)
-    ]
-    if streams != "any":
-        lines.append(f"config.max_aux_streams = {int(streams) - 1}")
-    return "\n".join([*lines, f"config.profiling_verbosity = trt.ProfilingVerbosity.{verbosity}"])
-
-
-def settings_picture(model: Model, targets: str, streams: str, verbosity: str, shapes: Any = None) -> Picture:
-    """Build `model` for an RTX 4090 with the defaults and with the choices, and draw both engines."""
-    chosen = setting_lines(TARGETS[targets], streams, verbosity)
-    default, mine = try_settings(model, [setting_lines(TARGETS["RTX 4090"]), chosen], shapes, "RTX 4090")
-    streams = "" if streams == "any" else f", at most {streams} stream{'s' * (streams != '1')}"
-    name = f"{targets}{streams}, {verbosity}"
-    title = "TensorRT refuses" if mine.engine is None else "TensorRT refuses the default, and builds this"
-    if mine.plan_bytes and default.plan_bytes:
-        title = f"The plan weighs {mine.plan_bytes / default.plan_bytes:.1f} times the default one"
-    return compared_builds({"the default: RTX 4090, DETAILED": default, name: mine}, title)
-
-
-def settings_explorer(networks: Mapping[str, Model], shapes: Mapping[str, Any]) -> VBox:
-    """Controls for network, targets, streams and verbosity; each change runs the real compiler twice."""
-    return explorer(
-        lambda network, **choices: settings_picture(networks[network], **choices, shapes=shapes.get(network)),
-        network=dropdown("Network", list(networks)),
-        targets=dropdown("Targets", list(TARGETS)),
-        streams=dropdown("Streams", STREAMS),
-        verbosity=dropdown("Verbosity", VERBOSITIES),
-    )
-
-
-WIDTH = 12.6
-_ANYWHERE, _GPU, _YOURS = ("#E4F2EE", "#13806B"), ("#ECE8F8", "#4B37A8"), ("#F3F4F6", "#3F5D7A")
-_LINE, _PITCH = 0.25, 1.72
-
-
-class _Part(NamedTuple):
-    """A box: its name, TensorRT's class, what it owns, and the rule for threads."""
-
-    name: str
-    code: str
-    owns: tuple[str, ...]
-    rule: str
-
-
-_BUILDER = _Part(
-    "Builder", "trt.Builder",
-    ("network: the model's layers and weights", "config: targets, memory pools, streams, flags",
-     "profiles: min, opt, max shapes", "logger, progress monitor, error recorder"),
-    "one thread; gone when the plan is written",
+# What it is, a line that sets it, the verdict of TensorRT-RTX 1.7, and what NVIDIA says of full TensorRT.
+SETTINGS = (
+    ("workspace size", "config.max_workspace_size = 1 << 30", "gone", "gone in 8.3+: set_memory_pool_limit"),
+    ("precision mode FP16", "config.set_flag(trt.BuilderFlag.FP16)", "gone", "gone in 11: FP16 in the model"),
+    ("precision mode INT8", "config.set_flag(trt.BuilderFlag.INT8)", "gone", "gone in 11: Q/DQ nodes"),
+    ("calibrator", "config.int8_calibrator = None", "gone", "gone in 11: Q/DQ nodes"),
+    ("dynamic ranges", "network.get_input(0).set_dynamic_range(-1, 1)", "gone", "gone in 11: Q/DQ nodes"),
+    ("optimisation level", "config.builder_optimization_level = 5", "no effect", "longer search for kernels"),
+    ("timing cache", 'config.set_timing_cache(config.create_timing_cache(b""), False)', "no effect",
+     "remembers measured kernels"),
+    ("tiling", "config.tiling_optimization_level = trt.TilingOptimizationLevel.FULL", "no effect",
+     "since 10.8: keeps tiles in L2"),
+    ("several generations", "config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS",
+     "no effect", "since 8.6: Ampere and later"),
+    ("for Windows", "config.runtime_platform = trt.RuntimePlatform.WINDOWS_AMD64", "no effect",
+     "since 10.3: Linux builds for Windows"),
+    ("refit", "config.set_flag(trt.BuilderFlag.REFIT)", "needs a GPU", "weights can be exchanged"),
+    ("plan without weights", "config.set_flag(trt.BuilderFlag.STRIP_PLAN)", "needs a GPU",
+     "since 10: weights come at load time"),
+    ("version compatible", "config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)", "refused",
+     "since 8.6: later versions load it"),
+    ("streams", "config.max_aux_streams = 0", "works", "since 8.6"),
+    ("what layers tell", "config.profiling_verbosity = trt.ProfilingVerbosity.NONE", "works", "since 8.0"),
 )  # fmt: skip
 
-_RUNTIME = _Part(
-    "Runtime", "trt.Runtime", ("logger, error recorder", "allocator of GPU memory"), "outlives its engines"
-)
+
+def settings(model: Model, gpu: str | None) -> list[tuple[str, str, str, str]]:
+    """A row for each of SETTINGS, tried: what it is, its name in the API, the verdict found here, full TensorRT's."""
+    default, *trials = try_settings(model, ["", *[line for _, line, _, _ in SETTINGS]], gpu=gpu)
+    name = re.compile(r"BuilderFlag\.\w+|set_(?!flag)\w+|\w+(?= =)")
+    return [
+        (what, name.findall(line)[0], trial.verdict(default), full)
+        for (what, line, _, full), trial in zip(SETTINGS, trials, strict=True)
+    ]
 
 
-def ownership(engine: Engine | None = None, contexts: int = 2) -> Picture:
-    """Draw what builder, engine and contexts own; with an `engine`, in MiB, for so many `contexts` (1 to 3)."""
-    contexts = min(max(contexts, 1), 3)
-    weights, activations = (engine.weight_bytes, engine.activation_bytes) if engine else (None, None)
-    sizes = [f" {mib(size)}" if size else "" for size in (weights, activations)]
-    one = _Part(
-        "Engine", "trt.ICudaEngine",
-        (f"weights{sizes[0]}, once on the GPU", "kernels, in order", "names, shapes and types of inputs, outputs",
-         "profiles"),
-        "read only: all contexts and threads share it",
-    )  # fmt: skip
-    many = _Part(
-        "Context",
-        "trt.IExecutionContext",
-        ("the shapes and the profile of this run", f"activations{sizes[1]}", "addresses of your buffers"),
-        "one thread and one stream at a time",
+class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+    """Sees each step of a build, and cancels it after `stop_after` of them."""
+
+    def __init__(self, stop_after: int) -> None:
+        trt.IProgressMonitor.__init__(self)
+        self.left = stop_after
+
+    def phase_start(self, phase: str, parent: str, steps: int) -> None:
+        """A phase begins."""
+
+    def phase_finish(self, phase: str) -> None:
+        """A phase ends."""
+
+    def step_complete(self, phase: str, step: int) -> bool:
+        """False cancels the build."""
+        self.left -= 1
+        return self.left > 0
+
+
+class Recorder(trt.IErrorRecorder):  # type: ignore[misc]
+    """Keeps what TensorRT reports as (code, text)."""
+
+    def __init__(self) -> None:
+        trt.IErrorRecorder.__init__(self)
+        self.errors: list[tuple[Any, str]] = []
+
+    def num_errors(self) -> int:
+        """How many there are."""
+        return len(self.errors)
+
+    def get_error_code(self, index: int) -> Any:
+        """The code of one."""
+        return self.errors[index][0]
+
+    def get_error_desc(self, index: int) -> str:
+        """The text of one."""
+        return self.errors[index][1]
+
+    def has_overflowed(self) -> bool:
+        """Never: the list has no limit."""
+        return False
+
+    def clear(self) -> None:
+        """Forget them."""
+        self.errors.clear()
+
+    def report_error(self, code: Any, description: str) -> bool:
+        """Called by TensorRT."""
+        self.errors.append((code, description))
+        return True
+
+
+def build_watched(model: onnx.ModelProto, monitor: Any, recorder: Any) -> Any:
+    """Build with a progress monitor and an error recorder; returns the plan, or None."""
+    logger = trt.Logger(trt.Logger.INTERNAL_ERROR)
+    builder = trt.Builder(logger)
+    network = builder.create_network(0)
+    parser = trt.OnnxParser(network, logger)
+    parser.parse(model.SerializeToString())
+    builder.error_recorder = recorder  # set before parsing, it crashes TensorRT-RTX 1.7 when the network is freed
+    config = builder.create_builder_config()
+    config.progress_monitor = monitor
+    return builder.build_serialized_network(network, config)
+
+
+def outputs(engine: Any) -> list[str]:
+    """The names of the outputs of TensorRT's own ICudaEngine."""
+    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    return [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.OUTPUT]
+
+
+def inside(cases: Mapping[str, tuple[int, Engine]]) -> HTML:
+    """A table of {name: (bytes of the ONNX model, its engine)}: what the plan holds of it."""
+    rows = [
+        (name, *(round(size / 2**20, 2) for size in (model, engine.weight_bytes or 0, len(engine.plan_bytes()))),
+         len(engine.layers))
+        for name, (model, engine) in cases.items()
+    ]  # fmt: skip
+    return table(["", "ONNX, MiB", "weights, MiB", "plan, MiB", "layers"], rows)
+
+
+TARGETS = {
+    "no list": "",
+    "RTX 4090": "SM89",
+    "RTX 3090, 4090, 5090": "SM86 SM89 SM120",
+    "RTX 4090 and T4": "SM89 SM75",
+    "T4": "SM75",
+}
+
+
+def target_lines(targets: str) -> str:
+    """The lines that set a list of targets such as "SM86 SM89"."""
+    names = targets.split()
+    lines = [f"config.set_compute_capability(trt.ComputeCapability.{name}, {n})" for n, name in enumerate(names)]
+    return "\n".join([f"config.num_compute_capabilities = {len(names)}", *lines])
+
+
+def targets_picture(model: Model, targets: str, shapes: Any = None) -> Picture:
+    """Build `model` for an RTX 4090 and for a choice of TARGETS, and draw the sizes of both plans."""
+    default, mine = try_settings(model, ["", target_lines(TARGETS[targets])], shapes, "RTX 4090")
+    if mine.engine is None or default.engine is None:
+        return message("TensorRT refuses", [sentence(mine.said or default.said)])
+    plans = {"RTX 4090 alone": default.plan_bytes or 0, targets: mine.plan_bytes or 0}
+    times = plans[targets] / plans["RTX 4090 alone"]
+    kernels = f"{len(default.engine.kernels)} and {len(mine.engine.kernels)} kernels"
+    sizes = {name: size / 2**20 for name, size in plans.items()}
+    return bars(sizes, f"{kernels}; the second plan has {times:.1f} times the size", "plan, MiB", "{:.2f}")
+
+
+def targets_explorer(networks: Mapping[str, tuple[Model, Any]]) -> VBox:
+    """Controls for a network, {its name: (model, shapes)}, and its targets; each change runs the real compiler."""
+    return explorer(
+        lambda network, targets: targets_picture(networks[network][0], targets, networks[network][1]),
+        network=dropdown("Network", list(networks)),
+        targets=dropdown("Targets", list(TARGETS)),
     )
-    middle = 1.1 + _PITCH * max(contexts, 2) / 2
-    runtime, engines, height = middle - 1.05, middle + 0.72, 2 * middle - 0.1
-    with style():
-        card = Card(WIDTH, height + 0.05)
-        card.title(_title(weights, activations, contexts), 17)
-        right = _box(card, 0.3, middle, 3.75, _BUILDER, _ANYWHERE)
-        _arrow(card, (right, middle), (5.05, runtime))
-        card.text(right + 0.36, middle - 0.72, "plan", 11, weight="bold", ha="center", gid="plan")
-        right = _box(card, 5.05, runtime, 3.5, _RUNTIME, _GPU)
-        _arrow(card, (6.8, runtime + 0.6), (6.8, engines - 0.88))
-        right = _box(card, 5.05, engines, 3.5, one, _GPU)
-        for index in range(contexts):
-            y = middle + (index + 0.5 - contexts / 2) * _PITCH
-            named = many._replace(name=f"Context {index + 1}" if contexts > 1 else many.name)
-            _box(card, 9.2, y, 3.1, named, _GPU)
-            _arrow(card, (right, engines), (9.2, y))
-        card.box(MARGIN, height - 0.7, WIDTH - 2 * MARGIN, 0.45, _YOURS[0], radius=0.1, zorder=1)
-        yours = "You own the buffers of inputs and outputs, the CUDA streams, and the file with the plan."
-        card.text(WIDTH / 2, height - 0.47, yours, 11, color=_YOURS[1], ha="center", gid="yours")
-    return card.figure
-
-
-def _title(weights: int | None, activations: int | None, contexts: int) -> str:
-    if not weights or not activations:
-        return "The plan is handed over once; weights are shared, activations are not"
-    total = number((weights + contexts * activations) / 2**20)
-    times = f"{contexts} × " if contexts > 1 else ""
-    return f"Weights once, activations once a context: {mib(weights)} + {times}{mib(activations)} = {total} MiB"
-
-
-def _box(card: Card, x: float, middle: float, width: float, part: _Part, colors: tuple[str, str]) -> float:
-    """A box around `middle`; returns where its right edge is."""
-    fill, ink = colors
-    high = 0.78 + _LINE * len(part.owns)
-    y = middle - high / 2
-    card.box(x, y, width, high, fill, edge=ink, line=1.6, radius=0.1, zorder=3)
-    card.text(x + 0.15, y + 0.24, part.name, 13, weight="bold", color=ink, gid=f"part:{part.name}")
-    code = card.text(x + width - 0.15, y + 0.24, part.code, 8.5, color=ink, ha="right", gid="code")
-    code.set_fontfamily("DejaVu Sans Mono")
-    for row, words in enumerate(part.owns):
-        card.text(x + 0.15, y + 0.52 + _LINE * row, fit(words, width - 0.25, 10), 10, color=TEXT, gid="owns")
-    rule = fit(part.rule, width - 0.25, 9.5)
-    card.text(x + 0.15, y + high - 0.16, rule, 9.5, color=MUTED, gid="rule")
-    return x + width
-
-
-def _arrow(card: Card, tail: tuple[float, float], head: tuple[float, float]) -> None:
-    card.axes.annotate(
-        "", xy=head, xytext=tail, zorder=2,
-        arrowprops={"arrowstyle": "-|>,head_length=0.5,head_width=0.25", "color": TEXT, "lw": 1.6, "shrinkA": 0,
-                    "shrinkB": 0},
-    )  # fmt: skip
-
-
-_COLUMNS = ("plan, MiB", "kernels", "streams", "activations, MiB")
-
-
-def compared_builds(trials: Mapping[str, Trial], title: str) -> Picture:
-    """Draw what `try_setting` returned, {what was set: trial}, a row each; a refusal shows TensorRT's words."""
-    if not trials:
-        return message("There are no builds to draw", ["Give {'the default': chapter03.try_setting(model)}."])
-    figures = [_figures(trial) for trial in trials.values()]
-    largest = [max(column) or 1 for column in zip((0,) * 4, *filter(None, figures), strict=True)]
-    with style():
-        card = Card(11.0, 1.3 + 0.42 * len(trials))
-        card.title(title, 14)
-        left = MARGIN + max(width_of(clean(name, 44), 10) for name in trials) + 0.2
-        pitch = (card.width - left - MARGIN) / 4
-        for column, name in enumerate(_COLUMNS):
-            card.text(left + column * pitch, 0.88, name, 9.5, color=MUTED, gid="column")
-        for row, (name, trial) in enumerate(trials.items()):
-            y = 1.25 + 0.42 * row
-            card.text(MARGIN, y, clean(name, 44), 10, gid=f"row:{name}")
-            if not figures[row]:
-                words = fit(f"no engine: {sentence(trial.said)}", card.width - left - MARGIN, 9)
-                card.text(left, y, words, 9, color=UNASKED.text, gid="refused")
-            for column, value in enumerate(figures[row]):
-                x, long = left + column * pitch, max(0.6 * pitch * value / largest[column], 0.02)
-                card.box(x, y - 0.12, long, 0.24, KINDS["convolution"].fill, radius=0.02, zorder=3)
-                card.text(x + long + 0.08, y, _figure(value, column in (1, 2)), 9.5, gid="figure")
-    return card.figure
-
-
-def _figures(trial: Trial) -> tuple[float, ...]:
-    """The figures of _COLUMNS; none without an engine."""
-    if trial.engine is None or trial.plan_bytes is None:
-        return ()
-    activations = (trial.engine.activation_bytes or 0) / 2**20
-    return trial.plan_bytes / 2**20, len(trial.engine.kernels), trial.streams, activations
-
-
-def _figure(value: float, count: bool) -> str:
-    if count:
-        return f"{value:.0f}" if value else "not told"
-    return number(value) if value >= 9.95 else f"{value:.1f}"
 
 
 READ = "2026-11-22"  # the day on which the sources were read
@@ -419,14 +396,14 @@ def supports(software: str, card: str | Gpu) -> bool:
 
     Raises AssetError for a release that is not in the table, or a GPU that is not known.
     """
-    table = compatibility()
-    if software not in table.index:
-        raise AssetError(f"'{software}' is not in the table.", fix=f"choose one of {', '.join(table.index)}.")
+    releases = compatibility()
+    if software not in releases.index:
+        raise AssetError(f"'{software}' is not in the table.", fix=f"choose one of {', '.join(releases.index)}.")
     capability = (card if isinstance(card, Gpu) else find_gpu(card)).compute_capability
-    words = str(table.loc[software, "compute_capability"]).split("(")[0]
+    words = str(releases.loc[software, "compute_capability"]).split("(")[0]
     listed = re.findall(r"\d+\.\d", words)
-    if "and later" in words:
-        return _number(capability) >= _number(listed[0])
+    if " to " in words or "and later" in words:
+        return _number(listed[0]) <= _number(capability) <= _number(listed[1] if " to " in words else "99.0")
     return capability in listed
 
 

@@ -103,8 +103,8 @@ def build(job: Job, data: bytes) -> None:
     _profiles(job, builder, network, config)
     job.tell(stage="build")
     if job.order.get("setting"):
-        names = {"trt": trt, "config": config, "builder": builder, "network": network}
-        exec(compile(job.order["setting"], "setting", "exec"), names)
+        names = {"trt": trt, "logger": job.logger, "builder": builder, "network": network, "model": data}
+        exec(compile(job.order["setting"], "setting", "exec"), {**names, "config": config})
     job.building = True
     start = time.perf_counter()
     plan = builder.build_serialized_network(network, config)

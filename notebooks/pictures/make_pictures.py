@@ -93,6 +93,8 @@ def main() -> None:
     write_atomically(HERE / "min_opt_max.png", min_opt_max().png())
     write_atomically(HERE / "int8_sum.png", int8_sum().png())
     write_atomically(HERE / "shortcut.png", shortcut().png())
+    write_atomically(HERE / "owners.png", owners().png())
+    write_atomically(HERE / "two_streams.png", two_streams().png())
 
 
 def workflow() -> Picture:
@@ -222,6 +224,63 @@ def shortcut() -> Picture:
                 card.text(x + 0.1, (top + bottom) / 2 - 0.03 + 0.22 * line, part, 10, color=MUTED)
         for x, words in ((2.5, "2 + 2 + 1 + 1 + 2 = 8 bytes a value"), (7.07, "1 + 1 + 1 = 3 bytes a value")):
             card.text(x, 4.42, words, 12, ha="center", weight="bold")
+    return card.figure
+
+
+def owners() -> Picture:
+    """Draw what builder, runtime, engine and two contexts hold, with the sizes of EfficientNet-Lite0."""
+    engine = lab.build(lab.models.efficientnet_lite0().onnx(), gpu=GPU, shapes={"x": (1, 3, 224, 224)})
+    weights, activations = (f"{(size or 0) / 2**20:.1f} MiB" for size in (engine.weight_bytes, engine.activation_bytes))
+    context = ("shapes of this inference", f"activations, {activations}", "addresses of your buffers")
+    boxes = (
+        (0.3, 2.3, BUILD, "Builder", "trt.Builder", ("network", "config, profiles")),
+        (3.6, 0.85, RUN, "Runtime", "trt.Runtime", ("loads plans",)),
+        (3.6, 2.15, RUN, "Engine", "trt.ICudaEngine", (f"weights, {weights}", "kernels, profiles", "never changes")),
+        (6.9, 1.35, RUN, "Context 1", "IExecutionContext", context),
+        (6.9, 2.95, RUN, "Context 2", "IExecutionContext", context),
+    )
+    with style():
+        card = Card(10.1, 5.1)
+        card.title("Weights are there once, activations once for each context", 16)
+        for x, y, (fill, ink), name, code, holds in boxes:
+            card.box(x, y, 2.75, 0.6 + 0.25 * len(holds), fill, edge=ink, line=1.6, radius=0.1, zorder=3)
+            card.text(x + 0.14, y + 0.24, name, 12.5, weight="bold", color=ink)
+            card.text(x + 2.63, y + 0.24, code, 8.5, color=ink, ha="right").set_fontfamily("DejaVu Sans Mono")
+            for row, words in enumerate(holds):
+                card.text(x + 0.14, y + 0.52 + 0.25 * row, words, 11)
+        for points in (((3.05, 2.6), (3.32, 2.6), (3.32, 1.25), (3.6, 1.25)), ((5.0, 1.7), (5.0, 2.15)),
+                       ((6.35, 2.5), (6.62, 2.5), (6.62, 2.0), (6.9, 2.0)),
+                       ((6.35, 3.0), (6.62, 3.0), (6.62, 3.5), (6.9, 3.5))):  # fmt: skip
+            arrow(card, *points)
+        card.text(3.2, 1.0, "plan", 11.5, weight="bold", ha="right")
+        card.box(MARGIN, 4.45, card.width - 2 * MARGIN, 0.42, "#F3F4F6", radius=0.1, zorder=1)
+        yours = "Yours: the file with the plan, the buffers of inputs and outputs, the streams, the logger"
+        card.text(card.width / 2, 4.66, yours, 11, ha="center", color="#3F5D7A")
+    return card.figure
+
+
+def two_streams() -> Picture:
+    """Sketch two inferences on two streams: the calls return at once, the GPU works while the CPU is free."""
+    cpu, first, second = "#3F5D7A", QUANTITIES[0], QUANTITIES[3]
+    rows = (
+        (1.25, "CPU", ((2.0, 0.9, "start A", cpu), (3.0, 0.9, "start B", cpu), (4.0, 2.3, "free for other work", ""),
+                       (6.4, 2.0, "synchronize", ""))),
+        (2.15, "GPU, stream 1", ((2.5, 0.8, "copy A", first), (3.4, 3.3, "kernels of A", first))),
+        (3.05, "GPU, stream 2", ((3.5, 0.8, "copy B", second), (4.4, 3.9, "kernels of B", second))),
+    )  # fmt: skip
+    with style():
+        card = Card(9.2, 4.2)
+        card.title("The calls return at once; the GPU works while the CPU is free", 16)
+        for y, name, parts in rows:
+            card.text(MARGIN, y, name, 11, weight="bold")
+            for x, wide, words, fill in parts:
+                look = {"edge": cpu, "line": 1.2} if not fill else {}
+                card.box(x, y - 0.28, wide, 0.56, fill or "#FFFFFF", radius=0.05, zorder=3, **look)
+                card.text(x + wide / 2, y, words, 10, ha="center", color="#FFFFFF" if fill else TEXT)
+        arrow(card, (2.0, 3.6), (8.6, 3.6))
+        card.text(MARGIN, 3.6, "time", 11, color=MUTED)
+        note = "A sketch, not measured. How much runs at the same time depends on the GPU and the kernels."
+        card.text(MARGIN, 3.95, note, 10, color=MUTED)
     return card.figure
 
 
