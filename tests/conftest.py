@@ -6,13 +6,16 @@ run as solved copies in build/notebooks. Slow files begin first, and each file s
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import psutil
 import pytest
@@ -82,6 +85,16 @@ def compilers() -> list[psutil.Process]:
         except psutil.Error:
             continue
     return found
+
+
+def script_of(path: Path) -> ModuleType:
+    """A script in data/ as a module."""
+    spec = importlib.util.spec_from_file_location(f"{path.parent.name}_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # its dataclasses look themselves up there
+    spec.loader.exec_module(module)
+    return module
 
 
 def leftovers(cache: Path) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import onnx
 
-from trtlab import building
+from trtlab import building, buildlog
 from trtlab.engine import Engine, Layer, Tensor, owners
 from trtlab.errors import BuildError
 from trtlab.graph import sized_tensors
@@ -77,6 +77,31 @@ def nothing_refused() -> None:
             return build(model, "RTX 4090", *args, **options)
 
     everywhere(build, spoiled)
+
+
+def nothing_is_reused() -> None:
+    """Every engine reserves a place for each of its tensors."""
+    _spoil_figures(without_reuse)
+
+
+def memory_does_not_grow() -> None:
+    """Every engine reserves 20 MiB, whatever it is."""
+    figures = {"activation_bytes": 20 * 2**20, "scratch_bytes": 20 * 2**20, "weight_bytes": 2**20}
+    _spoil_figures(lambda engine: replace(engine, **figures))
+
+
+def without_reuse(engine: Engine) -> Engine:
+    """The engine, its activation memory the sum of all tensors twice over."""
+    ports = {port.name for port in engine.ports}
+    tensors = {tensor.name: tensor.nbytes or 0 for layer in engine.layers for tensor in layer.outputs}
+    total = sum(size for name, size in tensors.items() if name not in ports)
+    return replace(engine, activation_bytes=2 * total + 2**20)
+
+
+def _spoil_figures(lie: Callable[[Engine], Engine]) -> None:
+    """Every engine that is read from a log, here or by build(), goes through `lie`."""
+    read = buildlog.read_build_log
+    everywhere(read, lambda messages: lie(read(messages)))
 
 
 def _spoil(lie: Callable[[Engine, Any], Engine]) -> None:

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -59,11 +59,6 @@ def test_missing_file_is_named_with_what_lies_beside_it(tmp_path: Path) -> None:
     assert "net.onnx" in caught.value.diagnosis.fix
 
 
-def test_folder(tmp_path: Path) -> None:
-    with refused(ModelError, "model", str(tmp_path), "folder"):
-        lab.build(tmp_path)
-
-
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
@@ -88,25 +83,19 @@ def test_file_that_holds_no_model(tmp_path: Path, name: str, content: bytes, wor
         lab.build(content)
 
 
-@pytest.mark.parametrize("what", [None, 7, {"a": 1}, ["net.onnx"], object()])
-def test_thing_that_is_no_model(what: Any) -> None:
-    with refused(ModelError, "model", type(what).__name__):
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        *((what, type(what).__name__) for what in (None, 7, {"a": 1}, ["net.onnx"], object())),
+        (tiny.conv().SerializeToString().replace(b"conv1", b"con\xe11"), "damaged"),  # a name that is not UTF-8
+        (Path(__file__).parent, "is a folder"),
+        ("net\0.onnx", "null byte"),
+        ("n" * 400 + ".onnx", "too long"),
+    ],
+)
+def test_thing_that_is_no_model(what: Any, words: str) -> None:
+    with refused(ModelError, "model", words):
         lab.build(what)
-
-
-def test_name_that_is_not_utf8() -> None:
-    with refused(ModelError, "model", "damaged"):
-        lab.build(tiny.conv().SerializeToString().replace(b"conv1", b"con\xe11"))
-
-
-def test_path_with_a_null_byte() -> None:
-    with refused(ModelError, "model", "null byte"):
-        lab.build("net\0.onnx")
-
-
-def test_path_that_is_too_long() -> None:
-    with refused(ModelError, "model", "too long"):
-        lab.build("n" * 400 + ".onnx")
 
 
 # ----------------------------------------------------------------- external data
@@ -145,33 +134,28 @@ def test_external_weights_missing(external: Path) -> None:
         lab.build(external)
 
 
-def test_external_weights_cut_short(external: Path) -> None:
-    file = external.parent / "weights.bin"
-    file.write_bytes(file.read_bytes()[:100])
-    with refused(ModelError, "model", "weights.bin", "cut short"):
-        lab.build(external)
-
-
-def test_external_weights_cut_short_and_no_length_given(external: Path) -> None:
-    relocated(external, length=None, offset=None)
+@pytest.mark.parametrize("facts", [{}, {"length": None, "offset": None}])
+def test_external_weights_cut_short(external: Path, facts: dict[str, None]) -> None:
+    relocated(external, **facts)
     (external.parent / "weights.bin").write_bytes(bytes(100))
     with refused(ModelError, "model", "'w1'", "weights.bin", "cut short"):
         lab.build(external)
 
 
-@pytest.mark.parametrize("facts", [{"offset": "-4"}, {"length": "many"}, {"length": "8"}, {"offset": "9" * 30}])
-def test_external_weights_with_senseless_facts(external: Path, facts: dict[str, str]) -> None:
-    relocated(external, **facts)
-    with refused(ModelError, "model", "'w1'"):
-        lab.build(external)
-
-
 @pytest.mark.parametrize(
-    "location", ["../secret.bin", "sub/../../secret.bin", "/etc/passwd", "C:\\secret.bin", "", "."]
+    "facts",
+    [
+        *(
+            {"location": place}
+            for place in ("../secret.bin", "sub/../../secret.bin", "/etc/passwd", "C:\\s.bin", "", ".")
+        ),
+        *({"offset": offset} for offset in ("-4", "9" * 30)),
+        *({"length": length} for length in ("many", "8")),
+    ],
 )
-def test_external_weights_outside_the_folder(external: Path, location: str) -> None:
+def test_external_weights_outside_the_folder_or_with_senseless_facts(external: Path, facts: dict[str, str]) -> None:
     shutil.copy(external.parent / "weights.bin", external.parent.parent / "secret.bin")
-    relocated(external, location=location)
+    relocated(external, **facts)
     with refused(ModelError, "model", "'w1'", "net.onnx"):
         lab.build(external)
 
@@ -333,28 +317,16 @@ def test_dynamic_shapes_without_a_profile() -> None:
     ("shapes", "words"),
     [
         ({"X": (4, 16)}, ["no input 'X'", "'x'"]),
-        ({"inptu": (4, 16)}, ["'inptu'"]),
         ({"w1": (16, 32)}, ["'w1'"]),
-        ({"x": ((8, 16), (4, 16), (2, 16))}, ["'x'", "min is larger than opt", "dimension 0", "8 > 4"]),
-        ({"x": ((1, 16), (9, 16), (2, 16))}, ["'x'", "opt is larger than max", "9 > 2"]),
         ({"x": (4,)}, ["'x'", "2 dimensions", "has 1"]),
-        ({"x": (4, 16, 1)}, ["'x'", "2 dimensions", "has 3"]),
-        ({"x": ((1, 16), (4, 16, 1), (8, 16))}, ["'x'", "rank"]),
-        ({"x": (-1, 16)}, ["'x'", "-1"]),
-        ({"x": (2**40, 16)}, ["'x'", str(2**40)]),
-        ({"x": (4, 17)}, ["'x'", "Dimension 1", "fixed at 16", "17"]),
-        ({"x": ((1, 16), (8, 16))}, ["'x'", "2 shapes"]),
         ({"x": 4}, ["'x'", "4"]),
         ({"x": "4,16"}, ["'x'", "4,16"]),
-        ({"x": (4.5, 16)}, ["'x'", "4.5"]),
         ({"x": (True, 16)}, ["'x'", "True"]),
-        ({"x": ((0, 16), (0, 16), (0, 16))}, ["'x'", "empty"]),
         ({"x": None}, ["'x'", "None"]),
         ({"x": ()}, ["'x'", "2 dimensions"]),
         ("x=4,16", ["dictionary"]),
         (4, ["dictionary"]),
         ([DYNAMIC, "x"], ["dictionary"]),
-        ([DYNAMIC, {}], ["'x'", "profile 1"]),
     ],
 )
 def test_shapes_that_do_not_fit_the_model(shapes: Any, words: list[str]) -> None:
@@ -377,24 +349,18 @@ def test_numpy_sizes_are_welcome() -> None:
 # ----------------------------------------------------------------------- targets
 
 
-def test_unknown_gpu_names_the_closest() -> None:
-    with refused(BuildError, "target", "'RTX 4091'") as caught:
-        lab.build(tiny.conv(), gpu="RTX 4091")
-    assert "RTX 4090" in caught.value.diagnosis.fix
-
-
-@pytest.mark.parametrize("gpu", ["H100", "sm_90", 9.0, "V100"])
-def test_target_that_this_tensorrt_does_not_build_for(gpu: str | float) -> None:
-    with refused(BuildError, "target", "cannot build for SM") as caught:
+@pytest.mark.parametrize(
+    ("gpu", "words", "fix"),
+    [
+        *((gpu, "cannot build for SM", "SM120") for gpu in ("H100", 9.0, "V100")),
+        ("RTX 4091", "'RTX 4091'", "RTX 4090"),
+        *((gpu, "", "") for gpu in (True, [], b"T4", "", float("nan"))),
+    ],
+)
+def test_target_that_this_tensorrt_does_not_build_for(gpu: Any, words: str, fix: str) -> None:
+    with refused(BuildError, "target", words) as caught:
         lab.build(tiny.conv(), gpu=gpu)
-    assert "SM89" in caught.value.diagnosis.fix
-    assert "SM120" in caught.value.diagnosis.fix
-
-
-@pytest.mark.parametrize("gpu", [True, [], b"T4", "", float("nan")])
-def test_thing_that_is_no_gpu(gpu: Any) -> None:
-    with refused(BuildError, "target"):
-        lab.build(tiny.conv(), gpu=gpu)
+    assert fix in caught.value.diagnosis.fix
 
 
 def typed(kind: int) -> onnx.ModelProto:
@@ -524,24 +490,11 @@ def test_read_only_cache_still_builds(tmp_path: Path, monkeypatch: pytest.Monkey
             assert lab.build(tiny.mlp()).kernels
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_cache_without_permission_still_builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "mine"
-    folder.mkdir(mode=0o500)
-    monkeypatch.setenv("TRTLAB_CACHE", str(folder))
+def test_cache_that_cannot_be_a_folder_still_builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "not a folder").write_text("a file")
+    monkeypatch.setenv("TRTLAB_CACHE", str(tmp_path / "not a folder" / "cache"))
     with pytest.warns(UserWarning, match="not cached"):
         assert lab.build(tiny.conv()).kernels
-
-
-@pytest.mark.parametrize("make", [lambda path: path.write_text("a file"), lambda path: path.symlink_to("/nowhere/x")])
-def test_cache_that_cannot_be_a_folder_still_builds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], Any]
-) -> None:
-    make(tmp_path / "not a folder")
-    monkeypatch.setenv("TRTLAB_CACHE", str(tmp_path / "not a folder" / "cache"))
-    if not (tmp_path / "not a folder").is_symlink():
-        with pytest.warns(UserWarning, match="not cached"):
-            assert lab.build(tiny.conv()).kernels
 
 
 @pytest.mark.parametrize("size", ["much", "nan", "inf", "1e400"])

@@ -144,18 +144,17 @@ def test_crash_names_the_node_as_the_model_does(misbehave: Any) -> None:
         lab.build(model)
 
 
-def test_python_exception_in_the_compiler_process_is_told(misbehave: Any) -> None:
-    misbehave("build raise")
-    with pytest.raises(BuildError, match="the stand-in gave up") as caught:
+@pytest.mark.parametrize(
+    ("deed", "words", "stage"),
+    [("raise", "the stand-in gave up", "build"), ("killed", "most likely memory ran out", "memory")],
+)
+def test_an_exception_in_the_compiler_process_and_a_kill_by_the_system_are_told(
+    misbehave: Any, deed: str, words: str, stage: str
+) -> None:
+    misbehave(f"build {deed}")
+    with pytest.raises(BuildError, match=words) as caught:
         lab.build(tiny.conv())
-    assert caught.value.stage == "build"
-
-
-def test_process_killed_by_the_system_is_a_matter_of_memory(misbehave: Any) -> None:
-    misbehave("build killed")
-    with pytest.raises(BuildError, match="most likely memory ran out") as caught:
-        lab.build(tiny.conv())
-    assert caught.value.stage == "memory"
+    assert caught.value.stage == stage
 
 
 @pytest.mark.parametrize("deed", ["print", "shout"])

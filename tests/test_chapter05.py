@@ -17,6 +17,7 @@ from matplotlib.text import Text
 from modelopt.onnx.quantization import quantize
 from notebook_runs import NOTEBOOKS, code_cells, run
 from onnxruntime.quantization import CalibrationDataReader, quantize_static
+from verdicts import refused
 
 from trtlab import exercises, models, numerics, precision
 from trtlab.building import build
@@ -103,9 +104,7 @@ def test_onnx_itself_is_right_and_so_is_the_solution() -> None:
     ],
 )
 def test_a_wrong_quantizer_is_told_what_is_wrong(answer: Any, says: str) -> None:
-    verdict = check("05.1")(answer)
-    assert not verdict
-    assert says in verdict.message, verdict.message
+    refused("05.1", says, answer)
 
 
 @pytest.mark.slow
@@ -165,9 +164,7 @@ def test_a_second_pair_behind_the_relu_repairs_the_block_too() -> None:
     ],
 )
 def test_a_wrong_repair_is_told_what_is_wrong(answer: Callable[[], Any], says: str) -> None:
-    verdict = check("05.2")(answer())
-    assert not verdict
-    assert says in verdict.message, verdict.message
+    refused("05.2", says, answer())
 
 
 def behind_the_stem() -> Any:
@@ -206,10 +203,7 @@ def test_a_wrong_reading_of_the_recording_is_told() -> None:
         ("not bool", (worst, True)),
     ]
     for says, answer in wrong:
-        verdict = check("05.3")(answer)
-        assert not verdict
-        assert says in verdict.message, verdict.message
-        assert f"{lost:.0f}" not in verdict.message
+        refused("05.3", says, answer, hides=f"{lost:.0f}")
 
 
 def test_the_threshold_explorer_draws_the_tensor_and_the_threshold_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,3 +241,42 @@ def test_modelopt_reads_a_cache_of_tensorrt_10_and_takes_an_unknown_calibrator_f
     for name, scale in thresholds(calibration_method="max", calibration_cache_path=str(cache)).items():
         assert scale == pytest.approx(scales[name.removesuffix("_cast_to_fp16")], rel=0.002)
     assert thresholds(calibration_method="percentile") == thresholds(calibration_method="max")
+
+
+# ----------------------------------------------------------- FP8, INT4 and FP4 on one matrix product: what the box says
+
+TARGETS = ("SM75", "SM80", "SM86", "SM89", "SM120")
+RANDOM = np.random.default_rng(0)
+W = RANDOM.standard_normal((64, 32)).astype(np.float32)
+X = RANDOM.standard_normal((8, 64)).astype(np.float16)
+FORMATS = chapter05.few_bits(W, X, block=32)
+
+
+def test_the_table_says_what_a_target_refuses_and_what_the_kernel_reads(cache: Path) -> None:
+    models = {name: FORMATS[name] for name in ("INT8", "FP8", "INT4 weights")}
+    table = chapter05.compare_formats(models, W, X, ("SM75", "SM89"))
+    assert table["SM75"].tolist() == ["builds", "no", "no"]
+    assert table["SM89"].tolist() == ["builds"] * 3
+    assert table["kernel reads"].tolist() == ["INT8 × INT8", "FP8 × FP8", "FP16 × INT4"]
+    assert table["bits"].tolist() == [8.26, 8.02, 4.5]
+    assert table.loc["INT8", "SQNR"] > table.loc["FP8", "SQNR"] > table.loc["INT4 weights", "SQNR"] > 15
+
+
+@pytest.mark.deep
+def test_each_format_builds_from_its_target_on(cache: Path) -> None:
+    table = chapter05.compare_formats(FORMATS, W, X, TARGETS)[list(TARGETS)]
+    assert [list(row).count("builds") for row in table.values] == [5, 5, 2, 4, 1]
+    assert table["SM120"].tolist() == ["builds"] * 5
+
+
+def test_the_refusal_is_tensorrts_own(cache: Path) -> None:
+    with pytest.raises(BuildError, match="HW-specific datatypes: fp8_e4m3"):
+        build(FORMATS["FP8"], gpu="SM80", shapes={"x": X.shape}, progress=False)
+
+
+def test_a_smaller_block_loses_less() -> None:
+    models = [chapter05.few_bits(W, X, size)["INT4 weights"] for size in (8, 16, 32, 64)]
+    losses = [
+        numerics.sqnr(X.astype(float) @ W, numerics.run(model, {"x": X}, true_half=True)["y"]) for model in models
+    ]
+    assert losses == sorted(losses, reverse=True)

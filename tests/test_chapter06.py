@@ -12,6 +12,7 @@ import onnx
 import pytest
 from chapter06 import extra_work, in_batches, queue_explorer, queue_picture, sentence_lengths, stuck
 from notebook_runs import NOTEBOOKS, claiming_sections, noticing_sections
+from verdicts import refused
 
 from trtlab import exercises
 from trtlab.models import transformer_encoder
@@ -64,9 +65,7 @@ def test_the_profiles_that_build_and_fail_are_judged() -> None:
         ({"e"}, "no profile 'e'"),
         (set(), "named none"),
     ):
-        verdict = check(wrong)
-        assert not verdict, wrong
-        assert says in verdict.message, verdict.message
+        refused("06.1", says, wrong)
 
 
 def freed(**changes: Any) -> onnx.ModelProto:
@@ -108,9 +107,7 @@ def test_other_ways_to_free_the_model_are_right_too() -> None:
     ],
 )
 def test_a_model_that_is_not_free_is_told_why(answer: Callable[[], Any], says: str) -> None:
-    verdict = exercises.get("06.2").check(answer())
-    assert not verdict
-    assert says in verdict.message, verdict.message
+    refused("06.2", says, answer())
 
 
 LONGEST = [8] * 50 + [16] * 30 + [40] * 10 + [100, 300, 512]
@@ -153,9 +150,7 @@ def test_the_best_three_profiles_are_accepted() -> None:
     ],
 )
 def test_profiles_that_do_not_serve_the_traffic_are_told_why(answer: Any, says: str) -> None:
-    verdict = exercises.get("06.3").check(answer, LONGEST)
-    assert not verdict
-    assert says in verdict.message, verdict.message
+    refused("06.3", says, answer, LONGEST)
 
 
 @pytest.mark.parametrize("cuts", [(24, 32), (96, 192), (72, 144), (32, 64), (64, 104)])  # equal groups, thirds, …
@@ -163,9 +158,7 @@ def test_the_real_queue_separates_the_wrong_ways_to_cut(cuts: tuple[int, int]) -
     longest = in_batches(sentence_lengths(), 8, 8).max(axis=1)
     edges = [0, *cuts, -(-int(longest.max()) // 8) * 8]
     answer = [tokens(low + 1, high, high) for low, high in itertools.pairwise(edges)]
-    verdict = exercises.get("06.3").check(answer, longest)
-    assert not verdict
-    assert "of the padding goes up to" in verdict.message
+    refused("06.3", "of the padding goes up to", answer, longest)
 
 
 def test_the_sentences_are_many_and_none_is_a_table() -> None:

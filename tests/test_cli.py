@@ -131,12 +131,6 @@ def test_cache_is_shown_and_cleared(net: Path, cache: Path, capsys: pytest.Captu
     assert "0 engines" in capsys.readouterr().out
 
 
-def test_cache_size_that_is_no_number(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setenv("TRTLAB_CACHE_GIB", "much")
-    assert main(["cache"]) == 1
-    assert "TRTLAB_CACHE_GIB" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("arguments", [["--help"], ["build", "--help"], ["cache", "--help"]])
 def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:

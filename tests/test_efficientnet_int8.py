@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +11,7 @@ import numpy as np
 import onnx
 import pandas as pd
 import pytest
+from conftest import script_of
 
 from trtlab import datasets, models, numerics, precision
 from trtlab.files import data_file
@@ -22,13 +22,7 @@ BEST = "MSE, the worst 8 in FP16"
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("efficientnet_lite0_int8", FOLDER / "int8.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclass looks itself up there
-    spec.loader.exec_module(module)
-    return module
+    return script_of(FOLDER / "int8.py")
 
 
 def table(name: str, key: str) -> pd.DataFrame:

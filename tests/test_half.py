@@ -211,10 +211,9 @@ def test_a_limit_is_no_mask_and_nan_no_number() -> None:
         to_half(attention("Add", np.nan), "fp16")
 
 
-@pytest.mark.parametrize(("samples", "message"), [({"x": IMAGES[:, :2]}, "takes float32")])
-def test_samples_that_do_not_fit_are_refused(samples: dict[str, np.ndarray], message: str) -> None:
-    with pytest.raises(AssetError, match=message):
-        to_half(conv("N"), "fp16", samples)
+def test_samples_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(AssetError, match="takes float32"):
+        to_half(conv("N"), "fp16", {"x": IMAGES[:, :2]})
 
 
 def test_an_operator_that_is_not_onnx_is_refused_by_name() -> None:

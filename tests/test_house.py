@@ -47,7 +47,7 @@ PLACED = "models.mlp memory.curve recordings.recording recordings.recordings dra
 
 
 # The house is not yet as small as it is meant to be: 7,500 lines, tests 12,000. These figures may only fall.
-TODAY, TESTS_TODAY = 9_010, 12_850
+TODAY, TESTS_TODAY = 9_010, 12_690
 
 
 def lines(*paths: Path) -> int:

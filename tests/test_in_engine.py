@@ -6,15 +6,14 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
-from tiny_models import attention, conv, model, node, tensor
+from tiny_models import attention, conv, model, node
 
 import trtlab as lab
 from trtlab.engine import Engine, Layer, Tensor
 from trtlab.errors import AssetError, ModelError, PrecisionError
-from trtlab.precision import assert_precision, precision_share, precisions, to_half
+from trtlab.precision import assert_precision, precision_share, precisions, quantize, to_half
 from trtlab.precision.in_engine import multiply_adds, precision_of
 from trtlab.toys import toy
 
@@ -24,19 +23,11 @@ SHAPES = {"x": (8, 1, 28, 28)}
 
 def quantized_conv(activations: bool = True, weights: bool = True) -> onnx.ModelProto:
     """A convolution and a ReLU with Q/DQ pairs on one or both operands."""
-    nodes, read = [], {"x": "x", "w": "w"}
-    for name, wanted in (("x", activations), ("w", weights)):
-        if wanted:
-            nodes += [
-                node("QuantizeLinear", f"{name} s z", f"{name}_q"),
-                node("DequantizeLinear", f"{name}_q s z", f"{name}_dq"),
-            ]
-            read[name] = f"{name}_dq"
-    nodes += [node("Conv", f"{read['x']} {read['w']}", "c", pads=[1, 1, 1, 1]), node("Relu", "c", "y")]
-    array = np.random.default_rng(0).normal(size=(32, 32, 3, 3)) / 4
-    return model(
-        nodes, {"x": (8, 32, 16, 16)}, "y", [tensor("s", 0.02), tensor("z", 0, "int8"), tensor("w", array)], opset=20
-    )
+    text = "t (float[8,32,16,16] x) => (float[8,32,16,16] y) { c = Conv<pads=[1,1,1,1]>(x, w) y = Relu(c) }"
+    plain = toy(text, w=(32, 32, 3, 3))
+    if not (activations or weights):
+        return plain
+    return quantize(plain, None, scales={"x": 0.02}, activations=activations, weights=weights, base="fp32").model
 
 
 def kernel(inputs: str, constants: str = "", kind: str = "kgen") -> Layer:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import importlib.util
 import io
 import os
 import subprocess
@@ -17,6 +16,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from conftest import script_of
 
 import trtlab as lab
 from trtlab import datasets, models
@@ -194,11 +194,7 @@ def test_tensorrt_builds_with_every_size_dynamic_and_with_batch_norm() -> None:
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """The training script, with 640 digits to train with and 200 held out."""
-    spec = importlib.util.spec_from_file_location("train", data_file("digit_cnn/train.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = script_of(data_file("digit_cnn/train.py"))
     few = {"train": 640, "test": 200}
     some = {split: datasets.digits(split) for split in few}  # type: ignore[arg-type]
     small = {split: datasets.Dataset(some[split].images[:n], some[split].labels[:n]) for split, n in few.items()}

@@ -364,11 +364,9 @@ def test_weights_that_are_nan_or_infinite_are_refused_with_their_node(wrong: flo
     refused("weights 'w1' of node 'conv1'", model, samples)
 
 
-@pytest.mark.parametrize(
-    ("samples", "match"), [(None, "no samples to calibrate with"), ({"x": normal(2, 3, 8, 9)}, "give float32 2×3×8×9")]
-)
-def test_samples_that_do_not_fit_are_refused(samples: object, match: str) -> None:
-    refused(match, tiny()[0], samples, error=lab.AssetError)
+def test_samples_that_do_not_fit_are_refused() -> None:
+    refused("no samples to calibrate with", tiny()[0], None, error=lab.AssetError)
+    refused("give float32 2×3×8×9", tiny()[0], {"x": normal(2, 3, 8, 9)}, error=lab.AssetError)
 
 
 def test_a_tensor_that_is_zero_in_every_sample_leaves_its_node_as_it_is() -> None:
