@@ -15,10 +15,9 @@ import pandas as pd
 from IPython.display import HTML
 from ipywidgets import VBox
 
-from trtlab import trt
+from trtlab import draw, trt
 from trtlab.building import build
 from trtlab.buildlog import read_engine
-from trtlab.draw.bars import bars
 from trtlab.draw.frame import Picture, message
 from trtlab.engine import Engine
 from trtlab.errors import AssetError, BuildError
@@ -366,7 +365,7 @@ def targets_picture(model: Model, targets: str, shapes: Any = None) -> Picture:
     times = plans[targets] / plans["RTX 4090 alone"]
     kernels = f"{len(default.engine.kernels)} and {len(mine.engine.kernels)} kernels"
     sizes = {name: size / 2**20 for name, size in plans.items()}
-    return bars(sizes, f"{kernels}; the second plan has {times:.1f} times the size", "plan, MiB", "{:.2f}")
+    return draw.bars(sizes, f"{kernels}; the second plan has {times:.1f} times the size", "plan, MiB", "{:.2f}")
 
 
 def targets_explorer(networks: Mapping[str, tuple[Model, Any]]) -> VBox:

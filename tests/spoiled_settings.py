@@ -11,7 +11,7 @@ from typing import Any
 import chapter03
 from spoiled_engines import everywhere
 
-from trtlab import buildlog, engine
+from trtlab import building, engine
 
 
 def settings_do_nothing() -> None:
@@ -35,15 +35,15 @@ def everything_is_refused() -> None:
     _replace_trials(spoiled)
 
 
-def every_log_is_the_first() -> None:
-    """Whatever was built, the log of the first build is read."""
-    read, found = buildlog.read_build_log, []
+def every_engine_is_the_first() -> None:
+    """Whatever was to be built, the first engine comes back."""
+    build, found = building.build, []
 
-    def spoiled(messages: Any) -> Any:
-        found.append(read(messages))
+    def spoiled(*args: Any, **options: Any) -> Any:
+        found.append(build(*args, **options))
         return found[0]
 
-    everywhere(read, spoiled)
+    everywhere(build, spoiled)
 
 
 def every_plan_is_the_same() -> None:

@@ -5,6 +5,7 @@ and describes its engine through an inspector: one layer an ONNX node. Engines c
 """
 
 import json
+import sys
 from enum import Enum, IntEnum
 
 import onnx
@@ -62,6 +63,9 @@ class ILogger:
 
 class Logger(ILogger):
     INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = Severity
+
+    def log(self, severity: Severity, message: str) -> None:
+        print(message, file=sys.stderr)
 
 
 def init_libnvinfer_plugins(logger: ILogger, namespace: str) -> bool:
