@@ -16,6 +16,7 @@ import ipywidgets
 import numpy as np
 import onnx
 import pandas as pd
+from chapter05_recordings import compare
 from IPython.display import HTML, display
 from ipywidgets import VBox
 from matplotlib.axes import Axes
@@ -30,7 +31,7 @@ from trtlab.engine import Engine, Layer
 from trtlab.errors import BuildError
 from trtlab.exercises import Answer, Exercise, a_model, same_numbers
 from trtlab.numerics import sqnr
-from trtlab.recordings import compare, recording
+from trtlab.recordings import recording
 from trtlab.toys import toy
 from trtlab.widgets import dropdown, explorer
 
@@ -53,7 +54,7 @@ def exercises() -> list[Exercise]:
             "Take a negative and a positive number. Round and clip, then apply the ReLU. Now in the other order.",
         ), _repaired),
         Exercise("05.3", (
-            "lab.recordings.compare(half, naive) has one row for each group of layers, copies included.",
+            "compare(half, naive) has one row for each group of layers, copies included.",
             "Look at the sign of 'difference': which sign means that INT8 is slower? In which unit is it?",
             "Which rows of the table does the question leave out?",
         ), _lost_most),

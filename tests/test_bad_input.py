@@ -248,12 +248,6 @@ def test_sequence_output() -> None:
         lab.build(model)
 
 
-def test_float64_model_is_compiled_in_float32() -> None:
-    weights = [tiny.weight("w", 3, dtype="float64")]
-    engine = lab.build(relu(nodes=[tiny.node("Mul", "x w", "y")], weights=weights, kind=TensorProto.DOUBLE))
-    assert {port.dtype for port in engine.ports} == {"FP32"}
-
-
 def test_weights_that_are_not_as_many_as_their_shape_says() -> None:
     model = tiny.conv()
     model.graph.initializer[0].dims[0] = 7

@@ -8,21 +8,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import chapter04
 import chapter05
 import nbformat
 import numpy as np
 import onnx
+import pandas as pd
 import pytest
+from chapter05_recordings import compare, difference, side_by_side
 from matplotlib.text import Text
 from modelopt.onnx.quantization import quantize
 from notebook_runs import NOTEBOOKS, code_cells, run
 from onnxruntime.quantization import CalibrationDataReader, quantize_static
+from test_draw import overlaps, text_of, words
 from verdicts import refused
 
 from trtlab import exercises, models, numerics, precision
 from trtlab.building import build
+from trtlab.draw.frame import DPI, Picture
 from trtlab.errors import BuildError
-from trtlab.recordings import compare, recording
+from trtlab.recordings import recording, recordings
 from trtlab.toys import toy
 
 NOTEBOOK = NOTEBOOKS / "05_int8_calibration.ipynb"
@@ -213,7 +218,7 @@ def test_the_threshold_explorer_draws_the_tensor_and_the_threshold_chosen(monkey
     name, share = explorer.children[0].children
     name.value = "large"
     share.value = 10
-    notes = [" ".join(text.get_text() for text in picture.findobj(Text)) for picture in shown]
+    notes = [said(picture) for picture in shown]
     assert len(notes) == 3  # before the first change, and after each
     assert "threshold 50 " in notes[1]
     assert " 0 of 100 values clipped" in notes[1]
@@ -252,26 +257,11 @@ X = RANDOM.standard_normal((8, 64)).astype(np.float16)
 FORMATS = chapter05.few_bits(W, X, block=32)
 
 
-def test_the_table_says_what_a_target_refuses_and_what_the_kernel_reads(cache: Path) -> None:
-    models = {name: FORMATS[name] for name in ("INT8", "FP8", "INT4 weights")}
-    table = chapter05.compare_formats(models, W, X, ("SM75", "SM89"))
-    assert table["SM75"].tolist() == ["builds", "no", "no"]
-    assert table["SM89"].tolist() == ["builds"] * 3
-    assert table["kernel reads"].tolist() == ["INT8 × INT8", "FP8 × FP8", "FP16 × INT4"]
-    assert table["bits"].tolist() == [8.26, 8.02, 4.5]
-    assert table.loc["INT8", "SQNR"] > table.loc["FP8", "SQNR"] > table.loc["INT4 weights", "SQNR"] > 15
-
-
 @pytest.mark.deep
 def test_each_format_builds_from_its_target_on(cache: Path) -> None:
     table = chapter05.compare_formats(FORMATS, W, X, TARGETS)[list(TARGETS)]
     assert [list(row).count("builds") for row in table.values] == [5, 5, 2, 4, 1]
     assert table["SM120"].tolist() == ["builds"] * 5
-
-
-def test_the_refusal_is_tensorrts_own(cache: Path) -> None:
-    with pytest.raises(BuildError, match="HW-specific datatypes: fp8_e4m3"):
-        build(FORMATS["FP8"], gpu="SM80", shapes={"x": X.shape}, progress=False)
 
 
 def test_a_smaller_block_loses_less() -> None:
@@ -280,3 +270,88 @@ def test_a_smaller_block_loses_less() -> None:
         numerics.sqnr(X.astype(float) @ W, numerics.run(model, {"x": X}, true_half=True)["y"]) for model in models
     ]
     assert losses == sorted(losses, reverse=True)
+
+
+# ------------------------------------------------------------------------------- the pictures of chapters 04 and 05
+
+VALUES = np.random.default_rng(0).laplace(size=20_000)
+VALUES[0] = 40.0
+CURVE = pd.DataFrame(
+    {"int8_percent": [100, 96, 90, 60], "sqnr_db": [18.2, 20.2, 24.5, 34.0], "label": ["none", "1", "2", "4"]}
+)
+COUNTS = (60, 34, 20, 12, 8, 5, 4, 3, 2, 1, 1, 1, 1, 0, 0, 1)
+GAIN = pd.DataFrame({"A10": [1.8, 2.1], "A100-SXM4-80GB": [1.3, 2.0]}, index=[1, 256])
+RUNS = [recording(name) for name in recordings().index[:5]]
+
+PICTURES: dict[str, Callable[[], list[Picture]]] = {
+    "bits": lambda: [chapter04.bits(0.1, "Four formats"), chapter04.bits(9e4), chapter04.bits(1.23456e-9)],
+    "speed": lambda: [chapter04.speed_ups(GAIN, "Twice as fast")],
+    "histogram": lambda: [
+        chapter05.histogram(VALUES, 4.0),
+        chapter05.histogram(VALUES, {"min-max": 40.0, "entropy": 7.1, "percentile": 6.9, "MSE": 8.2}),
+    ],
+    "entropy": lambda: [chapter05.entropy_example(COUNTS, (4, 8, 16), 4, "Clip too much, or blur too much")],
+    "error": lambda: [chapter05.quantization_error(VALUES, {"a": 7.0, "b": 39.0})],
+    "curve": lambda: [chapter05.accuracy_curve(CURVE, "Four bring it back")],
+    "recordings": lambda: [side_by_side(RUNS), *[difference(RUNS[1], RUNS[i]) for i in (2, 4)]],
+}
+
+
+def said(figure: Picture) -> str:
+    return " | ".join(text.get_text() for text in words(figure))
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_no_text_covers_another_or_leaves_the_card_and_words_are_readable_at_half_size(name: str) -> None:
+    for figure in PICTURES[name]():
+        assert not overlaps(figure), figure.get_label()
+        shown = (text for text in figure.findobj(Text) if text.get_text().strip())
+        assert min(text.get_fontsize() for text in shown) * DPI / 72 / 2 > 6
+
+
+def test_the_clipped_part_is_marked_and_counted() -> None:
+    figure = chapter05.histogram(VALUES, 4.0)
+    clipped = int((np.abs(VALUES) > 4).sum())
+    assert f"{clipped:,} of 20,000 values clipped" in text_of(figure, "note")
+    colors = {patch.get_facecolor() for patch in figure.axes[1].patches}
+    assert len(colors) == 2
+    assert len({patch.get_facecolor() for patch in chapter05.histogram(VALUES, 41.0).axes[1].patches}) == 1
+
+
+def test_the_histogram_says_in_which_direction_to_go() -> None:
+    assert "raise the threshold" in chapter05.histogram(VALUES, 2.0).get_label()
+    assert "lower it" in chapter05.histogram(VALUES, 40.0).get_label()
+
+
+def test_the_least_error_is_where_the_title_says() -> None:
+    title = chapter05.quantization_error(VALUES, {}).get_label()
+    best = float(title.rsplit(" ", 1)[1])
+
+    def error(threshold: float) -> float:
+        step = threshold / 127
+        return float(((np.clip(np.round(VALUES / step), -127, 127) * step - VALUES) ** 2).sum())
+
+    assert error(best) <= min(error(best * 1.2), error(best / 1.2))
+
+
+def test_no_recording_is_said_to_be_none() -> None:
+    assert "no recording" in side_by_side([]).get_label()
+
+
+def test_recordings_show_both_times_and_their_source() -> None:
+    figure = side_by_side(RUNS)
+    text = said(figure)
+    for one in RUNS:
+        assert f"{one.end_to_end_ms:.2f} ms end to end" in text
+        assert f"layers {one.layer_sum_ms:.2f} ms" in text
+    assert "recorded by NVIDIA on A100" in text
+    ends = [patch.get_width() for patch in figure.axes[1].patches if patch.get_gid() == "end to end"]
+    assert ends == [one.end_to_end_ms for one in RUNS]
+
+
+def test_the_difference_of_two_recordings_adds_up() -> None:
+    a, b = recording("resnet18-a100-fp16"), recording("resnet18-a100-int8-qdq")
+    figure = difference(a, b)
+    drawn = sum(patch.get_width() for patch in figure.axes[1].patches)
+    assert drawn == pytest.approx(1000 * (b.layer_sum_ms - a.layer_sum_ms), abs=1e-6)
+    assert "not end to end" in text_of(figure, "note")

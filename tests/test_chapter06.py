@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from chapter06 import extra_work, in_batches, queue_explorer, queue_picture, sentence_lengths, stuck
+from chapter06 import in_batches, queue_explorer, queue_picture, sentence_lengths, stuck
 from notebook_runs import NOTEBOOKS, claiming_sections, noticing_sections
 from verdicts import refused
 
@@ -159,17 +159,6 @@ def test_the_real_queue_separates_the_wrong_ways_to_cut(cuts: tuple[int, int]) -
     edges = [0, *cuts, -(-int(longest.max()) // 8) * 8]
     answer = [tokens(low + 1, high, high) for low, high in itertools.pairwise(edges)]
     refused("06.3", "of the padding goes up to", answer, longest)
-
-
-def test_the_sentences_are_many_and_none_is_a_table() -> None:
-    lengths = sentence_lengths()
-    assert len(lengths) % 64 == 0
-    assert len(lengths) >= 960
-    assert np.array_equal(lengths, sentence_lengths())
-    assert np.quantile(lengths, 0.99) < 100
-    assert lengths.max() < 512
-    assert extra_work(in_batches(lengths, 1)) == 0
-    assert extra_work(in_batches(lengths, 8, 8)) < extra_work(in_batches(lengths, 8)) / 2
 
 
 def test_the_widget_draws_what_was_chosen() -> None:

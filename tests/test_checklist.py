@@ -8,11 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxsim
 import pytest
 import tiny_models as tiny
 import torch
-from chapter01 import fixed_encoder
 from chapter06 import try_profiles
 from onnx import TensorProto
 from test_chapter01 import export
@@ -87,15 +85,6 @@ def test_batch_norm_that_updates_its_statistics_is_found_as_tensorrt_finds_it() 
     says(model, "inference mode", "fix", "norm")
     with pytest.raises(lab.BuildError, match="training_mode == 1"):
         lab.build(model)
-
-
-@pytest.mark.slow
-def test_the_current_exporter_writes_batch_norm_for_inference_whatever_the_mode() -> None:
-    """What chapter 01 says about onnxscript; should this fail after an update, the chapter must change too."""
-    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).train()
-    model = export(module, torch.randn(2, 3, 8, 8), optimize=False)
-    assert "BatchNormalization" in {node.op_type for node in model.graph.node}
-    assert checklist(model)["inference mode"].ok
 
 
 def test_dropout_for_inference_and_random_numbers_are_told_apart() -> None:
@@ -254,14 +243,6 @@ def test_axes_that_are_not_folded_are_found_where_tensorrt_refuses_them() -> Non
     told = try_profiles([(model, None) for model in models])
     assert [not one.built for one in told] == [*refused.values(), False]
     assert [any("build-time constant" in error for error in one.errors) for one in told] == [*refused.values(), False]
-
-
-@pytest.mark.slow
-def test_what_onnxsim_makes_of_attention_is_found_as_tensorrt_finds_it() -> None:
-    model = onnxsim.simplify(fixed_encoder())[0]
-    says(model, "operators", "fix", "com.microsoft::Attention")
-    with pytest.raises(lab.BuildError, match="same number of dimensions"):
-        lab.build(model)
 
 
 def test_a_model_local_function_is_no_foreign_operator() -> None:

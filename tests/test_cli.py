@@ -139,14 +139,6 @@ def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert "usage: python -m trtlab" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [[], ["fly"], ["build"], ["build", "a.onnx", "--speed"]])
-def test_wrong_usage_is_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(arguments)
-    assert caught.value.code == 2
-    assert "usage:" in capsys.readouterr().err
-
-
 def test_output_into_a_closed_pipe_is_no_traceback(net: Path) -> None:
     command = f"{sys.executable} -m trtlab build '{net}' | true"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)

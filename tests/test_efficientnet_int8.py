@@ -52,15 +52,6 @@ def test_every_recipe_of_the_script_was_measured(script: ModuleType) -> None:
     assert len(table("sensitivity", "node")) == 50
 
 
-def test_keeping_more_nodes_never_costs_and_the_share_falls() -> None:
-    kept = table("kept", "kept")
-    assert kept["sqnr_db"].is_monotonic_increasing
-    assert kept["int8_percent"].is_monotonic_decreasing
-    assert (kept["share_from"] == "engine for SM89").all()
-    recipes = table("recipes", "recipe")
-    assert kept.loc[8, "int8_percent"] == recipes.loc[BEST, "int8_percent"]
-
-
 def test_no_photo_of_the_held_out_package_is_in_the_repository() -> None:
     package = Path(importlib.util.find_spec("foolbox").submodule_search_locations[0])  # type: ignore[union-attr,index]
     theirs = {photo.read_bytes() for photo in (package / "data").glob("imagenet_*.jpg")}

@@ -42,8 +42,8 @@ INTERFACES = """
     recordings.from_trtexec models.ReferenceModel diagnosis.diagnose repairing.repair report.explain report.compare
 """
 # What DESIGN's house has a place for although one chapter alone uses it today: curves beside breakdown and fits;
-# recorded runs and their picture, which chapter 08 builds on; the smallest of the reference models.
-PLACED = "models.mlp memory.curve recordings.recording recordings.recordings draw.recordings draw.recorded_difference"
+# recorded runs, which chapter 08 builds on; the smallest of the reference models.
+PLACED = "models.mlp memory.curve recordings.recording recordings.recordings"
 
 
 # The house is not yet as small as it is meant to be: 7,500 lines, tests 12,000. These figures may only fall.
@@ -154,7 +154,7 @@ def used_by_one_chapter() -> dict[str, str]:
     """The names of trtlab that a single chapter uses and no other file of trtlab: "memory.curve" -> "07"."""
     users = defaultdict(set)
     for path in [*NOTEBOOKS.glob("[0-9]*.ipynb"), *COMPANIONS]:
-        chapter = path.name[:2] if path.suffix == ".ipynb" else path.stem[-2:]
+        chapter = path.stem.removeprefix("chapter")[:2]
         for module, name in uses(path):
             if name and module != "trtlab" and hasattr(importlib.import_module(module), name):
                 users[f"{module.split('.')[1]}.{name}"].add(chapter)

@@ -1,29 +1,22 @@
-"""quantize(): INT8 that the compiler takes, where it was asked for, and a clear word where it cannot be."""
+"""INT8 that the compiler takes, where it was asked for, and a clear word where it cannot be; which node suffers."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import onnx
+import pandas as pd
 import pytest
 import tiny_models
 from onnx import TensorProto, helper, numpy_helper
 
 import trtlab as lab
 from trtlab.engine import Engine, Tensor
-from trtlab.numerics import accuracy, compare, run
-from trtlab.precision import (
-    CALIBRATORS,
-    Quantized,
-    calibrate,
-    histograms,
-    precision_share,
-    quantize,
-    threshold,
-    to_half,
-)
+from trtlab.numerics import compare, run
+from trtlab.precision import CALIBRATORS, Quantized, calibrate, precision_share, quantize, sensitivity, to_half
 from trtlab.toys import toy
 
 SHAPES = {"x": (8, 1, 28, 28)}
@@ -38,14 +31,10 @@ def tiny() -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
     return tiny_models.conv("N"), {"x": normal(16, 3, 8, 8)}
 
 
-def digits(count: int = 512) -> dict[str, np.ndarray]:
-    return {"x": lab.datasets.digits("train").images[:count]}
-
-
 @cache
 def digit_scales() -> dict[str, float]:
     """Min-max scales of every tensor of the digit CNN that any placement needs."""
-    return calibrate(lab.models.digit_cnn().onnx(), digits(64), "minmax")
+    return calibrate(lab.models.digit_cnn().onnx(), {"x": lab.datasets.digits("train").images[:64]}, "minmax")
 
 
 @cache
@@ -77,30 +66,6 @@ def _is_matrix(constant: Tensor) -> bool:
 
 
 # --- what the numbers are
-
-
-def accuracies(images: np.ndarray) -> dict[str, float]:
-    """What each calibrator leaves of the digit CNN's accuracy on 400 held-out digits; its tensors are counted once."""
-    model, held_out = lab.models.digit_cnn().onnx(), lab.datasets.digits("test")
-    some = lab.datasets.Dataset(held_out.images[:400], held_out.labels[:400])
-    counted, found = histograms(model, {"x": images}, list(digit_scales())), {"none": accuracy(model, some).value}
-    for name in CALIBRATORS:
-        scales = {tensor: threshold(counts, name) / 127 for tensor, counts in counted.items()}
-        found[name] = accuracy(quantize(model, None, scales=scales, base="fp32").model, some).value
-    return found
-
-
-def test_no_calibrator_costs_the_digit_cnn_half_a_point_of_accuracy() -> None:
-    found = accuracies(digits(256)["x"])
-    assert min(found.values()) >= found["none"] - 0.005
-
-
-def test_one_saturated_pixel_in_512_images_ruins_min_max_and_mse_but_not_entropy_and_percentile() -> None:
-    images = digits()["x"].copy()
-    images[100, 0, 14, 14] = 100
-    found = accuracies(images)
-    assert max(found["minmax"], found["mse"]) < 0.2
-    assert min(found["entropy"], found["percentile"]) > 0.98
 
 
 def test_a_channel_with_small_weights_keeps_its_precision_only_with_a_scale_of_its_own() -> None:
@@ -411,3 +376,60 @@ def test_given_scales_must_be_there_and_be_numbers() -> None:
     refused("'flat', read by node 'head'.*no scale", model, None, scales={"x": 0.1, "relu1": 0.1}, error=lab.AssetError)
     for wrong in (-0.1, math.nan, math.inf):
         refused("'x', read by .*has the scale", model, None, scales={**scales, "x": wrong}, error=lab.AssetError)
+
+
+# --- which node suffers
+
+SPOILED = "block2.first.conv/Conv"
+SOME = {"x": lab.datasets.digits("test").images[:50]}
+
+
+def only_products(scales: dict[str, float] | None = None) -> Quantized:
+    """The digit CNN in INT8 on the FP32 base, without pairs at the sums."""
+    return quantize(
+        lab.models.digit_cnn().onnx(), None, base="fp32", residual=False, scales={**digit_scales(), **(scales or {})}
+    )
+
+
+@cache
+def ranking() -> pd.DataFrame:
+    return sensitivity(lab.models.digit_cnn().onnx(), SOME, only_products())
+
+
+def test_every_quantized_node_is_ranked_with_its_share_of_the_work() -> None:
+    assert list(ranking().columns) == ["node", "op", "sqnr_db", "cosine", "share"]
+    assert set(ranking()["node"]) == set(only_products().quantized)
+    assert len(ranking()) == 9
+    assert ranking()["sqnr_db"].is_monotonic_increasing
+    assert ranking()["share"].sum() == pytest.approx(1)
+    classifier = ranking().set_index("node").loc["classifier/Gemm"]
+    assert classifier["share"] == pytest.approx(640 / 10_277_504, rel=0.01)
+    assert classifier["op"] == "Gemm"
+
+
+def test_the_figure_of_a_node_is_that_of_the_model_with_it_alone_quantized() -> None:
+    first, model = ranking().iloc[0], lab.models.digit_cnn().onnx()
+    alone = quantize(model, None, base="fp32", residual=False, scales=digit_scales(), nodes=[first["node"]])
+    right, result = (run(one, SOME)["logits"] for one in (model, alone.model))
+    assert first["sqnr_db"] == pytest.approx(lab.numerics.sqnr(right, result))
+    assert first["cosine"] == pytest.approx(lab.numerics.cosine(right, result))
+
+
+def test_a_node_with_a_scale_60_times_too_small_is_found_first() -> None:
+    model = onnx.load(lab.models.digit_cnn().onnx())
+    (tensor,) = (node.input[0] for node in model.graph.node if node.name == SPOILED)
+    table = sensitivity(model, SOME, only_products({tensor: digit_scales()[tensor] / 60}))
+    assert table["node"][0] == SPOILED
+    assert table["sqnr_db"][0] < table["sqnr_db"][1] - 10
+
+
+def test_scales_of_another_model_and_samples_that_do_not_fit_are_refused() -> None:
+    model, good = lab.models.digit_cnn().onnx(), only_products()
+    for samples, quantized, says in (
+        (SOME, replace(good, quantized=("conv_stem/Conv",)), "no node 'conv_stem/Conv'"),
+        ({"image": SOME["x"]}, good, "'image'"),
+        ({"x": np.full((1, 1, 28, 28), np.nan, np.float32)}, good, "NaN"),
+        ({"x": SOME["x"][:0]}, good, "empty"),
+    ):
+        with pytest.raises(lab.AssetError, match=says):
+            sensitivity(model, samples, quantized)

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chapter05_recordings import compare, with_nodes
 
 from trtlab import recordings
 from trtlab.engine import Layer
 from trtlab.errors import AssetError
-from trtlab.recordings import Recording, TimedLayer, compare, from_trtexec, recording, with_nodes
+from trtlab.recordings import Recording, TimedLayer, from_trtexec, recording
 
 NAMES = recordings.recordings().index.tolist()
 RESNET18 = [name for name in NAMES if name.startswith("resnet18")]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -15,15 +13,12 @@ from typing import Any
 import pandas as pd
 
 from trtlab import tables
-from trtlab.buildlog import nodes_in_name, read_inspector
+from trtlab.buildlog import read_inspector
 from trtlab.engine import Layer
 from trtlab.errors import AssetError
 from trtlab.files import data_file
-from trtlab.graph import PRODUCTS
 
 File = str | Path
-
-_COPIES = ("quantize", "data movement")
 
 
 @dataclass(frozen=True)
@@ -169,64 +164,3 @@ def _ms(value: Any) -> float:
     if not 0 <= value < float("inf"):
         raise ValueError(f"{value} is no time")
     return float(value)
-
-
-# PyTorch's old exporter numbers its nodes, and a quantised model has more of them: there Conv_3 is called Conv_22.
-_NUMBERED = re.compile(r"([A-Z][A-Za-z]*)_(\d+)")
-_WORK = frozenset({*PRODUCTS, "MaxPool", "AveragePool", "GlobalAveragePool", "Softmax"})
-_COPY = re.compile(r"(?:Reformatting CopyNode for .*? to|reshape_(?:before|after)|copied_squeeze_after)[ _](.*)")
-_NO_WORK = re.compile(r".*quantizelinear.*|.*\.(weight|bias)|.*\(Unnamed Layer\*.*", re.IGNORECASE)
-
-
-def compare(a: Recording, b: Recording) -> pd.DataFrame:
-    """Milliseconds of `a` and `b` for each group of layers that runs the same ONNX nodes, in the order of `a`.
-
-    Copies (Q, DQ and reformat layers) go with the layer that they feed. Both sides add up to their layer sums, not to
-    the end-to-end times. Nodes that an exporter numbered are matched by their rank (the third Conv with the third
-    Conv). Raises AssetError when the recordings are not of one network.
-    """
-    sides = with_nodes(a), with_nodes(b)
-    first, second = ({node for nodes, _ in side for node in nodes} for side in sides)
-    if odd := sorted(first ^ second) or ["no node"] * (not first):
-        what = f"'{a.name}' and '{b.name}' are not recordings of one network: {odd[0]} is named by only one of them."
-        raise AssetError(what, fix="compare two runs of the same model.")
-    groups: dict[str, frozenset[str]] = {}  # node -> all that share a layer with it in either run, also through others
-    for nodes, _ in (*sides[0], *sides[1]):
-        joined = nodes.union(*(groups.get(node, ()) for node in nodes))
-        groups.update(dict.fromkeys(joined, joined))
-    rows = []
-    for group in dict.fromkeys(groups[min(nodes)] for nodes, _ in sides[0]):
-        in_a, in_b = ([timed for nodes, timed in side if nodes <= group] for side in sides)
-        work = [timed for timed in in_a if timed.kind not in _COPIES] or in_a
-        names = " | ".join(timed.layer.name for timed in work)
-        rows.append((names, work[0].kind, *_ms_and_copies(in_a), *_ms_and_copies(in_b)))
-    table = pd.DataFrame(rows, columns=["layers", "kind", "a ms", "a copies", "b ms", "b copies"])
-    return table.assign(difference=table["b ms"] - table["a ms"])
-
-
-def _ms_and_copies(layers: list[TimedLayer]) -> tuple[float, float]:
-    return sum(timed.ms for timed in layers), sum(timed.ms for timed in layers if timed.kind in _COPIES)
-
-
-def with_nodes(run: Recording) -> list[tuple[frozenset[str], TimedLayer]]:
-    """Each layer with the nodes it works for, named alike in every recording: the third Conv is "Conv 3".
-
-    A layer that names no work of its own goes with the next that does; at the end with the last.
-    """
-    own = [_nodes(timed) for timed in run.layers]
-    numbered = {match for nodes in own for node in nodes if (match := _NUMBERED.fullmatch(node))}
-    alike: dict[str, str] = {}
-    ranks: Counter[str] = Counter()
-    for op, _, node in sorted({(match[1], int(match[2]), match[0]) for match in numbered}):
-        ranks[op] += 1
-        alike[node] = f"{op} {ranks[op]}"
-    owners = pd.Series([frozenset(alike.get(node, node) for node in nodes) or None for nodes in own], dtype=object)
-    return [(nodes or frozenset(), timed) for nodes, timed in zip(owners.bfill().ffill(), run.layers, strict=True)]
-
-
-def _nodes(timed: TimedLayer) -> frozenset[str]:
-    """The ONNX nodes that say what a layer is there for; a copy's are those of the layer it is named after."""
-    copy = _COPY.match(timed.layer.name)
-    names: Iterable[str] = nodes_in_name(copy[1]) if copy else timed.layer.onnx_nodes
-    numbered = {name: _NUMBERED.fullmatch(name) for name in names if not _NO_WORK.fullmatch(name)}
-    return frozenset(name for name, match in numbered.items() if match is None or match[1] in _WORK)

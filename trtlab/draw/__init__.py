@@ -7,4 +7,3 @@ from trtlab.draw.frame import Picture
 from trtlab.draw.fusion import fusion
 from trtlab.draw.memory import memory
 from trtlab.draw.palette import KINDS
-from trtlab.draw.recorded import recorded_difference, recordings
