@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import pytest
 import tiny_models as tiny
+from chapter05 import few_bits
 from onnx import TensorProto, helper
 
 import trtlab as lab
@@ -363,30 +364,20 @@ def typed(kind: int) -> onnx.ModelProto:
     return relu(nodes=[tiny.node("MatMul", "x w", "y", "gemm")], inputs={"x": (32, 32)}, weights=[weights], kind=kind)
 
 
-def fp8() -> onnx.ModelProto:
-    """A product whose operands are quantized to FP8."""
-    kind = TensorProto.FLOAT8E4M3FN
-    zero = helper.make_tensor("zero", kind, (), [0.0])
-    nodes = [
-        tiny.node("QuantizeLinear", "x s zero", "xq"), tiny.node("DequantizeLinear", "xq s zero", "xd"),
-        tiny.node("QuantizeLinear", "w s zero", "wq"), tiny.node("DequantizeLinear", "wq s zero", "wd"),
-        tiny.node("MatMul", "xd wd", "y", "gemm"),
-    ]  # fmt: skip
-    weights = [tiny.weight("w", 32, 32), tiny.tensor("s", 0.1), zero]
-    return relu(nodes=nodes, inputs={"x": (32, 32)}, weights=weights, opset=19)
+FP8 = few_bits(np.linspace(-1, 1, 1024, dtype="float32").reshape(32, 32), np.ones((32, 32), np.float16), 32)["FP8"]
 
 
 @pytest.mark.parametrize(
     ("model", "gpu", "words"),
-    [(typed(TensorProto.FLOAT), "T4", "SM75"), (typed(TensorProto.BFLOAT16), "T4", "BF16"), (fp8(), "A10", "FP8")],
+    [(typed(TensorProto.FLOAT), "T4", "SM75"), (typed(TensorProto.BFLOAT16), "T4", "BF16"), (FP8, "A10", "FP8")],
     ids=["fp32-T4", "bf16-T4", "fp8-A10"],
 )
 def test_precision_that_the_target_does_not_have(model: onnx.ModelProto, gpu: str, words: str) -> None:
     with refused(BuildError, "build") as caught:
-        lab.build(model, gpu=gpu)
+        lab.build(model, gpu=gpu, shapes={"x": (32, 32)})
     assert words in caught.value.diagnosis.cause
     assert "target" in caught.value.diagnosis.fix
-    assert lab.build(model, gpu="L4").kernels, "the model itself is sound"
+    assert lab.build(model, gpu="L4", shapes={"x": (32, 32)}).kernels, "the model itself is sound"
 
 
 def test_precision_that_the_target_has_builds() -> None:

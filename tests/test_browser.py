@@ -14,20 +14,9 @@ from browser import ROOT, Lab, NotebookPage, browser_page, chromium, jupyter_lab
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 CHAPTER = "00_start_here.ipynb"
-TINY, SIMPLIFIERS, PATTERNS, CLINIC = "tiny.ipynb", "simplifiers.ipynb", "patterns.ipynb", "clinic.ipynb"
-TINY_CELLS = [
-    "import io\nimport ipywidgets as widgets\nimport matplotlib.pyplot as plt\nfrom IPython.display import display",
-    """\
-def draw(batch):
-    figure, axes = plt.subplots(figsize=(3, 2))
-    axes.bar([0], [batch])
-    plt.show()
-
-batch = widgets.IntSlider(value=3, min=1, max=5, description="batch", continuous_update=False)
-display(widgets.VBox([batch, widgets.interactive_output(draw, {"batch": batch})]))""",
-    "assert batch.value == 3\n1 + 1",
-]
-# The widgets of chapters 01 and 02, as they stand there; the models of chapter 01 are smaller.
+COMPILER, SIMPLIFIERS, PATTERNS, CLINIC = "compiler.ipynb", "simplifiers.ipynb", "patterns.ipynb", "clinic.ipynb"
+# The widgets of chapters 00 to 02, as they stand there; the models of chapters 00 and 01 are smaller.
+COMPILER_CELLS = ["import chapter00\nimport trtlab as lab", "chapter00.compiler_explorer([lab.models.digit_cnn()])"]
 SIMPLIFIER_CELLS = [
     """\
 import chapter01
@@ -41,7 +30,7 @@ tools = {"onnxslim": onnxslim.slim, "ONNX Runtime, all": extended}""",
 ]
 PATTERN_CELLS = ["import chapter02", "chapter02.pattern_explorer()"]
 CLINIC_CELLS = ["import chapter09_clinic", "chapter09_clinic.clinic()"]
-NOTEBOOKS = {TINY: TINY_CELLS, SIMPLIFIERS: SIMPLIFIER_CELLS, PATTERNS: PATTERN_CELLS, CLINIC: CLINIC_CELLS}
+NOTEBOOKS = {COMPILER: COMPILER_CELLS, SIMPLIFIERS: SIMPLIFIER_CELLS, PATTERNS: PATTERN_CELLS, CLINIC: CLINIC_CELLS}
 
 pytestmark = [
     pytest.mark.browser,
@@ -54,9 +43,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     folder = tmp_path_factory.mktemp("a folder") / "notebooks"
     shutil.copytree(ROOT / "notebooks", folder, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
     for name, cells in NOTEBOOKS.items():
-        tiny = new_notebook(cells=[new_markdown_cell("# Tiny"), *map(new_code_cell, cells)])
-        tiny.metadata.kernelspec = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
-        nbformat.write(tiny, folder / name)
+        book = new_notebook(cells=[new_markdown_cell("# A control"), *map(new_code_cell, cells)])
+        book.metadata.kernelspec = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
+        nbformat.write(book, folder / name)
     with jupyter_lab(folder, tmp_path_factory.mktemp("home")) as running:
         yield running
 
@@ -67,7 +56,7 @@ def test_the_server_wants_its_token(lab: Lab) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("notebook", [TINY, pytest.param(CHAPTER, marks=pytest.mark.deep)])
+@pytest.mark.parametrize("notebook", [COMPILER, pytest.param(CHAPTER, marks=pytest.mark.deep)])
 def test_the_slider_redraws_the_picture(lab: Lab, notebook: str) -> None:
     with browser_page() as page:
         book = NotebookPage(page, lab, notebook)

@@ -81,13 +81,6 @@ def test_several_profiles_reach_the_engine() -> None:
     assert {layer.profile for layer in engine.kernels} == {0}
 
 
-def test_layers_carry_the_models_own_names() -> None:
-    engine = lab.build(tiny.conv())
-    named = {name for layer in engine.layers for name in layer.onnx_nodes}
-    assert named <= {node.name for node in tiny.conv().graph.node}
-    assert {"conv1", "relu1", "conv2", "sum", "head"} <= named
-
-
 # ------------------------------------------- what TensorRT may do to its process
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from chapter00 import compiled_picture, compiler_explorer
+from test_draw import texts
 from verdicts import refused
 
 from trtlab import BuildError, exercises, models
@@ -11,9 +12,9 @@ from trtlab import BuildError, exercises, models
 
 def test_the_picture_is_of_the_network_gpu_and_batch_chosen() -> None:
     picture = compiled_picture(models.digit_cnn(), "RTX 4090", 4)
-    texts = " ".join(text.get_text() for text in picture.findobj(lambda item: hasattr(item, "get_text")))
-    assert "Digit CNN, batch 4, on RTX 4090" in texts
-    assert "SM89" in texts
+    title, footer = texts(picture)
+    assert title.startswith("Digit CNN, batch 4, on RTX 4090: ")
+    assert "SM89" in footer
 
 
 def test_a_gpu_that_cannot_run_it_says_why() -> None:

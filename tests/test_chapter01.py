@@ -25,7 +25,7 @@ from chapter01 import (
     simplifier_explorer,
     without_export_noise,
 )
-from test_draw import overlaps
+from test_draw import overlaps, texts
 from torch import nn
 from verdicts import refused
 
@@ -253,10 +253,6 @@ def test_onnxruntime_says_what_it_cannot_optimise() -> None:
         optimized_by_onnxruntime(tiny.mlp(), "best")  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="ONNX Runtime cannot optimise the model"):
         optimized_by_onnxruntime(tiny.model([tiny.node("Nonsense", "x", "y")], {"x": (2, 3)}, "y"))
-
-
-def texts(picture: object) -> list[str]:
-    return [text.get_text() for text in picture.findobj(lambda item: hasattr(item, "get_text"))]  # type: ignore[attr-defined]
 
 
 def test_the_bars_count_the_nodes_and_the_picture_is_the_same_each_time() -> None:

@@ -11,6 +11,7 @@ import onnx
 import pytest
 import torch
 from notebook_runs import NOTEBOOKS, run
+from test_draw import texts
 from verdicts import refused
 
 import trtlab as lab
@@ -162,7 +163,7 @@ def test_the_picture_of_bits_says_what_is_lost() -> None:
 
 
 def titles(figure: Any) -> str:
-    return " ".join(text.get_text() for axes in figure.axes for text in axes.texts)
+    return " ".join(texts(figure))
 
 
 def test_accuracies_and_agreement_are_drawn_with_their_counts() -> None:

@@ -12,6 +12,7 @@ import onnx
 import pytest
 from chapter06 import in_batches, queue_explorer, queue_picture, sentence_lengths, stuck
 from notebook_runs import NOTEBOOKS, claiming_sections, noticing_sections
+from test_draw import texts
 from verdicts import refused
 
 from trtlab import exercises
@@ -165,6 +166,5 @@ def test_the_widget_draws_what_was_chosen() -> None:
     lengths = np.array([3, 5, 9, 40, 40, 40, 40, 40])
     picture = queue_picture(lengths, 2, 1, 2)
     assert "more work: " in picture.get_label()
-    words = [text.get_text() for axes in picture.axes for text in axes.texts]
-    assert {"≤ 8", "≤ 40"} <= set(words)
+    assert {"≤ 8", "≤ 40"} <= set(texts(picture))
     assert len(queue_explorer(lengths).children) == 2

@@ -128,13 +128,6 @@ def test_information_that_tells_a_cause() -> None:
     assert lab.diagnose("[I] BackendStates()\n| x | 1 | UNAVAILABLE: Internal: news |").cause == NO_CAUSE["unknown"]
 
 
-def test_a_failed_assertion_is_the_evidence() -> None:
-    text = "trtexec: a.cpp:840: int f(): Assertion `n > 0' failed.\nAborted (core dumped)"
-    assert lab.diagnose(text).evidence.startswith("trtexec: a.cpp:840: int f(): Assertion `n > 0' failed")
-    text = "ERROR: a.cpp:1 In function combine:\n[8] Assertion failed: a == b\nERROR: failed to parse onnx file"
-    assert lab.diagnose(text).evidence.startswith("Assertion failed: a == b")
-
-
 @pytest.mark.parametrize("lines", [textwrap.wrap(ERROR, 72), [ERROR[at : at + 80] for at in range(0, len(ERROR), 80)]])
 @pytest.mark.parametrize("healthy", [0, 300])
 def test_a_wrapped_message_is_joined(lines: list[str], healthy: int) -> None:
@@ -149,12 +142,6 @@ def test_what_was_said_of_a_skipped_tactic_is_evidence() -> None:
     found = lab.diagnose(text)
     assert "network: PWN(a, b)." in found.cause
     assert found.evidence.endswith("\nSkipping tactic 0x0 due to exception 64 meets 22")
-
-
-def test_unknown_message_is_shown_whole_and_without_noise() -> None:
-    text = "[E] Error Code 2: Internal Error (Assertion new != 3 failed. In f at g.cpp:2)\nits second line"
-    text = f"{NOISE}\n{text}\n{NOISE}"
-    assert lab.diagnose(text).evidence == "Assertion new != 3 failed\nits second line"
 
 
 @pytest.mark.parametrize("coding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])

@@ -94,6 +94,11 @@ def words(figure: draw.Picture) -> Iterator[Text]:
     return (text for text in found if text not in beyond)
 
 
+def texts(figure: draw.Picture) -> list[str]:
+    """The texts of the card, one by one."""
+    return [text.get_text() for text in words(figure)]
+
+
 def text_of(figure: draw.Picture, gid: str = "") -> str:
     """The texts of the card, or all of what Graphviz wrote on it."""
     if gid:

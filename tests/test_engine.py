@@ -13,9 +13,10 @@ import numpy as np
 import onnx
 import pytest
 import tiny_models as tiny
+from chapter05 import few_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 import trtlab as lab
 from trtlab.buildlog import read_build_log, read_inspector
@@ -138,36 +139,29 @@ def typed_models() -> dict[str, onnx.ModelProto]:
         model.graph.output[0].type.tensor_type.elem_type = kind
         return model
 
-    def quantized(kind: int, opset: int) -> onnx.ModelProto:
-        nodes = [tiny.node("QuantizeLinear", "x s z", "q"), tiny.node("DequantizeLinear", "q s z", "y"),
-                 tiny.node("Identity", "q", "raw")]  # fmt: skip
-        weights = [tiny.tensor("s", 0.1), helper.make_tensor("z", kind, (), [0])]
-        model = tiny.model(nodes, {"x": (64, 64)}, "y", weights, opset=opset)
-        model.graph.output.append(tiny.value("raw", None, kind))
-        return model
-
     logic = tiny.model([tiny.node("Greater", "x zero", "y")], {"x": (4, 8)}, "", [tiny.tensor("zero", 0.0)])
     logic.graph.output.append(tiny.value("y", None, TensorProto.BOOL))
     ids = [tiny.value("ids", (5,), TensorProto.INT64)]
-    packed = helper.make_tensor("w", TensorProto.INT4, (64, 64), np.ones(4096))
-    blocks = helper.make_node("DequantizeLinear", ["w", "s"], ["wd"], name="dq", axis=0, block_size=32)
-    weights = [packed, tiny.tensor("s", np.full((2, 64), 0.1))]
+    few = few_bits(np.linspace(-1, 1, 4096, dtype="float32").reshape(64, 64), np.ones((8, 64), np.float16))
     return {
         "FP32": tiny.mlp(),
         "FP16": cast(TensorProto.FLOAT16),
         "BF16": cast(TensorProto.BFLOAT16),
-        "INT8": quantized(TensorProto.INT8, 17),
-        "FP8": quantized(TensorProto.FLOAT8E4M3FN, 19),
+        "INT8": few["INT8"],
+        "FP8": few["FP8"],
+        "INT4": few["INT4 weights"],
+        "FP4": few["FP4 weights"],
         "BOOL": logic,
         "INT64": tiny.model([tiny.node("Gather", "table ids", "y")], ids, "y", [tiny.weight("table", 9, 4)]),
-        "INT4": tiny.model([blocks, tiny.node("MatMul", "x wd", "y")], {"x": (64, 64)}, "y", weights, opset=21),
     }
 
 
 @pytest.mark.usefixtures("tidy")
 @pytest.mark.parametrize("dtype", typed_models())
 def test_every_element_type_of_a_real_log_is_known(dtype: str) -> None:
-    engine = lab.build(typed_models()[dtype], gpu="SM89")
+    model = typed_models()[dtype]
+    dynamic = model.graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    engine = lab.build(model, gpu="SM120", shapes={"x": (8, 64)} if dynamic else None)
     tensors = [t for layer in engine.layers for t in (*layer.inputs, *layer.outputs, *layer.constants)]
     found = {tensor.dtype for tensor in tensors} | {port.dtype for port in engine.ports}
     assert found <= set(BITS), f"{found - set(BITS)} is not known"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -129,20 +128,6 @@ def test_a_kernel_that_names_no_node_is_found_by_its_weights() -> None:
     assert table["kernel"].is_unique
     assert precision_share(engine, network, "fp16") == 1
     assert 380e6 < table["multiply_adds"].sum() / 8 < 400e6  # 0.39 billion, as EfficientNet-Lite0's authors say
-
-
-def test_a_spoiled_engine_loses_its_share() -> None:
-    network = quantized_conv()
-    engine = lab.build(network, progress=False)
-    spoiled = replace(
-        engine,
-        layers=tuple(
-            replace(layer, inputs=tuple(replace(t, dtype="FP32") for t in layer.inputs)) for layer in engine.layers
-        ),
-    )
-    assert precision_share(spoiled, network, "int8") == 0
-    with pytest.raises(PrecisionError):
-        assert_precision(spoiled, "int8", at_least=1)
 
 
 def test_unknown_precisions_and_unknown_sizes_are_refused() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from chapter06 import padding
 from profile_mistakes import CONV, EXPAND, STATIC, TABLE, t
+from test_draw import texts
 
 import trtlab as lab
 from trtlab.errors import ProfileError
@@ -111,8 +112,7 @@ def test_a_picture_says_the_finding_and_marks_each_edge() -> None:
     found = suggest(SEQUENCE(), lengths(3, 5, 9, 40), count=2)
     picture = padding(found)
     assert "2 profiles" in picture.get_label()
-    words = [text.get_text() for axes in picture.axes for text in axes.texts]
-    assert {"≤ 9", "≤ 40"} <= set(words)
+    assert {"≤ 9", "≤ 40"} <= set(texts(picture))
     assert picture.png() == padding(found).png()
     assert "1 profile:" in padding(suggest(SEQUENCE(), lengths(3), count=1)).get_label()
 

@@ -78,18 +78,6 @@ def test_renaming_keeps_the_graph_and_can_be_undone(nodes: list[str], tensors: l
     assert len(set(edges(after)) | {item.name for item in after.initializer}) == 7
 
 
-@quick
-@given(node_lists, tensor_lists)
-def test_messages_get_the_models_own_names(nodes: list[str], tensors: list[str]) -> None:
-    model = chain(nodes, tensors)
-    shown = node_names(model.graph)
-    names = rename_for_build(model)
-    for node, name in zip(model.graph.node, shown, strict=True):
-        assert names.restore(f"Error at node {node.name}: bad.") == f"Error at node {name}: bad."
-    for ours, theirs in zip(edges(model.graph), edges(chain(nodes, tensors).graph), strict=True):
-        assert names.restore(f"tensor '{ours}'") == f"tensor '{theirs}'"
-
-
 @pytest.mark.usefixtures("tidy")
 @real
 @given(node_lists, tensor_lists)
