@@ -1,19 +1,28 @@
-"""The exercises and the widget of chapter 02, graph optimization."""
+"""Chapter 02, graph optimization: its small networks, its pictures, its widget and its exercises."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
 
 import ipywidgets
 import numpy as np
 import onnx
 from ipywidgets import VBox
 
-from trtlab import draw
+from trtlab import draw, trt
 from trtlab.building import build
-from trtlab.engine import Engine, Layer
+from trtlab.buildlog import read_build_log
+from trtlab.draw.frame import MARGIN, key, label, plot, style
+from trtlab.draw.palette import MUTED, QUANTITIES
+from trtlab.engine import Engine, Layer, fused_bytes
 from trtlab.errors import BuildError
 from trtlab.exercises import Answer, Exercise, a_model, same_numbers
+from trtlab.graph import unfused_bytes
 from trtlab.onnx_model import Model
 from trtlab.toys import PATTERNS, TYPES, toy
 from trtlab.widgets import GPUS, dropdown, explorer
@@ -145,3 +154,80 @@ def unexplained(engine: Engine, model: Model) -> list[str]:
     """The names of the nodes that are in no layer and have no reason for it, which should be none."""
     table = engine.fate(model)
     return table.loc[table["reason"] == "unexplained", "node"].tolist()
+
+
+def text_of(pattern: str) -> str:
+    """The pattern in ONNX's text form, broken only between nodes."""
+    return textwrap.fill(PATTERNS[pattern].text.replace(" = ", "=").replace(", ", ","), 110)
+
+
+def conv_chain(length: int) -> onnx.ModelProto:
+    """So many 3x3 convolutions with 64 channels in a row, on 8 images of 56 x 56."""
+    names = ["x", *[f"c{number}" for number in range(1, length)], "y"]
+    body = " ".join(f"{new} = Conv<pads=[1,1,1,1]>({old}, w)" for old, new in pairwise(names))
+    return toy(f"chain (float[8,64,56,56] x) => (float[8,64,56,56] y) {{ {body} }}", w=(64, 64, 3, 3))
+
+
+def moved(engine: Engine, model: Model, shapes: Mapping[str, Sequence[int]] | None = None) -> tuple[int, int]:
+    """Bytes read and written: with a kernel for each node of `model`, and by the engine's kernels."""
+    return unfused_bytes(model, shapes) or 0, fused_bytes(engine) or 0
+
+
+class _Log(trt.ILogger):  # type: ignore[misc]
+    def __init__(self) -> None:
+        trt.ILogger.__init__(self)
+        self.messages: list[str] = []
+
+    def log(self, severity: Any, message: str) -> None:
+        self.messages.append(message)
+
+
+def built_with(model: onnx.ModelProto, change: Callable[[Any], None]) -> Engine:
+    """The calls of chapter 00 for an RTX 4090, and `change(network)` before the build."""
+    log = _Log()
+    builder = trt.Builder(log)
+    network = builder.create_network(0)
+    parser = trt.OnnxParser(network, log)
+    assert parser.parse(model.SerializeToString())
+    change(network)
+    config = builder.create_builder_config()
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if hasattr(trt, "ComputeCapability"):
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(trt.ComputeCapability.SM89, 0)
+    assert builder.build_serialized_network(network, config) is not None
+    usual = build(model, gpu="RTX 4090" if hasattr(trt, "ComputeCapability") else None, progress=False)
+    return replace(read_build_log(log.messages), compiler=usual.compiler, target=usual.target)
+
+
+def two_costs(memory: Sequence[float], cores: Sequence[float], title: str) -> draw.Picture:
+    """Draw a point for the kernels that are alike: the microseconds for their bytes, and for their arithmetic."""
+    most = 1.1 * max(*memory, *cores)
+    with style():
+        card, axes = plot(title, 9.2, 5.2, bottom=0.75, note="A larger point: several kernels that are alike.")
+        axes.plot([0, most], [0, most], color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)))
+        for (x, y), many in Counter(zip(memory, cores, strict=True)).items():
+            axes.scatter(x, y, color=QUANTITIES[3 if y > x else 0], s=40 * many, alpha=0.8, linewidths=0)
+        axes.text(0.03 * most, 0.93 * most, "wait for the cores", fontsize=11, color=QUANTITIES[3], fontweight="bold")
+        axes.text(0.97 * most, 0.06 * most, "wait for memory", fontsize=11, ha="right", fontweight="bold")
+        axes.set_xlim(0, most)
+        axes.set_ylim(0, most)
+        label(axes, "microseconds for the bytes", "microseconds for the arithmetic")
+    return card.figure
+
+
+def shares(values: Mapping[str, Mapping[str, float]], title: str) -> draw.Picture:
+    """Draw {pattern: {"FP32": %, "FP16": %}}: what is left of the bytes of one kernel a node."""
+    with style():
+        card, axes = plot(title, 9.2, 1.7 + 0.5 * len(values), left=2.3, right=0.8, bottom=0.75)
+        for offset, name, color in ((-0.19, "FP32", QUANTITIES[0]), (0.19, "FP16", QUANTITIES[1])):
+            sizes = [one[name] for one in values.values()]
+            axes.barh([row + offset for row in range(len(values))], sizes, height=0.36, color=color, zorder=2)
+            for row, size in enumerate(sizes):
+                axes.text(size, row + offset, f" {size:.0f}", fontsize=9, va="center")
+        axes.axvline(100, color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)))
+        axes.set_yticks(range(len(values)), list(values), fontsize=10)
+        axes.set_ylim(len(values) - 0.5, -0.5)
+        label(axes, "bytes, % of one kernel a node", "", grid="x")
+        key(card, {"FP32": QUANTITIES[0], "FP16": QUANTITIES[1]}, card.height - MARGIN)
+    return card.figure

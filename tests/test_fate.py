@@ -16,6 +16,7 @@ from onnx import TensorProto
 import trtlab as lab
 from trtlab.engine import fused_bytes
 from trtlab.graph import Facts, unfused_bytes
+from trtlab.precision import to_half
 from trtlab.toys import toy
 
 
@@ -294,3 +295,13 @@ def test_bytes_are_unknown_where_a_shape_is_dynamic() -> None:
     assert unfused_bytes(model, {}) is None
     assert unfused_bytes(model, {"x": (4, 8)}) == fused_bytes(lab.build(model, shapes={"x": (4, 8)})) == 2 * 4 * 8 * 4
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "N", "the caller's model was changed"
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_a_convolution_that_became_a_nameless_product_is_found(batch: int) -> None:
+    half = to_half(lab.models.efficientnet_lite0().onnx(), "fp16").model
+    engine = lab.build(half, shapes={"x": (batch, 3, 224, 224)})
+    nameless = {kernel.name for kernel in engine.kernels if not kernel.onnx_nodes}
+    fate = engine.fate(half).set_index("node")
+    assert fate.layer["blocks.15.project_conv/Conv"] in nameless
+    assert "unexplained" not in set(fate.reason)

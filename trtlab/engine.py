@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from trtlab import tables
 from trtlab.errors import AssetError
 from trtlab.files import write_atomically
-from trtlab.graph import Facts, facts_of
+from trtlab.graph import PRODUCTS, Facts, facts_of
 from trtlab.onnx_model import Model, node_names
 
 if TYPE_CHECKING:
@@ -179,7 +180,8 @@ class Engine:
         """
         import pandas as pd
 
-        facts, owner = facts_of(model), owners(self)
+        facts = facts_of(model)
+        owner = owners(self, facts)
         names = node_names(facts.graph)
         in_place = _concats_in_place(self, facts)
         constant = {name for name, reason in zip(names, facts.reasons, strict=True) if reason == "constant"}
@@ -230,18 +232,35 @@ class Engine:
 _OWNERS = ("correlation", "gemm", "runtime_fusion", "mha")
 
 
-def owners(engine: Engine) -> dict[str, Layer]:
-    """The one layer that does the work of each node, for the first profile."""
+# What the compiler adds to the name of an ONNX tensor inside an engine, such as `d_U3.1_myl0` for `d`.
+_SUFFIX = r"(?:_U\d+)?(?:\.\d+)?(?:_\d+)?_myl\d+"
+
+
+def _sides(shape: Iterable[object]) -> list[str]:
+    return sorted(str(size) for size in shape if size != 1)
+
+
+def owners(engine: Engine, facts: Facts) -> dict[str, Layer]:
+    """The one layer that does the work of each node, for the first profile.
+
+    TensorRT names no node on a matrix product that was a 1x1 convolution. It is found by the number of its weights, and
+    by the tensor it reads where several have as many.
+    """
 
     def rank(layer: Layer) -> int:
         return _OWNERS.index(layer.type) if layer.type in _OWNERS else len(_OWNERS) + (not layer.is_kernel)
 
     ranked = sorted((layer for layer in engine.layers if layer.profile == 0), key=rank)
-    return {node: layer for layer in reversed(ranked) for node in layer.onnx_nodes}
-
-
-# What the compiler adds to the name of an ONNX tensor inside an engine, such as `d_U3.1_myl0` for `d`.
-_SUFFIX = r"(?:_U\d+)?(?:\.\d+)?(?:_\d+)?_myl\d+"
+    found = {node: layer for layer in reversed(ranked) for node in layer.onnx_nodes}
+    nameless = [layer for layer in engine.kernels if not layer.onnx_nodes and layer.constants]
+    for name, node in zip(node_names(facts.graph), facts.graph.node, strict=True):
+        if nameless and node.op_type in PRODUCTS and name not in found:
+            shape, read = _sides(facts.shapes.get(node.input[1], (0,))), re.compile(re.escape(node.input[0]) + _SUFFIX)
+            fits = [one for one in nameless if shape in [_sides(part.shape) for part in one.constants]]
+            reads = [one for one in fits if any(read.fullmatch(part.name) for part in one.inputs)]
+            if len(reads or fits) == 1:
+                found[name] = (reads or fits)[0]
+    return found
 
 
 def _concats_in_place(engine: Engine, facts: Facts) -> set[str]:

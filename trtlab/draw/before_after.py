@@ -34,11 +34,12 @@ class Step(NamedTuple):
     order: int = 0
 
 
-def before_after(engine: Engine, model: Model | Facts, *, title: str | None = None) -> Picture:
+def before_after(engine: Engine, model: Model | Facts, *, title: str | None = None, full: int = 0) -> Picture:
     """Draw the nodes of a small `model` above, and below the kernels of `engine` with the nodes that each runs.
 
     Numbers say which kernel a node is in; a grey node is in none. The bars compare the bytes of one kernel a node with
-    those of the engine; they are left out where shapes are dynamic.
+    those of the engine; they are left out where shapes are dynamic. Pictures that are compared get the same `full`:
+    the bytes of the longest bar among them.
     """
     facts = facts_of(model)
     graph = facts.graph
@@ -49,7 +50,7 @@ def before_after(engine: Engine, model: Model | Facts, *, title: str | None = No
         )
     fate, after = engine.fate(facts), fused_bytes(engine)
     before = None if after is None else unfused_bytes(facts.model, engine.shapes)
-    largest = max(before or 0, after or 0)
+    largest = max(before or 0, after or 0, full)
     inputs, outputs = ([value.name for value in values] for values in (facts.inputs, graph.output))
     nodes = [*_nodes(engine, graph, fate), *_ports(inputs, outputs)]
     inputs, outputs = ([port.name for port in engine.ports if port.mode == mode] for mode in ("Input", "Output"))

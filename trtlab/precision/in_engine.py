@@ -9,7 +9,7 @@ import pandas as pd
 
 from trtlab.engine import BITS, Engine, Layer, Tensor, owners
 from trtlab.errors import AssetError, Cause, ModelError, PrecisionError
-from trtlab.graph import PRODUCTS, sized_tensors
+from trtlab.graph import PRODUCTS, facts_of, sized_tensors
 from trtlab.onnx_model import Model, node_names, read_model
 
 _FIXES = {
@@ -102,17 +102,16 @@ def multiply_adds(model: Model, engine: Engine) -> pd.DataFrame:
     """The multiply-adds of each convolution and matrix product, and the precision of its kernel.
 
     One row an ONNX node: node, op, multiply_adds, kernel and precision (None where it was folded). Each node counts for
-    the one kernel that computes it (`trtlab.engine.owners`), and where TensorRT names no node, as when a 1x1
-    convolution becomes a matrix product, for the one nameless kernel with as many weights. Shapes are the engine's: of
-    the first profile, at its opt. Raises ModelError where a size is not known.
+    the one kernel that computes it (`trtlab.engine.owners`). Shapes are the engine's: of the first profile, at its opt.
+    Raises ModelError where a size is not known.
     """
     proto = read_model(model)
     shapes = {name: tensor.shape for name, tensor in sized_tensors(proto, engine.shapes).items()}
-    owner, rows = owners(engine), []
+    owner, rows = owners(engine, facts_of(proto)), []
     for name, node in zip(node_names(proto.graph), proto.graph.node, strict=True):
         if node.op_type in PRODUCTS:
             count = _count(node, name, shapes)
-            layer = owner.get(name) or _nameless(engine, math.prod(shapes[node.input[1]]))
+            layer = owner.get(name)
             rows.append((name, node.op_type, count, *((layer.name, precision_of(layer)) if layer else (None, None))))
     return pd.DataFrame(rows, columns=["node", "op", "multiply_adds", "kernel", "precision"])
 
@@ -142,13 +141,6 @@ def _elements(tensor: Tensor) -> int:
 def _is_matrix(tensor: Tensor) -> bool:
     """True for weights: two sizes above 1, or the plain count that TensorRT 8 gives."""
     return sum(size > 1 for size in tensor.shape) > 1 or tensor.name == "weights"
-
-
-def _nameless(engine: Engine, weights: int) -> Layer | None:
-    """The kernel that names no ONNX node and holds a matrix of that many weights, if there is just one."""
-    kernels = [layer for layer in engine.kernels if not layer.onnx_nodes]
-    found = [one for one in kernels if weights in map(_elements, filter(_is_matrix, one.constants))]
-    return found[0] if len(found) == 1 else None
 
 
 def _count(node: onnx.NodeProto, name: str, shapes: dict[str, tuple[int, ...]]) -> int:
