@@ -240,11 +240,11 @@ def _sides(shape: Iterable[object]) -> list[str]:
     return sorted(str(size) for size in shape if size != 1)
 
 
-def owners(engine: Engine, facts: Facts) -> dict[str, Layer]:
+def owners(engine: Engine, facts: Facts | None = None) -> dict[str, Layer]:
     """The one layer that does the work of each node, for the first profile.
 
-    TensorRT names no node on a matrix product that was a 1x1 convolution. It is found by the number of its weights, and
-    by the tensor it reads where several have as many.
+    TensorRT names no node on a matrix product that was a 1x1 convolution. With `facts` it is found by its weights, and
+    by the tensor it reads where several have weights of that shape.
     """
 
     def rank(layer: Layer) -> int:
@@ -253,8 +253,10 @@ def owners(engine: Engine, facts: Facts) -> dict[str, Layer]:
     ranked = sorted((layer for layer in engine.layers if layer.profile == 0), key=rank)
     found = {node: layer for layer in reversed(ranked) for node in layer.onnx_nodes}
     nameless = [layer for layer in engine.kernels if not layer.onnx_nodes and layer.constants]
+    if facts is None or not nameless:
+        return found
     for name, node in zip(node_names(facts.graph), facts.graph.node, strict=True):
-        if nameless and node.op_type in PRODUCTS and name not in found:
+        if node.op_type in PRODUCTS and name not in found:
             shape, read = _sides(facts.shapes.get(node.input[1], (0,))), re.compile(re.escape(node.input[0]) + _SUFFIX)
             fits = [one for one in nameless if shape in [_sides(part.shape) for part in one.constants]]
             reads = [one for one in fits if any(read.fullmatch(part.name) for part in one.inputs)]
