@@ -41,9 +41,8 @@ INTERFACES = """
     profiles.check profiles.suggest memory.breakdown memory.fits measuring.measure prediction.predict
     recordings.from_trtexec models.ReferenceModel diagnosis.diagnose repairing.repair report.explain report.compare
 """
-# What DESIGN's house has a place for although one chapter alone uses it today: recorded runs, which chapter 08 builds
-# on; the smallest of the reference models.
-PLACED = "models.mlp recordings.recording recordings.recordings"
+# What DESIGN's house has a place for although one chapter alone uses it today: a recorded run; the smallest model.
+PLACED = "models.mlp recordings.recording"
 
 
 # The house is not yet as small as it is meant to be: 7,500 lines, tests 12,000. These figures may only fall.
