@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pandas as pd
+from chapter07_curves import Curve
 from ipywidgets import VBox
 from matplotlib.axes import Axes
 from onnxconverter_common import float16
@@ -30,7 +31,7 @@ from trtlab.draw.palette import BAR, CARD, MUTED, QUANTITIES, TEXT, UNASKED, rea
 from trtlab.engine import Engine
 from trtlab.errors import BuildError
 from trtlab.exercises import Answer, Exercise, a_model, same_numbers, whole_number
-from trtlab.memory import Curve, Liveness, breakdown
+from trtlab.memory import Liveness, breakdown
 from trtlab.onnx_model import Model
 from trtlab.tables import number, unit_of
 from trtlab.toys import toy

@@ -144,8 +144,8 @@ FAULTS = (
     # Widgets, pictures, the page, the command line, the project
     Fault("widget-choice", CODE, "multiple=8, count=buckets)", "multiple=8, count=1)",
           ("tests/test_chapter06.py::test_the_widget_draws_what_was_chosen",)),
-    Fault("picture-weights", CODE, "weights + contexts * activations", "contexts * (weights + activations)",
-          ("test_the_picture_of_who_owns_what_counts_weights_once",)),
+    Fault("picture-copies", CODE, "axes.barh(rows + 0.2, copies", "axes.barh(rows + 0.2, work",
+          ("test_the_difference_of_two_recordings_adds_up",)),
     Fault("page-network", CODE, "<style>\n:root", '<link rel="stylesheet" href="https://example.org/a.css">\n<style>\n:root',
           ("test_the_report_needs_nothing_but_itself",)),
     Fault("page-warning", CODE, "if guessed:", "if False:", ("test_missing_shapes_are_proposed_and_told",)),

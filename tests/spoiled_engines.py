@@ -1,4 +1,4 @@
-"""Engines that a compiler should never make: a chapter that checks its claims must notice them.
+"""Engines and arithmetic that there should never be: a chapter that checks its claims must notice them.
 
 Called in the process that runs a chapter, before its first cell: a function without a leading underscore spoils every
 build() from then on. Several may be called one after the other.
@@ -18,6 +18,7 @@ from trtlab import building, buildlog
 from trtlab.engine import Engine, Layer, Tensor, owners
 from trtlab.errors import BuildError
 from trtlab.graph import sized_tensors
+from trtlab.numerics import running
 from trtlab.onnx_model import node_names, read_model
 
 _DTYPES = {onnx.TensorProto.FLOAT: "FP32", onnx.TensorProto.FLOAT16: "FP16", onnx.TensorProto.INT64: "INT64"}
@@ -96,6 +97,11 @@ def without_reuse(engine: Engine) -> Engine:
     tensors = {tensor.name: tensor.nbytes or 0 for layer in engine.layers for tensor in layer.outputs}
     total = sum(size for name, size in tensors.items() if name not in ports)
     return replace(engine, activation_bytes=2 * total + 2**20)
+
+
+def overflow_hidden() -> None:
+    """Half precision is computed in single precision, where nothing overflows."""
+    everywhere(running._reference, running._runtime)
 
 
 def _spoil_figures(lie: Callable[[Engine], Engine]) -> None:

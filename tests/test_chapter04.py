@@ -26,7 +26,7 @@ NOTEBOOK = NOTEBOOKS / "04_fp16_bf16.ipynb"
 SPOILED = {
     "spoiled_engines.nothing_half": {"What becomes half?", "Convert everything", "Keep a few nodes in FP32"},
     "spoiled_engines.nothing_refused": {"Not every GPU takes every type"},
-    "spoiled_numerics.overflow_hidden": {"Is it really the scale?", "What goes wrong here"},
+    "spoiled_engines.overflow_hidden": {"Is it really the scale?", "What goes wrong here"},
 }
 
 

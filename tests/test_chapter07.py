@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from chapter07 import SKIP_TEXT, SKIP_WEIGHTS, shortcut_network, skip_network
+from chapter07_curves import Curve
 from notebook_runs import NOTEBOOKS, claiming_sections, run
 from PIL import Image
 from test_draw import texts
@@ -166,7 +167,7 @@ def test_an_engine_without_figures_or_tensors_is_drawn_too() -> None:
 
 
 def test_measured_points_are_marked_and_joined() -> None:
-    curve = memory.Curve("N", (1, 2, 4), (10 * MiB, 20 * MiB, 40 * MiB), "x N")
+    curve = Curve("N", (1, 2, 4), (10 * MiB, 20 * MiB, 40 * MiB), "x N")
     picture = chapter07.growth({"batch": {"A": curve, "B": curve}, "side": {"": curve}}, "It grows")
     assert picture.get_label() == "It grows"
     left, right = picture.axes[1:]

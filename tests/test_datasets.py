@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -74,34 +70,3 @@ def test_what_is_not_a_photo_is_refused() -> None:
     for wrong in (np.zeros((224, 224), np.uint8), np.zeros((224, 224, 4), np.uint8), np.zeros((9, 9, 3), np.float32)):
         with pytest.raises(AssetError, match="A photo is uint8"):
             datasets.imagenet_input(wrong)
-
-
-def test_labelled_photos_come_as_a_network_wants_them() -> None:
-    data = datasets.imagenet_photos()
-    assert data.images.shape == (20, 3, 224, 224)
-    assert data.images.dtype == np.float32
-    assert -1 <= data.images.min() < -0.9
-    assert 0.9 < data.images.max() <= 1
-    assert data.labels.dtype == np.int64
-    assert len(data) == 20
-    assert datasets.imagenet_classes()[data.labels[0]] == "bull mastiff"
-    assert "foolbox" not in sys.modules, "its files are read without importing it"
-
-
-def test_a_missing_photo_package_names_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(AssetError, match="pip install foolbox"):
-        datasets.imagenet_photos()
-
-
-def test_an_incomplete_photo_package_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    package = tmp_path / "foolbox"
-    (package / "data").mkdir(parents=True)
-    (package / "__init__.py").touch()
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(AssetError, match="holds 0 ImageNet photos, not 20"):
-        datasets.imagenet_photos()
-    for index in range(20):
-        (package / "data" / f"imagenet_{index:02d}_1.jpg").write_bytes(b"no picture")
-    with pytest.raises(AssetError, match=r"'imagenet_00_1\.jpg' is missing from its package"):
-        datasets.imagenet_photos()

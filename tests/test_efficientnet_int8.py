@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +14,7 @@ import pandas as pd
 import pytest
 from conftest import script_of
 
+import trtlab as lab
 from trtlab import datasets, models, numerics, precision
 from trtlab.files import data_file
 
@@ -127,8 +129,8 @@ def test_an_interrupted_run_goes_on_where_it_stopped(script: ModuleType, tmp_pat
 
 
 @pytest.mark.deep
-def test_the_reference_row_is_the_models_own_score() -> None:
-    data = datasets.imagenet_photos()
+def test_the_reference_row_is_the_models_own_score(script: ModuleType) -> None:
+    data = script.imagenet_photos()
     logits = numerics.run(models.efficientnet_lite0().onnx(), {"x": data.images})["logits"]
     assert int((np.argmax(logits, 1) == data.labels).sum()) == table("recipes", "recipe").loc["FP32", "right"]
 
@@ -150,9 +152,42 @@ def test_no_photo_is_both_calibrated_with_and_held_out(script: ModuleType) -> No
     sources = thumbnails([datasets.imagenet_input(photo) for photo in script.calibration_sources()])
     views = script.held_out_views(3)
     assert len({image.tobytes() for image in views.images}) == len(views) == 60
-    held_out = [datasets.imagenet_photos().images, *(shown[name] for name in datasets.PHOTO_LABELS)]
+    held_out = [script.imagenet_photos().images, *(shown[name] for name in datasets.PHOTO_LABELS)]
     alike = np.corrcoef(sources, thumbnails(held_out))[:5, 5:]
     assert alike.shape == (5, 22)
     assert alike.max() < 0.9
     mirrored = thumbnails([shown["astronaut"][..., ::-1]])[0].reshape(3, 16, 16)[..., ::-1]
     assert np.corrcoef(sources, mirrored.reshape(1, -1))[:5, 5].max() > 0.99  # the same photo would have been found
+
+
+def test_labelled_photos_come_as_a_network_wants_them(script: ModuleType) -> None:
+    data = script.imagenet_photos()
+    assert data.images.shape == (20, 3, 224, 224)
+    assert data.images.dtype == np.float32
+    assert -1 <= data.images.min() < -0.9
+    assert 0.9 < data.images.max() <= 1
+    assert data.labels.dtype == np.int64
+    assert len(data) == 20
+    assert datasets.imagenet_classes()[data.labels[0]] == "bull mastiff"
+    assert "foolbox" not in sys.modules, "its files are read without importing it"
+
+
+def test_a_missing_photo_package_names_the_pip_line(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(lab.AssetError, match="pip install foolbox"):
+        script.imagenet_photos()
+
+
+def test_an_incomplete_photo_package_is_refused(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    package = tmp_path / "foolbox"
+    (package / "data").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(lab.AssetError, match="holds 0 ImageNet photos, not 20"):
+        script.imagenet_photos()
+    for index in range(20):
+        (package / "data" / f"imagenet_{index:02d}_1.jpg").write_bytes(b"no picture")
+    with pytest.raises(lab.AssetError, match=r"'imagenet_00_1\.jpg' is missing from its package"):
+        script.imagenet_photos()

@@ -154,12 +154,8 @@ def test_full_tensorrt_builds_for_the_gpu_here_alone(monkeypatch: pytest.MonkeyP
     assert check_target("RTX 3090", full) == "SM86"
     with pytest.raises(AssetError, match="not for SM89"):
         check_target("RTX 4090", full)
-
-
-def test_no_gpu_here_has_no_target(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpus, "has_gpu", lambda: False)
-    assert gpus.target_here() == ""
-    assert check_target(None, SimpleNamespace(__version__="10.9")) == "this GPU"
+    monkeypatch.setattr(gpus, "target_here", lambda: "")
+    assert check_target(None, full) == "this GPU"
 
 
 def test_no_gpu_named_means_the_gpu_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:

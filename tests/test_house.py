@@ -41,9 +41,8 @@ INTERFACES = """
     profiles.check profiles.suggest memory.breakdown memory.fits measuring.measure prediction.predict
     recordings.from_trtexec models.ReferenceModel diagnosis.diagnose repairing.repair report.explain report.compare
 """
-# What DESIGN's house has a place for although one chapter alone uses it today: curves beside breakdown and fits;
-# recorded runs, which chapter 08 builds on; the smallest of the reference models.
-PLACED = "models.mlp memory.curve recordings.recording recordings.recordings"
+# What DESIGN's house has a place for although one chapter alone uses it today: a recorded run; the smallest model.
+PLACED = "models.mlp recordings.recording"
 
 
 # The house is not yet as small as it is meant to be: 7,500 lines, tests 12,000. These figures may only fall.
@@ -55,7 +54,7 @@ def lines(*paths: Path) -> int:
 
 
 def unit(path: Path) -> str:
-    """The module or package of trtlab that a file belongs to: "memory" for trtlab/memory/curves.py."""
+    """The module or package of trtlab that a file belongs to: "memory" for trtlab/memory/parts.py."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
@@ -68,7 +67,7 @@ def code(path: Path) -> ast.Module:
 
 
 def module_file(dotted: str) -> Path | None:
-    """The file of "trtlab.memory.curves", None when that is no module of trtlab."""
+    """The file of "trtlab.memory.parts", None when that is no module of trtlab."""
     place = ROOT.joinpath(*dotted.split("."))
     return next((path for path in (place.with_suffix(".py"), place / "__init__.py") if path in MODULES), None)
 
@@ -151,7 +150,7 @@ def used_at_home(path: Path) -> set[str]:
 
 
 def used_by_one_chapter() -> dict[str, str]:
-    """The names of trtlab that a single chapter uses and no other file of trtlab: "memory.curve" -> "07"."""
+    """The names of trtlab that a single chapter uses and no other file of trtlab: "memory.fits" -> "07"."""
     users = defaultdict(set)
     for path in [*NOTEBOOKS.glob("[0-9]*.ipynb"), *COMPANIONS]:
         chapter = path.stem.removeprefix("chapter")[:2]

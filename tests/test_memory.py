@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import chapter07_curves
 import onnx
 import pytest
 import tiny_models as tiny
@@ -204,7 +205,7 @@ BIG = toy("big (float16[N,1024] x) => (float16[N,1024] y) { a = Softmax<axis=0>(
 
 def test_a_curve_is_exact_where_it_was_measured_and_close_between() -> None:
     model = detector(side=128)
-    curve = memory.curve(model, GPU, None, [1, 2, 4, 8])
+    curve = chapter07_curves.curve(model, GPU, None, [1, 2, 4, 8])
     for batch in (1, 4, 8):
         assert curve.at(batch) == build(model, shapes={"x": (batch, 3, 128, 128)}).activation_bytes
     for batch in (3, 6):
@@ -215,14 +216,14 @@ def test_a_curve_is_exact_where_it_was_measured_and_close_between() -> None:
 
 
 def test_a_letter_may_stand_for_height_and_width() -> None:
-    curve = memory.curve(detector(), GPU, {"x": (1, 3, "S", "S")}, [64, 128])
+    curve = chapter07_curves.curve(detector(), GPU, {"x": (1, 3, "S", "S")}, [64, 128])
     assert curve.symbol == "S"
     assert curve.at(128) == build(detector(), shapes={"x": (1, 3, 128, 128)}).activation_bytes
 
 
 @pytest.mark.parametrize("size", [0, 0.9, 9, -1, 2**40])
 def test_a_curve_never_answers_beyond_its_ends(size: float) -> None:
-    curve = memory.Curve("N", (1, 8), (100, 800), "x N")
+    curve = chapter07_curves.Curve("N", (1, 8), (100, 800), "x N")
     with pytest.raises(ProfileError, match="outside of what was measured"):
         curve.at(size)
 
@@ -244,18 +245,18 @@ def test_a_curve_never_answers_beyond_its_ends(size: float) -> None:
 )
 def test_a_curve_says_what_is_wrong_with_its_sizes(shapes: Any, sizes: Any, says: str) -> None:
     with pytest.raises(ProfileError, match=says):
-        memory.curve(BIG, GPU, shapes, sizes)
+        chapter07_curves.curve(BIG, GPU, shapes, sizes)
 
 
 def test_a_model_without_a_dynamic_axis_has_no_curve_and_no_largest_batch() -> None:
-    for ask in (lambda: memory.curve(tiny.conv(), GPU, None, [1, 2]), lambda: memory.fits(tiny.conv(), GPU)):
+    for ask in (lambda: chapter07_curves.curve(tiny.conv(), GPU, None, [1, 2]), lambda: memory.fits(tiny.conv(), GPU)):
         with pytest.raises(ProfileError, match=r"No size is open in x 1×3×8×8.*chapter 01"):
             ask()
 
 
 def test_a_curve_through_a_size_that_does_not_build_is_an_error() -> None:
     with pytest.raises(BuildError, match="FP32 GEMM"):
-        memory.curve(lab.models.mlp().onnx(), "T4", None, [1, 2])
+        chapter07_curves.curve(lab.models.mlp().onnx(), "T4", None, [1, 2])
 
 
 resnet50, lite0 = lab.models.resnet50, lab.models.efficientnet_lite0
@@ -291,8 +292,8 @@ def bert() -> Path:
 def test_between_measured_sizes_the_curve_is_within_a_tenth_of_tensorrts_own_figure(name: str) -> None:
     model, shapes, measured, between = GRIDS[name]
     network = model()
-    curve = memory.curve(network, GPU, shapes, measured)
-    asked = memory.curve(network, GPU, shapes, between)
+    curve = chapter07_curves.curve(network, GPU, shapes, measured)
+    asked = chapter07_curves.curve(network, GPU, shapes, between)
     misses = {size: curve.at(size) / asked.at(size) - 1 for size in between}
     print(name, {size: f"{100 * miss:+.1f}%" for size, miss in misses.items()})
     assert max(map(abs, misses.values())) < 0.1

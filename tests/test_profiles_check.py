@@ -12,6 +12,7 @@ import onnx
 import pytest
 from chapter06 import ProfileResponse, try_profiles
 from profile_mistakes import ADD, CONV, EXPAND, GOOD, MISTAKES, RESIZE, SKIP, TABLE, WIDE_TABLE, Mistake, rows, sides, t
+from tiny_models import branches, loop
 
 import trtlab as lab
 from trtlab.building import build_each
@@ -217,8 +218,6 @@ def test_what_comes_before_a_plugin_is_judged() -> None:
 
 
 def test_what_is_inside_a_branch_accuses_nobody() -> None:
-    from tiny_models import branches, loop
-
     for model in (branches(), loop()):
         assert not len(check(model))
 

@@ -91,20 +91,6 @@ def imagenet_input(photo: np.ndarray, size: int = 224) -> np.ndarray:
     return np.ascontiguousarray(((pixels - 127) / 128).transpose(2, 0, 1)[None])
 
 
-def imagenet_photos() -> Dataset:
-    """The 20 labelled ImageNet photos inside foolbox: images float32 (20, 3, 224, 224), held out from calibration.
-
-    Do not show them: their rights are their photographers'. Raises AssetError when foolbox is missing or incomplete.
-    """
-    files = sorted((package_folder("foolbox", "foolbox") / "data").glob("imagenet_*.jpg"))
-    if len(files) != 20:
-        fix = "run 'pip install --force-reinstall --no-deps foolbox', or 'make lab' for its pinned version."
-        raise AssetError(f"The package foolbox holds {len(files)} ImageNet photos, not 20.", fix=fix)
-    inputs = [imagenet_input(read_photo(file)) for file in files]
-    labels = [int(file.stem.rpartition("_")[2]) for file in files]  # imagenet_00_243.jpg is of class 243
-    return Dataset(np.concatenate(inputs), np.array(labels, np.int64))
-
-
 def read_photo(file: Path) -> np.ndarray:
     """The picture in a package's file, uint8 (H, W, 3); raises AssetError when it is missing or cannot be read."""
     try:

@@ -1,6 +1,6 @@
 """Which INT8 recipe suits EfficientNet-Lite0? `python data/efficientnet_lite0/int8.py`, 7 minutes of processor time.
 
-Calibrated with cut-outs of five photographs, judged on 20 others with labels (trtlab.datasets). Writes sensitivity.csv,
+Calibrated with cut-outs of five photographs, judged on 20 others with labels. Writes sensitivity.csv,
 kept.csv and recipes.csv into -o (default: this folder), a row as soon as it is measured; rows that are there stay, so
 that an interrupted run goes on where it stopped. --overwrite starts anew.
 """
@@ -87,9 +87,23 @@ def calibration_sources() -> list[np.ndarray]:
     return [shown["astronaut"], shown["rocket"], *map(datasets.read_photo, files)]
 
 
+def imagenet_photos() -> datasets.Dataset:
+    """The 20 labelled ImageNet photos inside foolbox: images float32 (20, 3, 224, 224), held out from calibration.
+
+    Do not show them: their rights are their photographers'. Raises AssetError when foolbox is missing or incomplete.
+    """
+    files = sorted((datasets.package_folder("foolbox", "foolbox") / "data").glob("imagenet_*.jpg"))
+    if len(files) != 20:
+        fix = "run 'pip install --force-reinstall --no-deps foolbox', or 'make lab' for its pinned version."
+        raise lab.AssetError(f"The package foolbox holds {len(files)} ImageNet photos, not 20.", fix=fix)
+    inputs = [datasets.imagenet_input(datasets.read_photo(file)) for file in files]
+    labels = [int(file.stem.rpartition("_")[2]) for file in files]  # imagenet_00_243.jpg is of class 243
+    return datasets.Dataset(np.concatenate(inputs), np.array(labels, np.int64))
+
+
 def held_out_views(views: int) -> datasets.Dataset:
     """The labelled photos whole, and then `views` - 1 times as random cut-outs: more evidence, not more photos."""
-    whole, folder = datasets.imagenet_photos(), datasets.package_folder("foolbox", "foolbox") / "data"
+    whole, folder = imagenet_photos(), datasets.package_folder("foolbox", "foolbox") / "data"
     photos = [datasets.read_photo(file) for file in sorted(folder.glob("imagenet_*.jpg"))]
     cutouts = _cutouts(photos, (views - 1) * len(photos), seed=0)
     return datasets.Dataset(np.concatenate([whole.images, *cutouts]), np.tile(whole.labels, views))
@@ -265,7 +279,7 @@ def rank(bench: Bench, path: Path) -> list[str]:
 
 def kept(bench: Bench, ranking: list[str]) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     """The worst k in FP16, on the 20 held-out photos, the share from the engine."""
-    whole = datasets.imagenet_photos()
+    whole = imagenet_photos()
     quantized = cache(lambda: bench.quantized(_MSE, []))
     for k in KEPT:
         yield str(k), lambda k=k: keep_worst(bench.model, whole, quantized(), ranking[:k], GPU)

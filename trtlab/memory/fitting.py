@@ -8,17 +8,17 @@ from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from typing import Any
 
+import numpy as np
 import onnx
 import pandas as pd
 
 from trtlab import tables
 from trtlab.building import build_each
 from trtlab.engine import Engine
-from trtlab.errors import BuildError, TrtlabError
+from trtlab.errors import BuildError, ProfileError, TrtlabError
 from trtlab.gpus import Gpu
 from trtlab.gpus import gpu as gpu_called
 from trtlab.graph import Sized, sized_tensors
-from trtlab.memory.curves import OpenShapes, allocates_at_run_time, in_words, open_shapes
 from trtlab.onnx_model import Model, read_model, read_source
 from trtlab.shapes import inputs_of, read_shapes
 
@@ -187,3 +187,50 @@ def _room(card: Gpu, limit_gib: float | None, reserve_gib: float) -> tuple[int, 
             fix="give a limit of at most what the card has, and a reserve from 0 to less than the limit.",
         )
     return int(capacity), int(reserve_gib * 2**30)
+
+
+def allocates_at_run_time(engine: Engine) -> bool:
+    """True when some tensors are not part of TensorRT's figure for the activation memory.
+
+    TensorRT-RTX 1.7 does so with the largest tensors of a range of shapes near 2³¹ elements.
+    """
+    return any(layer.type == "allocate" for layer in engine.layers)
+
+
+@dataclass(frozen=True)
+class OpenShapes:
+    """The shape of each input as an array, a row a shape of a range, with `symbol` where the one size varies."""
+
+    shapes: Mapping[str, np.ndarray]
+    symbol: str
+
+    def at(self, size: int) -> dict[str, Any]:
+        """The shapes for one size, as build() takes them."""
+        return {name: np.where(shape == self.symbol, size, shape).tolist() for name, shape in self.shapes.items()}
+
+
+def open_shapes(shapes: Mapping[str, Any] | None, model: Model) -> OpenShapes:
+    """`shapes`, or where they are None the model's own; raises ProfileError unless exactly one size is open."""
+    if shapes is None:
+        shapes = {name: port.sizes for name, port in inputs_of(read_model(model)).items()}
+    example = "shapes={'x': ('N', 3, 224, 224)}"
+    if not isinstance(shapes, Mapping):
+        raise ProfileError("shapes= is not a dictionary.", fix=f"write {example}.")
+    arrays = {name: np.array(shape, dtype=object) for name, shape in shapes.items()}
+    letters = {size: None for shape in arrays.values() for size in shape.flat if isinstance(size, str)}
+    if len(letters) != 1:
+        found = f"{len(letters)} sizes are open ({', '.join(letters)})" if letters else "No size is open"
+        raise ProfileError(
+            f"{found} in {in_words(shapes)}, and exactly one must vary.",
+            fix=f"write a letter for that size and numbers for all others, as in {example}; "
+            "a model whose own shape is fixed is exported with a dynamic batch first (chapter 01).",
+        )
+    return OpenShapes(arrays, *letters)
+
+
+def in_words(shapes: Any) -> str:
+    """Shapes as a user would say them: "x 8×3×224×224", a range with "…" between its shapes."""
+    if not isinstance(shapes, Mapping):
+        return str(shapes)
+    rows = {name: np.atleast_2d(np.array(shape, dtype=object)) for name, shape in shapes.items()}
+    return ", ".join(f"{name} {' … '.join(map(tables.shape_text, found))}" for name, found in rows.items())

@@ -1,4 +1,4 @@
-"""How does activation memory grow with one size? TensorRT's own figure at a few of them, and a curve between."""
+"""Chapter 07: how activation memory grows with one size: TensorRT's figure at a few of them, and a curve between."""
 
 from __future__ import annotations
 
@@ -6,16 +6,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from scipy.interpolate import PchipInterpolator
 
 from trtlab.building import build_each
-from trtlab.engine import Engine
 from trtlab.errors import ProfileError, TrtlabError
 from trtlab.gpus import Gpu
-from trtlab.onnx_model import Model, read_model, read_source
-from trtlab.shapes import inputs_of
-from trtlab.tables import shape_text
+from trtlab.memory.fitting import allocates_at_run_time, in_words, open_shapes
+from trtlab.onnx_model import Model, read_source
 
 
 @dataclass(frozen=True)
@@ -65,50 +62,3 @@ def curve(model: Model, gpu: str | float | Gpu | None, shapes: Mapping[str, Any]
             )
         figures.append(engine.activation_bytes)
     return Curve(given.symbol, tuple(wanted), tuple(figures), in_words(given.shapes))
-
-
-def allocates_at_run_time(engine: Engine) -> bool:
-    """True when some tensors are not part of TensorRT's figure for the activation memory.
-
-    TensorRT-RTX 1.7 does so with the largest tensors of a range of shapes near 2³¹ elements.
-    """
-    return any(layer.type == "allocate" for layer in engine.layers)
-
-
-@dataclass(frozen=True)
-class OpenShapes:
-    """The shape of each input as an array, a row a shape of a range, with `symbol` where the one size varies."""
-
-    shapes: Mapping[str, np.ndarray]
-    symbol: str
-
-    def at(self, size: int) -> dict[str, Any]:
-        """The shapes for one size, as build() takes them."""
-        return {name: np.where(shape == self.symbol, size, shape).tolist() for name, shape in self.shapes.items()}
-
-
-def open_shapes(shapes: Mapping[str, Any] | None, model: Model) -> OpenShapes:
-    """`shapes`, or where they are None the model's own; raises ProfileError unless exactly one size is open."""
-    if shapes is None:
-        shapes = {name: port.sizes for name, port in inputs_of(read_model(model)).items()}
-    example = "shapes={'x': ('N', 3, 224, 224)}"
-    if not isinstance(shapes, Mapping):
-        raise ProfileError("shapes= is not a dictionary.", fix=f"write {example}.")
-    arrays = {name: np.array(shape, dtype=object) for name, shape in shapes.items()}
-    letters = {size: None for shape in arrays.values() for size in shape.flat if isinstance(size, str)}
-    if len(letters) != 1:
-        found = f"{len(letters)} sizes are open ({', '.join(letters)})" if letters else "No size is open"
-        raise ProfileError(
-            f"{found} in {in_words(shapes)}, and exactly one must vary.",
-            fix=f"write a letter for that size and numbers for all others, as in {example}; "
-            "a model whose own shape is fixed is exported with a dynamic batch first (chapter 01).",
-        )
-    return OpenShapes(arrays, *letters)
-
-
-def in_words(shapes: Any) -> str:
-    """Shapes as a user would say them: "x 8×3×224×224", a range with "…" between its shapes."""
-    if not isinstance(shapes, Mapping):
-        return str(shapes)
-    rows = {name: np.atleast_2d(np.array(shape, dtype=object)) for name, shape in shapes.items()}
-    return ", ".join(f"{name} {' … '.join(map(shape_text, found))}" for name, found in rows.items())
