@@ -228,7 +228,7 @@ class Engine:
 
 
 # Which layer owns a node that several layers name: the one that computes it, not its prologue or epilogue.
-_OWNERS = ("correlation", "gemm", "runtime_fusion", "mha")
+_OWNERS = {"correlation": 0, "gemm": 1, "runtime_fusion": 2, "mha": 3}
 # A node's step as the name that the compiler makes up for a kernel lists it, such as `__myl_FcMulAddRelu_myl0_7`.
 _STEPS = {"BatchNormalization": "MulAdd", "Clip": "MaxMin", "Relu": "Relu"}
 # What the compiler adds to the name of an ONNX tensor inside an engine, such as `d_U3.1_myl0` for `d`.
@@ -241,29 +241,25 @@ def owners(engine: Engine, facts: Facts) -> dict[str, Layer]:
     TensorRT names no node on a matrix product that was a 1x1 convolution. It is found by the number of its weights, and
     by the tensor it reads where several have as many; what follows it, by the steps in the name of a kernel beside it.
     """
-
-    def rank(layer: Layer) -> int:
-        return _OWNERS.index(layer.type) if layer.type in _OWNERS else len(_OWNERS) + (not layer.is_kernel)
-
-    ranked = sorted((layer for layer in engine.layers if layer.profile == 0), key=rank)
+    first = [layer for layer in engine.layers if layer.profile == 0]
+    ranked = sorted(first, key=lambda layer: (_OWNERS.get(layer.type, len(_OWNERS)), not layer.is_kernel))
     found = {node: layer for layer in reversed(ranked) for node in layer.onnx_nodes}
     nameless = [layer for layer in engine.kernels if not layer.onnx_nodes and layer.constants]
     nodes = list(zip(node_names(facts.graph), facts.graph.node, facts.reasons, strict=True))
     lost = [(name, node) for name, node, reason in nodes if name not in found and not reason]
-    for name, node in lost:
-        if nameless and node.op_type in PRODUCTS:
-            weights, read = facts.constants.get(node.input[1]), re.compile(re.escape(node.input[0]) + _SUFFIX)
-            many = math.prod(weights.dims) if weights else 0
-            fits = [one for one in nameless if many in [math.prod(part.shape) for part in one.constants]]
-            reads = [one for one in fits if any(read.fullmatch(part.name) for part in one.inputs)]
-            found.update((name, one) for one in reads or fits if len(reads or fits) == 1)
+    for name, node in (pair for pair in lost if pair[1].op_type in PRODUCTS):
+        many = math.prod(facts.constants[node.input[1]].dims) if node.input[1] in facts.constants else 0
+        fits = [one for one in nameless if many in (math.prod(part.shape) for part in one.constants)]
+        inside = re.escape(node.input[0]) + _SUFFIX
+        reads = [one for one in fits if any(re.fullmatch(inside, part.name) for part in one.inputs)]
+        found.update((name, one) for one in reads or fits if len(reads or fits) == 1)
     name_of = {node.output[0]: name for name, node, _ in nodes if node.output}
     for name, node in (*lost, *reversed(lost)):
         if name not in found and node.op_type in _STEPS:
             beside = [node.input[0], *(one for reader in facts.readers[node.output[0]] for one in reader.output)]
-            step = re.compile(rf"__myl_\w*{_STEPS[node.op_type]}\w*_myl\d+_\d+")
-            layers = [found[name_of[one]] for one in beside if name_of.get(one) in found]
-            found.update((name, layer) for layer in layers[::-1] if step.fullmatch(layer.name))
+            layers = [found[name_of[one]] for one in beside[::-1] if name_of.get(one) in found]
+            step = rf"__myl_\w*{_STEPS[node.op_type]}\w*_myl\d+_\d+"
+            found.update((name, layer) for layer in layers if re.fullmatch(step, layer.name))
     return found
 
 
