@@ -158,7 +158,7 @@ def unexplained(engine: Engine, model: Model) -> list[str]:
 
 def text_of(pattern: str) -> str:
     """The pattern in ONNX's text form, broken only between nodes."""
-    return textwrap.fill(PATTERNS[pattern].text.replace(" = ", "=").replace(", ", ","), 110)
+    return textwrap.fill(PATTERNS[pattern].text.replace(" = ", "=").replace(", ", ","), 88)
 
 
 def conv_chain(length: int) -> onnx.ModelProto:
