@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -17,8 +17,8 @@ from ipywidgets import VBox
 from trtlab import draw, trt
 from trtlab.building import build
 from trtlab.buildlog import read_build_log
-from trtlab.draw.frame import MARGIN, key, label, plot, style
-from trtlab.draw.palette import MUTED, QUANTITIES
+from trtlab.draw.frame import MARGIN, Card, key, label, plot, style
+from trtlab.draw.palette import KINDS, MUTED, QUANTITIES, TEXT, UNASKED
 from trtlab.engine import Engine, Layer, fused_bytes
 from trtlab.errors import BuildError
 from trtlab.exercises import Answer, Exercise, a_model, same_numbers
@@ -158,7 +158,7 @@ def unexplained(engine: Engine, model: Model) -> list[str]:
 
 def text_of(pattern: str) -> str:
     """The pattern in ONNX's text form, broken only between nodes."""
-    return textwrap.fill(PATTERNS[pattern].text.replace(" = ", "=").replace(", ", ","), 110)
+    return textwrap.fill(PATTERNS[pattern].text.replace(" = ", "=").replace(", ", ","), 88)
 
 
 def conv_chain(length: int) -> onnx.ModelProto:
@@ -166,6 +166,87 @@ def conv_chain(length: int) -> onnx.ModelProto:
     names = ["x", *[f"c{number}" for number in range(1, length)], "y"]
     body = " ".join(f"{new} = Conv<pads=[1,1,1,1]>({old}, w)" for old, new in pairwise(names))
     return toy(f"chain (float[8,64,56,56] x) => (float[8,64,56,56] y) {{ {body} }}", w=(64, 64, 3, 3))
+
+
+def layout_trials() -> dict[str, onnx.ModelProto]:
+    """One convolution in other types, sizes and company: {what is different: the model}."""
+    conv, text = "y = Conv<pads=[1,1,1,1]>(x, w)", "t ({0}[{1},64,56,56] x) => ({0}[{1},64,56,56] y) {{ {2} }}"
+    cube, after, second = (64, 64, 3, 3), conv.replace("y =", "n ="), conv.replace("(x,", "(n,")
+    front = f"t (float[8,56,56,64] x) => (float[8,64,56,56] y) {{ n = Transpose<perm=[0,3,1,2]>(x) {second} }}"
+    return {
+        "as it was": toy(text.format("float", 8, conv), w=cube),
+        "in FP16": toy(text.format("float16", 8, conv), w=cube),
+        "with a batch of 1": toy(text.format("float", 1, conv), w=cube),
+        "of 1 × 1": toy(text.format("float", 8, "y = Conv(x, w)"), w=(64, 64, 1, 1)),
+        "after a Transpose from NHWC": toy(front, w=cube),
+        "after a Mul": toy(text.format("float", 8, f"n = Mul(x, k) {second}"), w=cube, k=0.5),
+        "before a SiLU": toy(text.format("float", 8, f"{after} s = Sigmoid(n) y = Mul(n, s)"), w=cube),
+    }
+
+
+def photo_convolution() -> onnx.ModelProto:
+    """A convolution of photos with three channels, in FP16."""
+    return toy(
+        "photo (float16[8,3,56,56] x) => (float16[8,64,56,56] y) { y = Conv<pads=[1,1,1,1]>(x, w) }", w=(64, 3, 3, 3)
+    )
+
+
+def with_batch_axis(text: str) -> str:
+    """The text of the attention's core, each tensor with an axis of size 1 in front."""
+    return text.replace("[4,", "[1,4,")
+
+
+def work_by_type(pairs: Iterable[tuple[Engine, Model]]) -> dict[str, set[tuple[str, ...]]]:
+    """What the kernels of each type ran in engines of these models: {type: the operators of each kernel with nodes}."""
+    found: dict[str, set[tuple[str, ...]]] = defaultdict(set)
+    for engine, model in pairs:
+        types = {kernel.name: kernel.type for kernel in engine.kernels}
+        for name, ops in engine.fate(model).groupby("layer")["op"]:
+            found[types[name]].add(tuple(ops))
+    return found
+
+
+_APART = 0.15  # between two kernels, of the width of one
+
+
+def streams(engine: Engine, model: Model, title: str) -> draw.Picture:
+    """Draw the kernels in a lane for each stream, and an arrow from each signal to what waits for it; not to scale."""
+    ends, sent = defaultdict[int, float](float), dict[int | None, tuple[float, int]]()
+    boxes, arrows, fate = list[tuple[float, Layer]](), list[tuple[float, int, float, int]](), engine.fate(model)
+    for layer in engine.layers:
+        if layer.type == "signal":
+            sent[layer.event] = ends[layer.stream] - _APART, layer.stream
+        elif layer.type == "wait":
+            when, lane = sent[layer.event]
+            ends[layer.stream] = max(ends[layer.stream], when + 0.6)
+            arrows.append((when, lane, ends[layer.stream], layer.stream))
+        else:
+            boxes.append((ends[layer.stream], layer))
+            ends[layer.stream] += 1 + _APART
+    with style():
+        card, left, step = Card(9.2, 1.15 + 0.95 * len(ends)), 1.35, 7.2 / max(ends.values())
+        card.title(title, 14)
+        for lane in sorted(ends):
+            y = 1.15 + 0.95 * lane
+            card.text(MARGIN, y, f"stream {lane}", 10.5, weight="bold")
+            card.line([left - 0.1, left + 7.5], [y, y])
+        for start, layer in boxes:
+            ops = list(fate.op[fate.layer == layer.name])
+            ink, x, y = KINDS[layer.kind] if ops else UNASKED, left + step * start, 1.15 + 0.95 * layer.stream
+            card.box(x, y - 0.2, step, 0.4, ink.fill, edge=ink.text, gid="kernel")
+            words = " + ".join(ops) or "layout"
+            card.text(x + step / 2, y, words, 10, color=ink.text, ha="center", va="center", weight="bold")
+        for when, lane, until, other in arrows:
+            ends_of = [(left + step * at, 1.15 + 0.95 * row) for at, row in ((when, lane), (until, other))]
+            down = 0.2 if other > lane else -0.2
+            (x, y), (to, below) = ends_of
+            arrow = {"arrowstyle": "-|>", "color": TEXT, "linewidth": 1.4, "shrinkA": 0, "shrinkB": 0}
+            card.axes.annotate("", (to, below - down), (x, y + down), arrowprops=arrow)
+            card.text(x - 0.05, y + 1.75 * down, "signal", 9.5, color=MUTED, ha="right")
+            card.text(to + 0.05, below - 1.55 * down, "wait", 9.5, color=MUTED)
+        note = "From left to right: what must be later. The lengths are no times, and the GPU need not use the chance."
+        card.text(MARGIN, card.height - 0.3, note, 9, color=MUTED)
+    return card.figure
 
 
 def moved(engine: Engine, model: Model, shapes: Mapping[str, Sequence[int]] | None = None) -> tuple[int, int]:
@@ -208,10 +289,12 @@ def two_costs(memory: Sequence[float], cores: Sequence[float], title: str) -> dr
         axes.plot([0, most], [0, most], color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)))
         for (x, y), many in Counter(zip(memory, cores, strict=True)).items():
             axes.scatter(x, y, color=QUANTITIES[3 if y > x else 0], s=40 * many, alpha=0.8, linewidths=0)
-        axes.text(0.03 * most, 0.93 * most, "wait for the cores", fontsize=11, color=QUANTITIES[3], fontweight="bold")
-        axes.text(0.97 * most, 0.06 * most, "wait for memory", fontsize=11, ha="right", fontweight="bold")
+        high = 1.5 * max(cores)
+        axes.text(0.03 * most, 0.91 * high, "wait for the cores", fontsize=11, color=QUANTITIES[3], fontweight="bold")
+        axes.text(0.97 * most, 0.06 * high, "wait for memory", fontsize=11, ha="right", fontweight="bold")
+        axes.text(0.9 * high, 0.93 * high, "both alike", fontsize=9.5, ha="right", color=MUTED)
         axes.set_xlim(0, most)
-        axes.set_ylim(0, most)
+        axes.set_ylim(0, high)
         label(axes, "microseconds for the bytes", "microseconds for the arithmetic")
     return card.figure
 

@@ -297,11 +297,23 @@ def test_bytes_are_unknown_where_a_shape_is_dynamic() -> None:
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "N", "the caller's model was changed"
 
 
-@pytest.mark.parametrize("batch", [1, 8])
-def test_a_convolution_that_became_a_nameless_product_is_found(batch: int) -> None:
-    half = to_half(lab.models.efficientnet_lite0().onnx(), "fp16").model
-    engine = lab.build(half, shapes={"x": (batch, 3, 224, 224)})
-    nameless = {kernel.name for kernel in engine.kernels if not kernel.onnx_nodes}
+@pytest.mark.parametrize("folded", [True, False], ids=["folded", "unfolded"])
+@pytest.mark.parametrize(
+    ("name", "node"), [("efficientnet_lite0", "blocks.15.project_conv"), ("resnet50", "stage4.0.expand.conv")]
+)
+def test_a_convolution_that_became_a_nameless_product_is_found_and_what_follows(
+    name: str, node: str, folded: bool
+) -> None:
+    half = to_half(getattr(lab.models, name)().onnx(fold_batch_norm=folded), "fp16").model
+    engine = lab.build(half, shapes={"x": (1, 3, 224, 224)})
     fate = engine.fate(half).set_index("node")
-    assert fate.layer["blocks.15.project_conv/Conv"] in nameless
+    assert fate.layer[f"{node}/Conv"] in {kernel.name for kernel in engine.kernels if not kernel.onnx_nodes}
     assert "unexplained" not in set(fate.reason)
+
+
+def test_a_dead_branch_beside_a_nameless_product_stays_unreachable() -> None:
+    model = to_half(lab.models.efficientnet_lite0().onnx(), "fp16").model
+    end = next(node for node in model.graph.node if node.name == "blocks.15.project_conv/Conv")
+    model.graph.node.append(tiny.node("Relu", end.output[0], "nowhere"))
+    engine = lab.build(model, shapes={"x": (1, 3, 224, 224)})
+    assert engine.fate(model).set_index("node").reason["nowhere"] == "unreachable"

@@ -229,9 +229,9 @@ class Engine:
 
 
 # Which layer owns a node that several layers name: the one that computes it, not its prologue or epilogue.
-_OWNERS = ("correlation", "gemm", "runtime_fusion", "mha")
-
-
+_OWNERS = {"correlation": 0, "gemm": 1, "runtime_fusion": 2, "mha": 3}
+# A node's step as the name that the compiler makes up for a kernel lists it, such as `__myl_FcMulAddRelu_myl0_7`.
+_STEPS = {"BatchNormalization": "MulAdd", "Clip": "MaxMin", "Relu": "Relu"}
 # What the compiler adds to the name of an ONNX tensor inside an engine, such as `d_U3.1_myl0` for `d`.
 _SUFFIX = r"(?:_U\d+)?(?:\.\d+)?(?:_\d+)?_myl\d+"
 
@@ -243,25 +243,30 @@ def _sides(shape: Iterable[object]) -> list[str]:
 def owners(engine: Engine, facts: Facts | None = None) -> dict[str, Layer]:
     """The one layer that does the work of each node, for the first profile.
 
-    TensorRT names no node on a matrix product that was a 1x1 convolution. With `facts` it is found by its weights, and
-    by the tensor it reads where several have weights of that shape.
+    TensorRT names no node on a matrix product that was a 1x1 convolution. With `facts` it is found by its weights, by
+    the tensor it reads where several fit; what follows it, by the steps in the name of a kernel beside it.
     """
-
-    def rank(layer: Layer) -> int:
-        return _OWNERS.index(layer.type) if layer.type in _OWNERS else len(_OWNERS) + (not layer.is_kernel)
-
-    ranked = sorted((layer for layer in engine.layers if layer.profile == 0), key=rank)
+    first = [layer for layer in engine.layers if layer.profile == 0]
+    ranked = sorted(first, key=lambda layer: (_OWNERS.get(layer.type, len(_OWNERS)), not layer.is_kernel))
     found = {node: layer for layer in reversed(ranked) for node in layer.onnx_nodes}
     nameless = [layer for layer in engine.kernels if not layer.onnx_nodes and layer.constants]
     if facts is None or not nameless:
         return found
-    for name, node in zip(node_names(facts.graph), facts.graph.node, strict=True):
-        if node.op_type in PRODUCTS and name not in found:
-            shape, read = _sides(facts.shapes.get(node.input[1], (0,))), re.compile(re.escape(node.input[0]) + _SUFFIX)
-            fits = [one for one in nameless if shape in [_sides(part.shape) for part in one.constants]]
-            reads = [one for one in fits if any(read.fullmatch(part.name) for part in one.inputs)]
-            if len(reads or fits) == 1:
-                found[name] = (reads or fits)[0]
+    nodes = list(zip(node_names(facts.graph), facts.graph.node, facts.reasons, strict=True))
+    lost = [(name, node) for name, node, reason in nodes if name not in found and not reason]
+    for name, node in (pair for pair in lost if pair[1].op_type in PRODUCTS):
+        weights = _sides(facts.shapes.get(node.input[1], (0,)))
+        fits = [one for one in nameless if weights in (_sides(part.shape) for part in one.constants)]
+        inside = re.escape(node.input[0]) + _SUFFIX
+        reads = [one for one in fits if any(re.fullmatch(inside, part.name) for part in one.inputs)]
+        found.update((name, one) for one in reads or fits if len(reads or fits) == 1)
+    name_of = {node.output[0]: name for name, node, _ in nodes if node.output}
+    for name, node in (*lost, *reversed(lost)):
+        if name not in found and node.op_type in _STEPS:
+            beside = [node.input[0], *(one for reader in facts.readers[node.output[0]] for one in reader.output)]
+            layers = [found[name_of[one]] for one in beside[::-1] if name_of.get(one) in found]
+            step = rf"__myl_\w*{_STEPS[node.op_type]}\w*_myl\d+_\d+"
+            found.update((name, layer) for layer in layers if re.fullmatch(step, layer.name))
     return found
 
 

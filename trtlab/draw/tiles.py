@@ -83,7 +83,7 @@ def picture(title: str, graphs: Sequence[pygraphviz.AGraph], footer: str) -> Pic
     title, y = clean(title, 140), MARGIN + 0.45
     with style():
         head = min(11, max(width_of(title, 17, "bold"), width_of(footer, 8.5)))
-        width = max(6.5, head, *[pixels.shape[1] / DPI for pixels in drawn]) + 2 * MARGIN
+        width = max(8.1, head, *[pixels.shape[1] / DPI for pixels in drawn]) + 2 * MARGIN
         card = Card(width, y + sum(pixels.shape[0] / DPI + 0.2 for pixels in drawn) + 0.4)
         card.title(title)
         for pixels in drawn:
