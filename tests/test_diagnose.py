@@ -82,7 +82,7 @@ def judged(case: dict[str, Any]) -> str:
 def test_held_out_texts_that_were_right_stay_right() -> None:
     texts = json.loads((Path(__file__).parent / "held_out_messages.json").read_text(encoding="utf-8"))
     found = {case["id"]: judged(case) for case in texts}
-    assert Counter(found.values()) == {"right": 129}, found  # rules were mended after each batch was judged
+    assert Counter(found.values()) == {"right": 159}, found  # rules were mended after each batch was judged
 
 
 @rules_by_name

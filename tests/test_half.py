@@ -106,6 +106,15 @@ def test_weights_too_small_for_fp16_are_noted() -> None:
     assert to_half(network, "bf16").kept.empty
 
 
+@pytest.mark.parametrize(("lengths", "kept"), [("lens", ["y"]), ("", [])])
+def test_a_recurrent_node_with_lengths_stays_in_fp32(lengths: str, kept: list[str]) -> None:
+    body = f"y, h = LSTM<hidden_size=16>(x, w, r, b, {lengths})"
+    text = f"t (float[5,2,8] x, int32[2] lens) => (float[5,1,2,16] y) {{ {body} }}"
+    found = to_half(toy(text, w=(1, 64, 8), r=(1, 64, 16), b=(1, 128)), "fp16")
+    assert found.kept["node"].tolist() == kept
+    assert lab.build(found.model).kernels
+
+
 def test_what_autocast_says_of_operators_reaches_no_screen(capfd: pytest.CaptureFixture[str]) -> None:
     network = toy("t (float[1,4] x) => (float[1,4] y) { r = Range(z, n, o) y = Mul(x, r) }", z=0.0, n=4.0, o=1.0)
     network.opset_import[0].version = 17

@@ -164,7 +164,7 @@ class _Reading:
         elif level == "W":
             self.quiet, self.other = self.quiet or message, True
         elif not _LINE["announces"].search(message):
-            self.other |= not (self.found and self.found[-1].rule.kind == WARNINGS)
+            self.other |= bool(level) or not (self.found and self.found[-1].rule.kind == WARNINGS)
             self._wonder(message, level)
 
     def _is_new(self, message: str, most: int = _DIFFERENT) -> bool:
