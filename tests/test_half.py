@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -118,8 +119,11 @@ def test_a_recurrent_node_with_lengths_stays_in_fp32(lengths: str, kept: list[st
 def test_what_autocast_says_of_operators_reaches_no_screen(capfd: pytest.CaptureFixture[str]) -> None:
     network = toy("t (float[1,4] x) => (float[1,4] y) { r = Range(z, n, o) y = Mul(x, r) }", z=0.0, n=4.0, o=1.0)
     network.opset_import[0].version = 17
+    pair = "t (float[1,4] x) => (float[1,4] y) { q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, s, z) }"
+    few_bits = toy(pair, s=0.1, z=np.zeros((), ml_dtypes.float8_e4m3fn))
     logging.basicConfig()
-    to_half(network, "fp16")
+    for one in (network, few_bits):
+        to_half(one, "fp16")
     assert capfd.readouterr() == ("", "")
 
 

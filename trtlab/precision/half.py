@@ -152,6 +152,7 @@ def _autocast(
 ) -> tuple[onnx.ModelProto, list[tuple[int, str]]]:
     """The converted model, and what AutoCast logged on the way; nothing of it reaches the screen."""
     from modelopt.onnx.autocast import convert_to_mixed_precision  # five seconds, and it sets up the loggers
+    from onnx_graphsurgeon.logger import G_LOGGER as SURGEON
     from polygraphy.logger import G_LOGGER
 
     log: list[tuple[int, str]] = []
@@ -170,6 +171,7 @@ def _autocast(
     with contextlib.ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings(action="ignore"))
         stack.enter_context(G_LOGGER.verbosity(G_LOGGER.CRITICAL))
+        stack.enter_context(SURGEON.suppress())
         for logger in map(logging.getLogger, ("", "onnxscript", "modelopt.onnx", "modelopt.onnx.autocast")):
             stack.callback(logger.__dict__.update, handlers=logger.handlers, propagate=logger.propagate)
             stack.callback(logger.setLevel, logger.level)
