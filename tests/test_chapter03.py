@@ -20,7 +20,6 @@ from verdicts import refused
 import trtlab as lab
 from trtlab import exercises
 from trtlab.errors import AssetError, BuildError
-from trtlab.tensorrt_choice import has_gpu
 from trtlab.toys import PATTERNS, toy
 
 HERE = Path(__file__).resolve().parent
@@ -46,11 +45,6 @@ def test_a_setting_is_seen_in_the_engine_and_the_default_is_not_touched(model: A
     assert one_stream.engine.activation_bytes < default.engine.activation_bytes
     assert default.engine.layers == lab.build(model, gpu="RTX 4090").layers
     assert default.said == ""
-
-
-def test_a_setting_without_effect_makes_the_same_engine(model: Any) -> None:
-    default, level = try_settings(model, ["", "config.builder_optimization_level = 5"])
-    assert level.verdict(default) == "no effect"
 
 
 @pytest.mark.parametrize(
@@ -119,12 +113,6 @@ def test_an_empty_file_and_a_stranger_are_told(model: Any, tmp_path: Path) -> No
     assert check_plan(stranger).name == "model.onnx"
     with pytest.raises(AssetError, match=r"'nothing\.plan' cannot be read"):
         check_plan(tmp_path / "nothing.plan")
-
-
-def test_a_good_plan_only_lacks_a_gpu(plan: bytes) -> None:
-    check = check_plan(plan, "good")
-    assert check.state == ("loads" if has_gpu() else "needs a GPU")
-    assert check.name == "good"
 
 
 def test_the_sentence_of_a_message_is_found() -> None:
