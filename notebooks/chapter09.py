@@ -52,9 +52,10 @@ TARGET = "--compute-capabilities 8.9" if hasattr(lab.trt, "ComputeCapability") e
 def polygraphy(command: str, folder: Path, only: str = "") -> None:
     """Run a tool of Polygraphy in `folder` and print the lines that tell: those that match `only`, or all but noise."""
     tool = Path(sys.executable).with_name("polygraphy")
-    environment = {**os.environ, "POLYGRAPHY_USE_TENSORRT_RTX": str(int(lab.trt.__name__ == "tensorrt_rtx"))}
-    words = [str(tool), *command.replace("--check polygraphy", f"--check {tool}").split()]
-    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
+    found_first = os.pathsep.join((str(tool.parent), os.environ.get("PATH", "")))  # by a --check, too
+    settings = {"POLYGRAPHY_USE_TENSORRT_RTX": str(int(lab.trt.__name__ == "tensorrt_rtx")), "PATH": found_first}
+    command_line = [str(tool), *command.split()]
+    done = subprocess.run(command_line, cwd=folder, env=os.environ | settings, capture_output=True, text=True)
     print(wrapped(f"$ polygraphy {command}"))
     for line in (done.stdout + done.stderr).splitlines():
         if re.search(only, line) if only else not _NOISE.search(line):
