@@ -111,9 +111,9 @@ def test_weights_too_small_for_fp16_are_noted() -> None:
 def test_a_recurrent_node_with_lengths_stays_in_fp32(lengths: str, kept: list[str]) -> None:
     body = f"y, h = LSTM<hidden_size=16>(x, w, r, b, {lengths})"
     text = f"t (float[5,2,8] x, int32[2] lens) => (float[5,1,2,16] y) {{ {body} }}"
-    found = to_half(toy(text, w=(1, 64, 8), r=(1, 64, 16), b=(1, 128)), "fp16")
-    assert found.kept["node"].tolist() == kept
-    assert lab.build(found.model).kernels
+    network = toy(text, w=(1, 64, 8), r=(1, 64, 16), b=(1, 128))
+    assert to_half(network, "fp16").kept["node"].tolist() == kept
+    assert all(lab.build(to_half(network, kind).model).kernels for kind in ("fp16", "bf16"))
 
 
 def test_what_autocast_says_of_operators_reaches_no_screen(capfd: pytest.CaptureFixture[str]) -> None:

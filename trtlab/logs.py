@@ -163,7 +163,9 @@ class _Reading:
                 self._wonder(message, level)
         elif level == "W":
             self.quiet, self.other = self.quiet or message, True
-        elif not _LINE["announces"].search(message):
+        elif _LINE["announces"].search(message):
+            self.trouble |= bool(_LINE["trouble"].search(message))
+        else:
             self.other |= bool(level) or not (self.found and self.found[-1].rule.kind == WARNINGS)
             self._wonder(message, level)
 
@@ -221,11 +223,11 @@ class _Reading:
             for cause in self._told(CONSEQUENCES):
                 words = f"{cause.text} The reason is not in this text: {cause.fix}"
                 return Diagnosis(words, cause.evidence, reference=cause.reference)
-            causes = [] if self.other else self._told(WARNINGS)
+            causes = [] if self.other or self.trouble or self.failed else self._told(WARNINGS)
         if causes:
             return Diagnosis.of(causes[:_MOST])
         healthy = self.quiet or (self.line > _FEW and not self.trouble and "\ufffd" not in "".join(self.kept))
-        if healthy and not self.unknown and not self.failed:
+        if healthy and not (self.unknown or self.failed or (self.trouble and self._told(WARNINGS))):
             return Diagnosis("Nothing failed in this text.", plain(self.quiet))
         said = self.unknown or self.kept
         return Diagnosis("trtlab does not know this message.", "\n".join(filter(None, map(plain, said))))

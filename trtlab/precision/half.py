@@ -72,7 +72,7 @@ def to_half(
         raise AssetError(f"There is no half precision '{kind}'.", fix="ask for 'fp16' or 'bf16'.")
     proto = named_copy(read_whole(model))
     _check(proto, keep)
-    small = _not_fp16(proto) if kind == "fp16" else {}
+    small = _not_half(proto, kind)
     own, masks = {node.name for node in nodes_of(proto)}, set_aside(proto)
     shown = progress_display(progress, f"converting to {kind.upper()}")
     with shown as report, tempfile.TemporaryDirectory(prefix="trtlab-half-") as folder:
@@ -93,18 +93,17 @@ def to_half(
     return HalfModel(converted, kind, kept, len(nodes) - casts, casts, tuple(dict.fromkeys(notes)))
 
 
-def _not_fp16(model: onnx.ModelProto) -> dict[str, str]:
-    """Why a node cannot be in FP16: most of its weights are too small, or TensorRT-RTX 1.7 does not import it."""
+def _not_half(model: onnx.ModelProto, kind: Kind) -> dict[str, str]:
+    """Why a node cannot be in `kind`: most of its weights are too small, or TensorRT-RTX 1.7 does not import it."""
     small = set()
     for tensor in model.graph.initializer:
-        if tensor.data_type == onnx.TensorProto.FLOAT:
+        if tensor.data_type == onnx.TensorProto.FLOAT and kind == "fp16":
             sizes = np.abs(onnx.numpy_helper.to_array(tensor))
             small |= {tensor.name} if 2 * np.count_nonzero(sizes >= 2**-20) < np.count_nonzero(sizes) else set()
     pairs = [(node.name, name) for node in model.graph.node for name in node.input if name in small]
     reasons = {node: f"most of the weights '{name}' are below 1e-6, too small for FP16" for node, name in pairs}
-    recurrent = [node for node in model.graph.node if node.op_type in ("LSTM", "GRU", "RNN")]
-    lengths = {node.name: node.op_type for node in recurrent if any(node.input[4:5])}
-    return reasons | {node: f"TensorRT refuses {op} with sequence_lens in FP16" for node, op in lengths.items()}
+    recurrent = [node for node in model.graph.node if node.op_type in ("LSTM", "GRU", "RNN") and any(node.input[4:5])]
+    return reasons | {node.name: f"TensorRT refuses it with sequence_lens in {kind.upper()}" for node in recurrent}
 
 
 def nodes_of(model: onnx.ModelProto) -> list[onnx.NodeProto]:
