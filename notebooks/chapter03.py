@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pandas as pd
 from IPython.display import HTML
 from ipywidgets import VBox
+from ml_dtypes import float8_e4m3fn
 
 from trtlab import draw, trt
 from trtlab.building import build
@@ -59,7 +61,7 @@ def exercises() -> list[Exercise]:
             (
                 "num_compute_capabilities says how many targets there are; lab.gpu('RTX 3090').target names one.",
                 "How many streams are there beside the main one, if there is one stream?",
-                "profiling_verbosity decides what a plan tells of its layers: DETAILED, LAYER_NAMES_ONLY or NONE.",
+                "The section about the plan made the log silent: which line was it?",
             ),
             _config,
         ),
@@ -98,8 +100,8 @@ def _config(answer: Callable[[Any], None]) -> Answer:
     if config.max_aux_streams != 0:
         return False, "TensorRT may still add streams to the main one."
     if config.profiling_verbosity != trt.ProfilingVerbosity.NONE:
-        return False, "The layers would still tell their names."
-    return True, "Two cards, one stream, no names."
+        return False, "The log would still tell the layers."
+    return True, "Two cards, one stream, a silent log."
 
 
 def products() -> onnx.ModelProto:
@@ -109,6 +111,17 @@ def products() -> onnx.ModelProto:
         q = MatMul(x, wq)   k = MatMul(x, wk)   v = MatMul(x, wv)
         }""",
         wq=(256, 256), wk=(256, 256), wv=(256, 256),
+    )  # fmt: skip
+
+
+def fp8_product() -> onnx.ModelProto:
+    """A matrix product in FP8, a type that GPUs have from SM89 on."""
+    weights = (np.arange(256 * 256).reshape(256, 256) % 17 - 8).astype(float8_e4m3fn)
+    return toy(
+        """fp8 (float16[64,256] x) => (float16[64,256] y) {
+        xq = QuantizeLinear(x, s, z)   xd = DequantizeLinear(xq, s)   wd = DequantizeLinear(w8, s)   y = MatMul(xd, wd)
+        }""",
+        w8=weights, s=np.float16(0.02), z=np.zeros((), float8_e4m3fn),
     )  # fmt: skip
 
 
@@ -128,17 +141,16 @@ class Trial:
     plan_bytes: int | None
     said: str
 
-    @property
-    def streams(self) -> int:
-        """How many CUDA streams the engine's kernels run on; 0 without an engine or its layers."""
-        return len({layer.stream for layer in self.engine.kernels}) if self.engine else 0
-
     def verdict(self, default: Trial) -> str:
-        """What the setting did beside a default build: gone, refused, needs a GPU, works, no effect."""
-        if self.engine is None:
-            found = "needs a GPU" if "CUDA_SUCCESS" in self.said else "refused"
-            return "gone" if self.said.startswith("AttributeError") else found
-        return "works" if self.engine != default.engine else "no effect"
+        """What the setting did beside a default build: works here, refused, accepted without effect, needs a GPU.
+
+        It is refused when there is no engine, or when TensorRT builds and complains of the setting.
+        """
+        if "CUDA_SUCCESS" in self.said:
+            return "needs a GPU"
+        if self.engine is None or self.said != default.said:
+            return "refused"
+        return "works here" if self.engine != default.engine else "accepted without effect"
 
 
 def try_setting(
@@ -225,27 +237,25 @@ def check_plan(plan: bytes | str | Path, name: str = "", *, time_limit: float = 
 
 # What it is, a line that sets it, the verdict of TensorRT-RTX 1.7, and what NVIDIA says of full TensorRT.
 SETTINGS = (
-    ("workspace size", "config.max_workspace_size = 1 << 30", "gone", "gone in 8.3+: set_memory_pool_limit"),
-    ("precision mode FP16", "config.set_flag(trt.BuilderFlag.FP16)", "gone", "gone in 11: FP16 in the model"),
-    ("precision mode INT8", "config.set_flag(trt.BuilderFlag.INT8)", "gone", "gone in 11: Q/DQ nodes"),
-    ("calibrator", "config.int8_calibrator = None", "gone", "gone in 11: Q/DQ nodes"),
-    ("dynamic ranges", "network.get_input(0).set_dynamic_range(-1, 1)", "gone", "gone in 11: Q/DQ nodes"),
-    ("optimisation level", "config.builder_optimization_level = 5", "no effect", "longer search for kernels"),
-    ("timing cache", 'config.set_timing_cache(config.create_timing_cache(b""), False)', "no effect",
-     "remembers measured kernels"),
-    ("tiling", "config.tiling_optimization_level = trt.TilingOptimizationLevel.FULL", "no effect",
-     "since 10.8: keeps tiles in L2"),
+    ("workspace size", "config.max_workspace_size = 1 << 30", "refused", "gone in 8.3+: set_memory_pool_limit"),
+    ("precision mode", "config.set_flag(trt.BuilderFlag.FP16)", "refused", "gone in 11: types in the model"),
+    ("calibrator", "config.int8_calibrator = None", "refused", "gone in 11: Q/DQ nodes"),
+    ("version compatible", "config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)", "refused",
+     "since 8.6: later versions load it"),
     ("several generations", "config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS",
-     "no effect", "since 8.6: Ampere and later"),
-    ("for Windows", "config.runtime_platform = trt.RuntimePlatform.WINDOWS_AMD64", "no effect",
+     "refused", "since 8.6: Ampere and later"),
+    ("for Windows", "config.runtime_platform = trt.RuntimePlatform.WINDOWS_AMD64", "refused",
      "since 10.3: Linux builds for Windows"),
     ("refit", "config.set_flag(trt.BuilderFlag.REFIT)", "needs a GPU", "weights can be exchanged"),
     ("plan without weights", "config.set_flag(trt.BuilderFlag.STRIP_PLAN)", "needs a GPU",
      "since 10: weights come at load time"),
-    ("version compatible", "config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)", "refused",
-     "since 8.6: later versions load it"),
-    ("streams", "config.max_aux_streams = 0", "works", "since 8.6"),
-    ("what layers tell", "config.profiling_verbosity = trt.ProfilingVerbosity.NONE", "works", "since 8.0"),
+    ("optimisation level", "config.builder_optimization_level = 5", "accepted without effect",
+     "longer search for kernels"),
+    ("timing cache", 'config.set_timing_cache(config.create_timing_cache(b""), False)', "accepted without effect",
+     "remembers measured kernels"),
+    ("streams", "config.max_aux_streams = 0", "works here", "since 8.6"),
+    ("what log and inspector tell", "config.profiling_verbosity = trt.ProfilingVerbosity.NONE", "works here",
+     "since 8.0"),
 )  # fmt: skip
 
 
@@ -259,69 +269,9 @@ def settings(model: Model, gpu: str | None) -> list[tuple[str, str, str, str]]:
     ]
 
 
-class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
-    """Sees each step of a build, and cancels it after `stop_after` of them."""
-
-    def __init__(self, stop_after: int) -> None:
-        trt.IProgressMonitor.__init__(self)
-        self.left = stop_after
-
-    def phase_start(self, phase: str, parent: str, steps: int) -> None:
-        """A phase begins."""
-
-    def phase_finish(self, phase: str) -> None:
-        """A phase ends."""
-
-    def step_complete(self, phase: str, step: int) -> bool:
-        """False cancels the build."""
-        self.left -= 1
-        return self.left > 0
-
-
-class Recorder(trt.IErrorRecorder):  # type: ignore[misc]
-    """Keeps what TensorRT reports as (code, text)."""
-
-    def __init__(self) -> None:
-        trt.IErrorRecorder.__init__(self)
-        self.errors: list[tuple[Any, str]] = []
-
-    def num_errors(self) -> int:
-        """How many there are."""
-        return len(self.errors)
-
-    def get_error_code(self, index: int) -> Any:
-        """The code of one."""
-        return self.errors[index][0]
-
-    def get_error_desc(self, index: int) -> str:
-        """The text of one."""
-        return self.errors[index][1]
-
-    def has_overflowed(self) -> bool:
-        """Never: the list has no limit."""
-        return False
-
-    def clear(self) -> None:
-        """Forget them."""
-        self.errors.clear()
-
-    def report_error(self, code: Any, description: str) -> bool:
-        """Called by TensorRT."""
-        self.errors.append((code, description))
-        return True
-
-
-def build_watched(model: onnx.ModelProto, monitor: Any, recorder: Any) -> Any:
-    """Build with a progress monitor and an error recorder; returns the plan, or None."""
-    logger = trt.Logger(trt.Logger.INTERNAL_ERROR)
-    builder = trt.Builder(logger)
-    network = builder.create_network(0)
-    parser = trt.OnnxParser(network, logger)
-    parser.parse(model.SerializeToString())
-    builder.error_recorder = recorder  # set before parsing, it crashes TensorRT-RTX 1.7 when the network is freed
-    config = builder.create_builder_config()
-    config.progress_monitor = monitor
-    return builder.build_serialized_network(network, config)
+def folded(summary: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> HTML:
+    """A table that opens with a click."""
+    return HTML(f"<details><summary>{summary}</summary>{table(columns, rows).data}</details>")
 
 
 def outputs(engine: Any) -> list[str]:

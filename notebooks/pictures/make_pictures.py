@@ -253,6 +253,13 @@ def owners() -> Picture:
                        ((6.35, 3.0), (6.62, 3.0), (6.62, 3.5), (6.9, 3.5))):  # fmt: skip
             arrow(card, *points)
         card.text(3.2, 1.0, "plan", 11.5, weight="bold", ha="right")
+        lives = (
+            (1.67, 3.62, BUILD, "needed until the plan is written"),
+            (4.97, 3.72, RUN, "needed while a context lives"),
+            (8.27, 1.12, RUN, "one for each request at a time"),
+        )
+        for x, y, (_, ink), words in lives:
+            card.text(x, y, words, 10.5, ha="center", color=ink)
         card.box(MARGIN, 4.45, card.width - 2 * MARGIN, 0.42, "#F3F4F6", radius=0.1, zorder=1)
         yours = "Yours: the file with the plan, the buffers of inputs and outputs, the streams, the logger"
         card.text(card.width / 2, 4.66, yours, 11, ha="center", color="#3F5D7A")
