@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from chapter06 import in_batches, queue_explorer, queue_picture, sentence_lengths, stuck
+from chapter06 import in_batches, queue_explorer, queue_picture, sentence_lengths, stuck, try_profiles
 from notebook_runs import NOTEBOOKS, claiming_sections, noticing_sections
 from test_draw import texts
 from verdicts import refused
@@ -168,3 +169,18 @@ def test_the_widget_draws_what_was_chosen() -> None:
     assert "more work: " in picture.get_label()
     assert {"≤ 8", "≤ 40"} <= set(texts(picture))
     assert len(queue_explorer(lengths).children) == 2
+
+
+def test_a_profile_that_crashes_tensorrt_does_not_take_the_next_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    relu = toy("t (float[N] x) => (float[N] y) { y = Relu(x) }")
+    with monkeypatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent / "stand_ins" / "misbehaving"))
+        patch.setenv("STAND_IN", "build abort")
+        died = try_profiles([(relu, None), (relu, None)])
+    assert [one.outcome for one in died] == ["no engine"] * 2
+    assert "SIGABRT" in str(died[1])
+    good, bad, none = try_profiles([(relu, {"x": ((1,), (2,), (4,))}), (relu, {"x": ((4,), (2,), (1,))}), (relu, None)])
+    assert good.outcome == "not a word"
+    assert bad.refused
+    assert none.refused
+    assert str(bad).startswith("add_optimization_profile returns -1: ")
