@@ -46,7 +46,7 @@ PLACED = "models.mlp recordings.recording"
 
 
 # The house is not yet as small as it is meant to be: 7,500 lines, tests 12,000. These figures may only fall.
-TODAY, TESTS_TODAY = 8_800, 12_320
+TODAY, TESTS_TODAY = 8_800, 12_300
 
 
 def lines(*paths: Path) -> int:

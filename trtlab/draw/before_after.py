@@ -38,7 +38,7 @@ def before_after(engine: Engine, model: Model | Facts, *, title: str | None = No
     """Draw the nodes of a small `model` above, and below the kernels of `engine` with the nodes that each runs.
 
     Numbers say which kernel a node is in; a grey node is in none. The bars compare the bytes of one kernel a node with
-    those of the engine; they are left out where shapes are dynamic; `full` is the longest bar's, in bytes.
+    those of the engine, if shapes are fixed. Give pictures to compare the bytes of their longest bar as `full`.
     """
     facts = facts_of(model)
     graph = facts.graph
