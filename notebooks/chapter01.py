@@ -233,10 +233,12 @@ class _Gain(torch.nn.Module):
 
 
 def fused_arguments() -> list[tuple[torch.nn.Module, torch.Tensor]]:
-    """Modules for an image of 16 channels whose argument costs no kernel: a scale before a layer, a gain after."""
+    """Modules for an image of 16 channels whose argument costs no kernel: a scale or mask before, a gain after."""
     gain = torch.linspace(0.5, 1.5, 16).reshape(1, 16, 1, 1)
-    layers = [torch.nn.Conv2d(16, 16, 3, padding=1) for _ in range(2)]
-    return [(_Gain(layer, gain, first).eval(), gain) for layer, first in zip(layers, (True, False), strict=True)]
+    before, after = (torch.nn.Conv2d(16, 16, 3, padding=1) for _ in range(2))
+    mask = (torch.arange(32) % 2).float()
+    modules = [_Gain(before, gain, True), _Gain(after, gain), _Gain(torch.nn.Linear(32, 32), mask, True)]
+    return [(module.eval(), module.gain) for module in modules]
 
 
 def _agrees(model: onnx.ModelProto, x: np.ndarray, expected: np.ndarray, what: str) -> Answer:
